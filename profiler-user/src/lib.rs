@@ -1,0 +1,17 @@
+//! perf-agent's library: everything but the command line's glue.
+//!
+//! A sample's way, which is also the order of the folders:
+//!
+//! ```text
+//! kernel event ─► bpf/ (programs, maps) ─► ingest/ (ring, decode) ─► process/ (whose address is it)
+//!      ─► aggregate (count equal stacks) ─► symbolize/ over object/ ─► profile/ (the one model) ─► output/
+//! ```
+//!
+//! `session` wires one recording together, `profile_type` says what to attach for each kind of profile, `system`
+//! answers what this kernel can do. The library is usable without the command line in `cli`.
+
+pub mod object;
+pub mod output;
+pub mod profile;
+pub mod symbolize;
+pub mod system;

@@ -1,0 +1,224 @@
+//! The one model that every profile type ends in and every output reads.
+//!
+//! In: aggregated, symbolized stacks. Out: plain data. No I/O happens here, and nothing in this module knows where
+//! a sample came from, so a new output serves all profile types and a new profile type gets all outputs.
+
+mod build;
+mod quality;
+mod text;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use build::ProfileBuilder;
+pub use quality::{Counter, ModuleUnknown, Overhead, Quality};
+pub use text::clean;
+
+/// Index into [`Profile::mappings`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MappingId(pub u32);
+
+/// Index into [`Profile::locations`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LocationId(pub u32);
+
+/// Index into [`Profile::stacks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StackId(pub u32);
+
+/// Index into [`Profile::labels`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LabelsId(pub u32);
+
+/// What a profile's numbers mean: one entry per value in [`Sample::values`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ValueType {
+    /// The kind of quantity, in pprof's words: `samples`, `cpu`, `off_cpu`, `alloc_space`.
+    pub kind: String,
+    /// Its unit, in pprof's words: `count`, `nanoseconds`, `bytes`.
+    pub unit: String,
+}
+
+impl ValueType {
+    /// A value type from its kind and unit.
+    pub fn new(kind: &str, unit: &str) -> Self {
+        Self { kind: kind.to_owned(), unit: unit.to_owned() }
+    }
+}
+
+/// Where code came from: one executable, library, kernel image or kernel module.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mapping {
+    /// First address that the profile's locations use for this object. Zero for objects whose locations carry
+    /// addresses of the object file itself.
+    pub start: u64,
+    /// End of the address range, exclusive.
+    pub limit: u64,
+    /// File offset of `start`.
+    pub file_offset: u64,
+    /// Path as the target sees it (cleaned, see [`clean`]), or `[kernel]`, `[vdso]`, `[jit]`.
+    pub path: Arc<str>,
+    /// GNU build ID in lower-case hex, empty when the object has none.
+    pub build_id: String,
+}
+
+impl Mapping {
+    /// The last path component: what tables and `[name+0x1f]` frames show. Names in brackets stay whole.
+    pub fn module(&self) -> &str {
+        if self.path.starts_with('[') {
+            return &self.path;
+        }
+        let path = self.path.strip_suffix(" (deleted)").unwrap_or(&self.path);
+        path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
+    }
+}
+
+/// What kind of code a frame runs; outputs colour by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameKind {
+    /// Machine code of an executable or a library.
+    Native,
+    /// Kernel or kernel-module code.
+    Kernel,
+    /// Code generated at run time, named by a perf map.
+    Jit,
+    /// Not code: a remark of the profiler, such as why a walk ended.
+    Marker,
+}
+
+/// One function at a location. Inlining gives several per location.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Frame {
+    /// Demangled and cleaned function name, or `[libfoo.so+0x1a2b]` where no name is known.
+    pub function: Arc<str>,
+    /// Source file as the debug information names it, cleaned.
+    pub file: Option<Arc<str>>,
+    /// Source line, from 1.
+    pub line: Option<u32>,
+    /// True when the compiler inlined this function into the next frame of the same location.
+    pub inlined: bool,
+}
+
+/// One address, symbolized: a chain of frames, innermost inlined function first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Location {
+    /// The object that holds the address; none for markers.
+    pub mapping: Option<MappingId>,
+    /// The address that was looked up: the instruction pointer of a leaf, the return address minus one of a
+    /// caller. In the object's own virtual address space for native code, absolute for kernel and JIT code.
+    pub address: u64,
+    /// What kind of code this is.
+    pub kind: FrameKind,
+    /// Never empty; the last entry is the function that really exists in the object.
+    pub frames: Vec<Frame>,
+}
+
+/// Who ran: the labels that all samples of one thread on one CPU share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Labels {
+    /// Process ID as the caller of perf-agent sees it (its PID namespace).
+    pub pid: u32,
+    /// Thread ID, same namespace.
+    pub tid: u32,
+    /// Name of the process (the comm of its main thread), cleaned.
+    pub process: Arc<str>,
+    /// Name of the thread (its comm), cleaned.
+    pub thread: Arc<str>,
+    /// Control group path, when known.
+    pub cgroup: Option<Arc<str>>,
+    /// CPU on which the samples were taken, when the profile keeps CPUs apart.
+    pub cpu: Option<u32>,
+}
+
+/// Everything that was observed for one stack and one set of labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The stack.
+    pub stack: StackId,
+    /// The labels.
+    pub labels: LabelsId,
+    /// One value per [`Profile::value_types`] entry, same order.
+    pub values: Vec<u64>,
+}
+
+/// What was profiled and how, for titles and headers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Profile type in the words of the command line: `cpu`, `off-cpu`, …
+    pub profile_type: String,
+    /// Who was profiled, for people: `pid 4242 (nginx)`, `whole host`.
+    pub target: String,
+    /// Short form of the target for file names: `nginx-4242`, or the host's name.
+    pub target_slug: String,
+    /// Host name.
+    pub host: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Clock or event that triggered the samples: `cpu-clock`, `cycles`.
+    pub clock: String,
+    /// Samples per second and CPU that were asked for; zero when a period was used.
+    pub frequency_hz: u64,
+    /// Units of the last value type between two samples (nanoseconds for `cpu`).
+    pub period: u64,
+    /// When the recording began, nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// Length of the recording, nanoseconds.
+    pub duration_ns: u64,
+    /// Restrictions in words, such as `kernel stacks only`.
+    pub scope_notes: Vec<String>,
+}
+
+/// A finished profile.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Profile {
+    /// What was profiled and how.
+    pub meta: Meta,
+    /// Meaning of each sample value. The last one is the default to show.
+    pub value_types: Vec<ValueType>,
+    /// Objects.
+    pub mappings: Vec<Mapping>,
+    /// Symbolized addresses.
+    pub locations: Vec<Location>,
+    /// Stacks, leaf first.
+    pub stacks: Vec<Vec<LocationId>>,
+    /// Label sets.
+    pub labels: Vec<Labels>,
+    /// Observations.
+    pub samples: Vec<Sample>,
+    /// How far the numbers can be trusted.
+    pub quality: Quality,
+}
+
+impl Profile {
+    /// The location behind an id.
+    pub fn location(&self, id: LocationId) -> &Location {
+        &self.locations[id.0 as usize]
+    }
+
+    /// The stack behind an id, leaf first.
+    pub fn stack(&self, id: StackId) -> &[LocationId] {
+        &self.stacks[id.0 as usize]
+    }
+
+    /// The labels behind an id.
+    pub fn labels_of(&self, sample: &Sample) -> &Labels {
+        &self.labels[sample.labels.0 as usize]
+    }
+
+    /// The module of a location: the object's short name, `[kernel]` with its module, or an empty string for markers.
+    pub fn module_of(&self, location: &Location) -> &str {
+        location.mapping.map_or("", |id| self.mappings[id.0 as usize].module())
+    }
+
+    /// Index into [`Sample::values`] of the value that outputs show unless told otherwise: the last one, as in pprof.
+    pub fn default_value(&self) -> usize {
+        self.value_types.len().saturating_sub(1)
+    }
+
+    /// Sum of one value over all samples.
+    pub fn total(&self, value: usize) -> u64 {
+        self.samples.iter().map(|sample| sample.values.get(value).copied().unwrap_or(0)).sum()
+    }
+}

@@ -1,0 +1,99 @@
+//! How far a profile can be trusted: counts of everything that was lost, cut or not understood, and what it cost.
+
+use serde::{Deserialize, Serialize};
+
+/// A named count with the sentence that explains it. Zero counts are kept out of a [`Quality`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Stable identifier, for machines: `ring_full`.
+    pub id: String,
+    /// What happened, for people: `ring buffer full`.
+    pub what: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Frames without a name in one module, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleUnknown {
+    /// Module name.
+    pub module: String,
+    /// Frames (weighted by samples) that have no name.
+    pub frames: u64,
+    /// Why: `no symbols`, `file is gone`, …
+    pub reason: String,
+}
+
+/// What the recording cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Overhead {
+    /// CPU time of the agent's own process while it recorded, nanoseconds.
+    pub agent_cpu_ns: u64,
+    /// Run time of its BPF programs in the same time, nanoseconds, as the kernel counts it.
+    pub bpf_ns: u64,
+    /// Length of the recording, nanoseconds of wall time.
+    pub wall_ns: u64,
+    /// CPUs of the machine.
+    pub cpus: u32,
+    /// The agent's largest resident set, bytes.
+    pub rss_peak_bytes: u64,
+    /// Memory of its BPF maps, bytes.
+    pub bpf_map_bytes: u64,
+}
+
+impl Overhead {
+    /// Agent and BPF time as a share of one CPU, in percent.
+    pub fn percent_of_one_cpu(&self) -> f64 {
+        if self.wall_ns == 0 {
+            return 0.0;
+        }
+        (self.agent_cpu_ns + self.bpf_ns) as f64 * 100.0 / self.wall_ns as f64
+    }
+}
+
+/// The quality block of a profile.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Quality {
+    /// Samples in the profile.
+    pub samples: u64,
+    /// Samples and events that were not recorded, by cause.
+    pub lost: Vec<Counter>,
+    /// Stacks that end before the thread's entry point, by reason. Reasons that are not a defect (a clean end) are not in here.
+    pub cut_short: Vec<Counter>,
+    /// Frames in all samples.
+    pub frames: u64,
+    /// Of these, frames without a name.
+    pub unknown_frames: u64,
+    /// Unknown frames by module, most first.
+    pub unknown_by_module: Vec<ModuleUnknown>,
+    /// Fallbacks and restrictions that the reader should know of, one sentence each.
+    pub notes: Vec<String>,
+    /// What the recording cost; none for profiles that were imported.
+    pub overhead: Option<Overhead>,
+}
+
+impl Quality {
+    /// All losses together.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().map(|counter| counter.count).sum()
+    }
+
+    /// All stacks that were cut short.
+    pub fn cut_short_total(&self) -> u64 {
+        self.cut_short.iter().map(|counter| counter.count).sum()
+    }
+
+    /// Share of stacks that were cut short, percent of samples.
+    pub fn cut_short_percent(&self) -> f64 {
+        percent(self.cut_short_total(), self.samples)
+    }
+
+    /// Share of frames without a name, percent of frames.
+    pub fn unknown_percent(&self) -> f64 {
+        percent(self.unknown_frames, self.frames)
+    }
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
