@@ -1,0 +1,33 @@
+//! Every depth and capacity of the kernel side, derived in one place and asserted together.
+
+/// Kernel frames kept of one sample: the default of `kernel.perf_event_max_stack`, past which the kernel's own
+/// walker stops.
+pub const MAX_KERNEL_FRAMES: usize = 127;
+
+/// User frames that one BPF program walks before it tail-calls itself. Sixteen keeps a program's verified
+/// instruction count far below the limit of the oldest kernels that we support.
+pub const FRAMES_PER_PROGRAM: usize = 16;
+
+/// Programs in one walk. The kernel allows 33 tail calls (`MAX_TAIL_CALL_CNT`, include/linux/bpf.h); staying below
+/// leaves room for the entry program and for chains that are entered from another one.
+pub const MAX_WALK_PROGRAMS: usize = 30;
+
+/// User frames kept of one sample; a deeper stack keeps its leaf side and ends in a marker.
+pub const MAX_USER_FRAMES: usize = FRAMES_PER_PROGRAM * MAX_WALK_PROGRAMS;
+
+/// Frames in one record.
+pub const MAX_FRAMES: usize = MAX_USER_FRAMES + MAX_KERNEL_FRAMES;
+
+/// Processes that one recording can name as targets, children included. A build that forks more at the same time
+/// has the rest counted as dropped.
+pub const MAX_TARGETS: u32 = 16_384;
+
+/// Levels of nested PID namespaces: `MAX_PID_NS_LEVEL`, include/linux/pid_namespace.h.
+pub const MAX_PID_NAMESPACE_LEVEL: usize = 32;
+
+const _: () = {
+    assert!(MAX_USER_FRAMES >= 256, "the promise is at least 256 user frames");
+    assert!(MAX_WALK_PROGRAMS < 33, "the kernel stops a chain of 33 tail calls");
+    // The record is built in a per-CPU array, whose values the kernel limits to PCPU_MIN_UNIT_SIZE (32 KiB).
+    assert!(size_of::<crate::sample::SampleHeader>() + MAX_FRAMES * 8 < 32 * 1024);
+};

@@ -1,0 +1,52 @@
+//! The record that a BPF program sends for one sample: a header, then the user frames and the kernel frames.
+//!
+//! The record has a variable length: `header.user_frames + header.kernel_frames` words follow the header, leaf
+//! first in each part. Addresses are raw; what they mean is decided in user space.
+
+/// First word of every record in the ring, so that other kinds can follow.
+pub const RECORD_SAMPLE: u32 = 1;
+
+/// Length of a task's name, `TASK_COMM_LEN` in include/linux/sched.h.
+pub const COMM_LEN: usize = 16;
+
+/// Header of a sample record. All integers are in the machine's byte order.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SampleHeader {
+    /// [`RECORD_SAMPLE`].
+    pub kind: u32,
+    /// CPU that was sampled.
+    pub cpu: u32,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// What the sample stands for in the sampling event's unit: nanoseconds of `cpu-clock`, or cycles.
+    pub weight: u64,
+    /// Control group (v2) of the task, as `bpf_get_current_cgroup_id` names it.
+    pub cgroup_id: u64,
+    /// Process ID in the agent's PID namespace; zero when the task has none there.
+    pub pid: u32,
+    /// Thread ID in the agent's PID namespace; zero when the task has none there.
+    pub tid: u32,
+    /// User frames that follow.
+    pub user_frames: u16,
+    /// Kernel frames that follow the user frames.
+    pub kernel_frames: u16,
+    /// Why the user part ends where it does: a [`crate::stop::StopReason`] as a number.
+    pub stop: u8,
+    /// One when the interrupted context was in user mode, zero when it was in the kernel.
+    pub in_user_mode: u8,
+    /// Zero.
+    pub padding: [u8; 2],
+    /// Name of the thread, ended by a NUL.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// Size of the header on the wire.
+pub const SAMPLE_HEADER_BYTES: usize = 64;
+
+const _: () = {
+    assert!(size_of::<SampleHeader>() == SAMPLE_HEADER_BYTES);
+    assert!(core::mem::offset_of!(SampleHeader, time_ns) == 8);
+    assert!(core::mem::offset_of!(SampleHeader, pid) == 32);
+    assert!(core::mem::offset_of!(SampleHeader, comm) == 48);
+};

@@ -1,0 +1,58 @@
+//! What the BPF programs count: one number per CPU and [`Stat`].
+
+/// A counter of the kernel side. The value of each is its index in the per-CPU array.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stat {
+    /// Samples written to the ring.
+    Emitted = 0,
+    /// Samples that found the ring full.
+    RingFull = 1,
+    /// Samples whose per-CPU scratch could not be had.
+    NoScratch = 2,
+    /// New processes that found the table of targets full.
+    TargetsFull = 3,
+    /// Samples of tasks that have no number in the agent's PID namespace.
+    OutsideNamespace = 4,
+}
+
+impl Stat {
+    /// All counters.
+    pub const ALL: [Self; 5] =
+        [Self::Emitted, Self::RingFull, Self::NoScratch, Self::TargetsFull, Self::OutsideNamespace];
+
+    /// Stable identifier.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Emitted => "emitted",
+            Self::RingFull => "ring_full",
+            Self::NoScratch => "no_scratch",
+            Self::TargetsFull => "targets_full",
+            Self::OutsideNamespace => "outside_namespace",
+        }
+    }
+
+    /// What happened, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Emitted => "samples recorded",
+            Self::RingFull => "ring buffer full",
+            Self::NoScratch => "no scratch memory",
+            Self::TargetsFull => "new processes not followed: target table full",
+            Self::OutsideNamespace => "samples of tasks outside this PID namespace",
+        }
+    }
+
+    /// True when each count is a sample or an event that the profile lacks.
+    pub fn is_loss(self) -> bool {
+        matches!(self, Self::RingFull | Self::NoScratch | Self::TargetsFull)
+    }
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < Stat::ALL.len() {
+        assert!(Stat::ALL[index] as usize == index, "the array index is the number");
+        index += 1;
+    }
+};
