@@ -74,8 +74,8 @@ pub struct Config {
     pub has_offsets: u32,
     /// One when a new process of a target becomes a target.
     pub follow_forks: u32,
-    /// Process ID (initial namespace's number) that is never sampled: the agent; zero for none.
-    pub excluded_tgid: u32,
+    /// Process ID (agent's namespace) that is never sampled: the agent; zero for none.
+    pub excluded_pid: u32,
     /// Inode number of the agent's PID namespace, or zero when it is the initial one and no translation is due.
     pub pid_namespace_inum: u32,
     /// Depth of [`Config::cgroup_id`] below the root of the hierarchy.

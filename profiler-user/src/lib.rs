@@ -10,8 +10,15 @@
 //! `session` wires one recording together, `profile_type` says what to attach for each kind of profile, `system`
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
+pub mod aggregate;
+pub mod bpf;
+pub mod ingest;
+mod intern;
 pub mod object;
 pub mod output;
+pub mod process;
 pub mod profile;
+pub mod profile_type;
+pub mod session;
 pub mod symbolize;
 pub mod system;

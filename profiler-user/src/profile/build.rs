@@ -1,8 +1,9 @@
 //! Puts a [`Profile`] together: interns its mappings, locations, stacks and label sets, and adds up equal samples.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::Arc;
+
+use crate::intern::Interner;
 
 use super::{
     Labels, LabelsId, Location, LocationId, Mapping, MappingId, Meta, Profile, Quality, Sample, StackId,
@@ -75,37 +76,13 @@ impl ProfileBuilder {
         Profile {
             meta,
             value_types: self.value_types,
-            mappings: self.mappings.entries,
-            locations: self.locations.entries,
-            stacks: self.stacks.entries,
-            labels: self.labels.entries,
+            mappings: self.mappings.into_entries(),
+            locations: self.locations.into_entries(),
+            stacks: self.stacks.into_entries(),
+            labels: self.labels.into_entries(),
             samples: self.samples,
             quality,
         }
-    }
-}
-
-#[derive(Debug)]
-struct Interner<T> {
-    ids: HashMap<T, u32>,
-    entries: Vec<T>,
-}
-
-impl<T> Default for Interner<T> {
-    fn default() -> Self {
-        Self { ids: HashMap::new(), entries: Vec::new() }
-    }
-}
-
-impl<T: Clone + Eq + Hash> Interner<T> {
-    fn intern(&mut self, value: T) -> u32 {
-        if let Some(id) = self.ids.get(&value) {
-            return *id;
-        }
-        let id = self.entries.len() as u32;
-        self.entries.push(value.clone());
-        self.ids.insert(value, id);
-        id
     }
 }
 

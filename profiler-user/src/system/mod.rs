@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What this kernel can do and what we may do.
+pub mod btf;
+mod read;

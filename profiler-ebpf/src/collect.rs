@@ -1,0 +1,116 @@
+//! The one way that every probe takes: fill in the header, start the user walk.
+//!
+//! The walk goes on in the program type's own chain ([`crate::unwind`]) and ends in [`crate::emit`].
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_get_current_comm,
+};
+use profiler_common::config::STACK_USER;
+use profiler_common::sample::{COMM_LEN, RECORD_SAMPLE};
+use profiler_common::stats::Stat;
+use profiler_common::stop::StopReason;
+
+use crate::context::{UserRegisters, UserSide, in_user_mode, interrupted_registers, saved_registers};
+use crate::kernel::TaskIds;
+use crate::maps::config;
+use crate::scratch::{Scratch, put_user_frame, scratch};
+use crate::stats::count;
+
+/// What is due after [`begin`].
+pub(crate) enum Next {
+    /// Walk the user stack on.
+    Walk,
+    /// Send the record as it is.
+    Emit,
+    /// Nothing: there was no scratch, and it is counted.
+    Nothing,
+}
+
+/// Starts the record of a sample whose context carries the interrupted registers.
+#[inline(always)]
+pub(crate) fn begin<C: EbpfContext>(ctx: &C, ids: TaskIds, weight: u64) -> Next {
+    let Some(scratch) = scratch() else {
+        count(Stat::NoScratch);
+        return Next::Nothing;
+    };
+    let user_mode = in_user_mode(ctx);
+    // SAFETY: `scratch` is this CPU's and nobody else writes it until the record is sent.
+    unsafe { fill_header(scratch, ids, weight, user_mode) };
+    if config!(stacks) & STACK_USER == 0 {
+        // SAFETY: as above.
+        return unsafe { without_user_frames(scratch, StopReason::NoUserSide) };
+    }
+    let registers = if user_mode {
+        interrupted_registers(ctx)
+    } else {
+        match saved_registers() {
+            UserSide::Registers(registers) => registers,
+            // SAFETY: as above.
+            UserSide::None => return unsafe { without_user_frames(scratch, StopReason::NoUserSide) },
+            // SAFETY: as above.
+            UserSide::Unknown => return unsafe { without_user_frames(scratch, StopReason::NoUserRegisters) },
+        }
+    };
+    // SAFETY: as above.
+    unsafe { first_frame(scratch, registers) }
+}
+
+/// # Safety
+///
+/// `scratch` comes from [`scratch`] on this CPU, in this program.
+#[inline(always)]
+unsafe fn fill_header(scratch: *mut Scratch, ids: TaskIds, weight: u64, user_mode: bool) {
+    // SAFETY: valid by the caller; written field by field, since a whole struct would be built on the BPF stack.
+    unsafe {
+        let header = &raw mut (*scratch).header;
+        (*header).kind = RECORD_SAMPLE;
+        (*header).cpu = bpf_get_smp_processor_id();
+        (*header).time_ns = bpf_ktime_get_ns();
+        (*header).weight = weight;
+        (*header).cgroup_id = bpf_get_current_cgroup_id();
+        (*header).pid = ids.pid;
+        (*header).tid = ids.tid;
+        (*header).user_frames = 0;
+        (*header).kernel_frames = 0;
+        (*header).in_user_mode = u8::from(user_mode);
+        (*header).padding = [0; 2];
+        // Fails only for a buffer of length zero.
+        bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
+    }
+}
+
+/// # Safety
+///
+/// As for [`fill_header`].
+#[inline(always)]
+unsafe fn without_user_frames(scratch: *mut Scratch, stop: StopReason) -> Next {
+    // SAFETY: valid by the caller.
+    unsafe {
+        (*scratch).header.stop = stop as u8;
+        (*scratch).walk.frames = 0;
+    }
+    Next::Emit
+}
+
+/// # Safety
+///
+/// As for [`fill_header`].
+#[inline(always)]
+unsafe fn first_frame(scratch: *mut Scratch, registers: UserRegisters) -> Next {
+    // SAFETY: valid by the caller.
+    unsafe {
+        put_user_frame(scratch, 0, registers.ip);
+        (*scratch).walk.frames = 1;
+        (*scratch).walk.ip = registers.ip;
+        (*scratch).walk.sp = registers.sp;
+        (*scratch).walk.fp = registers.fp;
+        if registers.compat {
+            (*scratch).header.stop = StopReason::CompatTask as u8;
+            return Next::Emit;
+        }
+        // Stands if the kernel refuses the tail call; the walk overwrites it.
+        (*scratch).header.stop = StopReason::ChainBroken as u8;
+    }
+    Next::Walk
+}

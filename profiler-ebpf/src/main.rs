@@ -1,0 +1,61 @@
+//! perf-agent's BPF programs: entry points only.
+//!
+//! Every probe takes the same way: scope → header → user walk (tail calls) → kernel stack → ring. The programs look
+//! maps up and write per-CPU memory; only the process programs, which no sampler interrupts half-way, insert into maps.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod collect;
+mod context;
+mod emit;
+mod kernel;
+mod maps;
+mod probe;
+mod scratch;
+mod stats;
+mod unwind;
+
+use aya_ebpf::macros::{perf_event, raw_tracepoint};
+use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+
+/// A CPU sample: the clock or the hardware counter of this CPU fired.
+#[perf_event]
+pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
+    probe::on_cpu::sample(&ctx)
+}
+
+/// The user walk of a CPU sample, sixteen frames at a time.
+#[perf_event]
+pub fn walk_cpu(ctx: PerfEventContext) -> u32 {
+    probe::on_cpu::walk(&ctx)
+}
+
+/// `task_newtask`: a target forked, its child becomes a target before it runs.
+#[raw_tracepoint]
+pub fn process_forked(ctx: RawTracePointContext) -> i32 {
+    probe::lifecycle::forked(&ctx)
+}
+
+/// `sched_process_exit`: a target is gone, its number may be given to somebody else.
+#[raw_tracepoint]
+pub fn process_exited(ctx: RawTracePointContext) -> i32 {
+    probe::lifecycle::exited(&ctx)
+}
+
+/// Run by the agent on itself: reads what samples will read, for the agent to compare with what it knows.
+#[raw_tracepoint]
+pub fn self_check(_ctx: RawTracePointContext) -> i32 {
+    probe::self_check::run()
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel lets programs call GPL-only helpers (stacks, user memory) only under a compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,84 @@
+//! All maps, in the order in which a sample meets them: who writes, who reads, what bounds it.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use profiler_common::config::{Config, SelfCheck};
+use profiler_common::limits::MAX_TARGETS;
+use profiler_common::stats::Stat;
+
+use crate::scratch::Scratch;
+
+/// Written by the loader before the programs load, then frozen: the verifier knows its values.
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config {
+    arch: 0,
+    filter: 0,
+    stacks: 0,
+    has_offsets: 0,
+    follow_forks: 0,
+    excluded_pid: 0,
+    pid_namespace_inum: 0,
+    cgroup_level: 0,
+    cgroup_id: 0,
+    code_mask: 0,
+    offsets: profiler_common::config::KernelOffsets {
+        task_pid: 0,
+        task_tgid: 0,
+        task_mm: 0,
+        task_thread_pid: 0,
+        task_group_leader: 0,
+        task_signal: 0,
+        signal_live: 0,
+        pid_level: 0,
+        pid_numbers: 0,
+        upid_nr: 0,
+        upid_ns: 0,
+        upid_size: 0,
+        namespace_inum: 0,
+        padding: 0,
+    },
+};
+
+/// One field of [`CONFIG`], read so that the compiler cannot fold the zero that stands there at build time.
+macro_rules! config {
+    ($($field:ident).+) => {{
+        #[allow(unused_unsafe, reason = "the macro also stands inside unsafe blocks")]
+        // SAFETY: the global is valid for reads; volatile only keeps the load.
+        unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::config_ptr()).$($field).+) }
+    }};
+}
+pub(crate) use config;
+
+#[inline(always)]
+pub(crate) fn config_ptr() -> *const Config {
+    &raw const CONFIG
+}
+
+/// Processes in scope, by process ID in the agent's namespace; the value is a `TARGET_` number. Written by the
+/// agent and by [`crate::probe::lifecycle`]; looked up by samples. Full: counted as [`Stat::TargetsFull`].
+#[map]
+pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// Threads in scope, by thread ID. Written by the agent, looked up by samples.
+#[map]
+pub(crate) static THREADS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
+/// The record under construction. One per CPU; a program of one type never interrupts itself on a CPU.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of CPU samples. Filled by the loader; the chain's length is bounded by `MAX_WALK_PROGRAMS`.
+#[map]
+pub(crate) static WALK_CPU: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Records on their way to user space. The loader sets the size; full: counted as [`Stat::RingFull`].
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+
+/// Counters by [`Stat`]. Written by all programs, read by the agent.
+#[map]
+pub(crate) static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Stat::ALL.len() as u32, 0);
+
+/// What [`crate::probe::self_check`] found; read once by the loader.
+#[map]
+pub(crate) static SELF_CHECK: Array<SelfCheck> = Array::with_max_entries(1, 0);

@@ -1,0 +1,5 @@
+//! One file per trigger: what fires, and what a sample of it is worth.
+
+pub(crate) mod lifecycle;
+pub(crate) mod on_cpu;
+pub(crate) mod self_check;

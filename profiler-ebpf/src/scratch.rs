@@ -1,0 +1,61 @@
+//! The per-CPU record under construction, and the state that a walk carries from program to program.
+//!
+//! It lives in a map because the stack of a BPF program holds 512 bytes. It is never cleared: lengths say what counts.
+
+use core::arch::asm;
+
+use profiler_common::limits::{MAX_FRAMES, MAX_USER_FRAMES};
+use profiler_common::sample::SampleHeader;
+
+use crate::maps::SCRATCH;
+
+/// A record as it goes to the ring (header and frames, adjacent), then what stays here.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) header: SampleHeader,
+    pub(crate) frames: [u64; MAX_FRAMES],
+    pub(crate) walk: WalkState,
+}
+
+/// Where a user walk stands.
+#[repr(C)]
+pub(crate) struct WalkState {
+    pub(crate) ip: u64,
+    pub(crate) sp: u64,
+    pub(crate) fp: u64,
+    /// User frames written so far.
+    pub(crate) frames: u32,
+    pub(crate) padding: u32,
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
+
+/// Writes user frame number `index`; false when the record is full.
+///
+/// # Safety
+///
+/// `scratch` comes from [`scratch`] on this CPU, in this program.
+#[inline(always)]
+pub(crate) unsafe fn put_user_frame(scratch: *mut Scratch, index: u32, address: u64) -> bool {
+    let mut index = u64::from(index);
+    opaque(&mut index);
+    if index >= MAX_USER_FRAMES as u64 {
+        return false;
+    }
+    // SAFETY: the index was checked against the length, right here where the verifier can see it.
+    unsafe { (&raw mut (*scratch).frames).cast::<u64>().add(index as usize).write(address) };
+    true
+}
+
+/// Hides a value's origin from LLVM, which otherwise proves a bound, drops the branch that checks it, and leaves the
+/// verifier, which cannot prove it, without the check. A real move, because an empty statement leaves two source lines
+/// for one instruction, which the kernel refuses ("Invalid line_info").
+#[inline(always)]
+pub(crate) fn opaque(value: &mut u64) {
+    // SAFETY: moves a register onto itself.
+    unsafe { asm!("{0} = {0}", inout(reg) *value, options(nomem, nostack, preserves_flags)) };
+}

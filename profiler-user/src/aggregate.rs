@@ -1,0 +1,237 @@
+//! Raw samples → distinct stacks with added-up values. One entry per distinct stack and thread, whatever the number of samples.
+//!
+//! In: a raw sample and the table of processes at its moment. Out: addresses placed in objects, interned, counted. Names come later,
+//! once per distinct address.
+
+use std::collections::HashMap;
+
+use profiler_common::stop::StopReason;
+
+use crate::ingest::RawSample;
+use crate::intern::Interner;
+use crate::process::{ObjectId, Placement, ProcessId, Processes};
+
+/// Distinct stack frames (over all stacks) after which new stacks are counted but no longer kept apart: about 100 MB at eight
+/// bytes a frame and the usual depth would be far past what a person can read.
+const MAX_STACK_FRAMES: usize = 8_000_000;
+
+/// Where a frame's address lies, before it has a name. Addresses are the ones to look up: a return address less one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// In a file.
+    Object {
+        /// The file.
+        object: ObjectId,
+        /// Offset in it.
+        file_offset: u64,
+    },
+    /// In the vDSO.
+    Vdso {
+        /// Offset from its start.
+        offset: u64,
+    },
+    /// In memory without a file; only the process's perf map can name it.
+    Anonymous {
+        /// The process.
+        process: ProcessId,
+        /// Address.
+        abs_addr: u64,
+    },
+    /// In no executable mapping that we know of.
+    Unmapped {
+        /// Address.
+        abs_addr: u64,
+    },
+    /// In the kernel.
+    Kernel {
+        /// Address.
+        abs_addr: u64,
+    },
+    /// Not code: the walk ended here, early.
+    Stopped(StopReason),
+    /// Not code: the return address that the walk found lies in no executable mapping.
+    WalkedOut,
+    /// Not code: user mode was interrupted, and only kernel stacks are recorded.
+    UserMode,
+    /// Not code: stacks past the limit on distinct ones.
+    Overflow,
+}
+
+/// Index into [`Aggregate::places`].
+pub type PlaceId = u32;
+
+/// What samples are added up by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SampleKey {
+    /// Index into [`Aggregate::stacks`].
+    pub stack: u32,
+    /// The process.
+    pub process: ProcessId,
+    /// The thread.
+    pub tid: u32,
+    /// Index into [`Aggregate::comms`].
+    pub comm: u32,
+    /// Control group (v2) ID.
+    pub cgroup_id: u64,
+}
+
+/// Sum of samples with one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Samples.
+    pub samples: u64,
+    /// Their weights.
+    pub weight: u64,
+}
+
+/// Which parts of a stack a recording keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StackScope {
+    /// User and kernel.
+    #[default]
+    Both,
+    /// Kernel frames; samples of user mode are one marker.
+    KernelOnly,
+    /// User frames; samples of the kernel end at the system call.
+    UserOnly,
+}
+
+/// Added-up samples.
+#[derive(Debug, Default)]
+pub struct Aggregate {
+    scope: StackScope,
+    places: Interner<Place>,
+    stacks: Interner<Box<[PlaceId]>>,
+    comms: Interner<Vec<u8>>,
+    tallies: HashMap<SampleKey, Tally>,
+    stops: HashMap<StopReason, u64>,
+    walked_out: u64,
+    samples: u64,
+    stack_frames: usize,
+    overflowed: u64,
+    scratch: Vec<PlaceId>,
+}
+
+impl Aggregate {
+    /// Nothing yet.
+    pub fn new(scope: StackScope) -> Self {
+        Self { scope, ..Self::default() }
+    }
+
+    /// Adds one sample. `processes` is as of the sample's moment.
+    pub fn add(&mut self, sample: &RawSample, processes: &mut Processes) {
+        let process = processes.identify(sample);
+        self.scratch.clear();
+        self.push_kernel(sample);
+        if self.scope != StackScope::KernelOnly {
+            self.push_user(sample, process, processes);
+        } else if sample.kernel.is_empty() {
+            self.push(Place::UserMode);
+        }
+        if self.stack_frames + self.scratch.len() > MAX_STACK_FRAMES
+            && !self.stacks.contains(self.scratch.as_slice())
+        {
+            self.overflowed += 1;
+            self.scratch.clear();
+            self.push(Place::Overflow);
+        }
+        let known = self.stacks.entries().len();
+        let stack = self.stacks.intern_ref(self.scratch.as_slice());
+        if self.stacks.entries().len() > known {
+            self.stack_frames += self.scratch.len();
+        }
+        let comm = self.comms.intern_ref(sample.comm());
+        let key = SampleKey { stack, process, tid: sample.tid, comm, cgroup_id: sample.cgroup_id };
+        let tally = self.tallies.entry(key).or_default();
+        tally.samples += 1;
+        tally.weight = tally.weight.saturating_add(sample.weight);
+        self.samples += 1;
+    }
+
+    fn push_kernel(&mut self, sample: &RawSample) {
+        for (index, address) in sample.kernel.iter().enumerate() {
+            self.push(Place::Kernel { abs_addr: look_up_address(*address, index) });
+        }
+    }
+
+    fn push_user(&mut self, sample: &RawSample, process: ProcessId, processes: &mut Processes) {
+        let mut walked_out = false;
+        for (index, address) in sample.user.iter().enumerate() {
+            let abs_addr = look_up_address(*address, index);
+            let place = match processes.place(sample.pid, abs_addr) {
+                Some(region) => match region.placement {
+                    Placement::Object { object, file_offset } => Place::Object {
+                        object,
+                        file_offset: file_offset.wrapping_add(abs_addr - region.start),
+                    },
+                    Placement::Vdso => Place::Vdso { offset: abs_addr - region.start },
+                    Placement::Anonymous => Place::Anonymous { process, abs_addr },
+                },
+                // The leaf was really run, wherever it is; a caller that is not in code was never one.
+                None if index == 0 => Place::Unmapped { abs_addr },
+                None => {
+                    walked_out = true;
+                    break;
+                }
+            };
+            self.push(place);
+        }
+        if walked_out {
+            self.walked_out += 1;
+            self.push(Place::WalkedOut);
+        } else if !sample.stop.is_clean() {
+            *self.stops.entry(sample.stop).or_default() += 1;
+            self.push(Place::Stopped(sample.stop));
+        }
+    }
+
+    fn push(&mut self, place: Place) {
+        let id = self.places.intern(place);
+        self.scratch.push(id);
+    }
+
+    /// Distinct places.
+    pub fn places(&self) -> &[Place] {
+        self.places.entries()
+    }
+
+    /// Distinct stacks, leaf first.
+    pub fn stacks(&self) -> &[Box<[PlaceId]>] {
+        self.stacks.entries()
+    }
+
+    /// Distinct thread names, as bytes.
+    pub fn comms(&self) -> &[Vec<u8>] {
+        self.comms.entries()
+    }
+
+    /// The sums.
+    pub fn tallies(&self) -> impl Iterator<Item = (&SampleKey, &Tally)> {
+        self.tallies.iter()
+    }
+
+    /// Samples added.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Stacks that end early, by reason.
+    pub fn stops(&self) -> impl Iterator<Item = (StopReason, u64)> {
+        StopReason::ALL.into_iter().filter_map(|reason| self.stops.get(&reason).map(|count| (reason, *count)))
+    }
+
+    /// Stacks that were cut where a return address lies in no code.
+    pub fn walked_out(&self) -> u64 {
+        self.walked_out
+    }
+
+    /// Samples whose stack was not kept apart because there were too many.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+}
+
+/// The address whose code is meant: a return address points behind its call, which may be the end of the function.
+fn look_up_address(address: u64, index: usize) -> u64 {
+    if index == 0 { address } else { address.saturating_sub(1) }
+}

@@ -1,0 +1,324 @@
+//! Loads the BPF object for one recording: configuration, self-check, walk chain, counters.
+
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::programs::{
+    PerfEvent as PerfEventProgram, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun,
+};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use profiler_common::config::{Config, SelfCheck};
+use profiler_common::stats::Stat;
+use thiserror::Error;
+
+/// The BPF object, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PERF_AGENT_BPF_OBJECT"));
+
+/// Why the programs could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The kernel refused a map or the object could not be understood.
+    #[error("cannot load the BPF object")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The kernel refused a program.
+    #[error("the kernel refused the BPF program `{program}`")]
+    Program {
+        /// Name of the program.
+        program: &'static str,
+        /// What the kernel said, with the verifier's log.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a map or program: it was built from other sources.
+    #[error("the BPF object has no `{0}`")]
+    Missing(&'static str),
+    /// A map could not be read or written.
+    #[error("cannot use the BPF map `{map}`")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// Kernel fields are not where BTF says.
+    #[error("reading our own process through BTF offsets gave {found}, expected {expected}")]
+    SelfCheck {
+        /// What was read.
+        found: String,
+        /// What it should have been.
+        expected: String,
+    },
+}
+
+impl LoadError {
+    /// True when the kernel refused for want of a privilege.
+    pub fn is_permission(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = source {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return io.kind() == std::io::ErrorKind::PermissionDenied;
+            }
+            source = error.source();
+        }
+        false
+    }
+}
+
+/// How to load.
+#[derive(Debug, Clone, Copy)]
+pub struct ProgramsOptions {
+    /// What the programs are told.
+    pub config: Config,
+    /// Size of the ring, bytes: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+}
+
+/// The loaded programs and their maps. Dropping it removes everything from the kernel.
+pub struct Programs {
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    stats: PerCpuArray<MapData, u64>,
+    targets: HashMap<MapData, u32, u32>,
+    threads: HashMap<MapData, u32, u32>,
+    /// The kernel runs a tail call only as long as somebody holds the table.
+    _walk: ProgramArray<MapData>,
+    /// Turns the kernel's run-time statistics on for as long as it is open; none where the kernel refused.
+    _run_time_stats: Option<OwnedFd>,
+}
+
+impl Programs {
+    /// Loads everything and checks it on our own process. Nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel or the check refused.
+    pub fn load(options: &ProgramsOptions) -> Result<Self, LoadError> {
+        let mut ebpf = EbpfLoader::new()
+            // The offsets come as configuration; the object has no relocations against the kernel's types.
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global("CONFIG", &options.config, true)
+            .map_max_entries("RING", options.ring_bytes)
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(Box::new(error)))?;
+        #[cfg(feature = "bpf-log")]
+        start_bpf_log(&mut ebpf);
+        self_check(&mut ebpf, &options.config)?;
+        for program in ["sample_cpu", "walk_cpu"] {
+            perf_program(&mut ebpf, program)?.load().map_err(|source| refused(program, source))?;
+        }
+        let mut walk = ProgramArray::try_from(take_map(&mut ebpf, "WALK_CPU")?)
+            .map_err(|source| map_error("WALK_CPU", source))?;
+        let step = perf_program(&mut ebpf, "walk_cpu")?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let step = step.map_err(|source| refused("walk_cpu", source))?;
+        walk.set(0, &step, 0).map_err(|source| map_error("WALK_CPU", source))?;
+        Ok(Self {
+            ring: RingBuf::try_from(take_map(&mut ebpf, "RING")?)
+                .map_err(|source| map_error("RING", source))?,
+            stats: PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
+                .map_err(|source| map_error("STATS", source))?,
+            targets: HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)
+                .map_err(|source| map_error("TARGETS", source))?,
+            threads: HashMap::try_from(take_map(&mut ebpf, "THREADS")?)
+                .map_err(|source| map_error("THREADS", source))?,
+            _walk: walk,
+            _run_time_stats: aya::sys::enable_stats(aya::sys::Stats::RunTime).ok(),
+            ebpf,
+        })
+    }
+
+    /// Attaches the programs that keep the table of targets right.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn follow_processes(&mut self) -> Result<(), LoadError> {
+        for (program, tracepoint) in
+            [("process_forked", "task_newtask"), ("process_exited", "sched_process_exit")]
+        {
+            let loaded = raw_tracepoint(&mut self.ebpf, program)?;
+            loaded
+                .load()
+                .and_then(|()| loaded.attach(tracepoint))
+                .map_err(|source| refused(program, source))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a process into the table of targets; `kind` is a `TARGET_` number.
+    ///
+    /// # Errors
+    ///
+    /// The table is full, or the kernel refused.
+    pub fn add_target(&mut self, pid: u32, kind: u32) -> Result<(), LoadError> {
+        self.targets.insert(pid, kind, 0).map_err(|source| map_error("TARGETS", source))
+    }
+
+    /// Takes a process out of the table of targets; absent ones are fine.
+    pub fn remove_target(&mut self, pid: u32) {
+        let _absent_is_fine = self.targets.remove(&pid);
+    }
+
+    /// The processes in the table of targets.
+    pub fn targets(&self) -> Vec<u32> {
+        self.targets.keys().flatten().collect()
+    }
+
+    /// Puts a thread into the table of threads.
+    ///
+    /// # Errors
+    ///
+    /// The table is full, or the kernel refused.
+    pub fn add_thread(&mut self, tid: u32) -> Result<(), LoadError> {
+        self.threads.insert(tid, 1, 0).map_err(|source| map_error("THREADS", source))
+    }
+
+    /// The program to run at each CPU sample.
+    ///
+    /// # Errors
+    ///
+    /// The object lacks it.
+    pub fn cpu_sampler(&mut self) -> Result<std::os::fd::BorrowedFd<'_>, LoadError> {
+        let program = perf_program(&mut self.ebpf, "sample_cpu")?;
+        Ok(program.fd().map_err(|source| refused("sample_cpu", source))?.as_fd())
+    }
+
+    /// Hands every record in the ring to `take`, up to `limit` records.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) {
+        for _ in 0..limit {
+            let Some(record) = self.ring.next() else { return };
+            take(&record);
+        }
+    }
+
+    /// The counters, summed over CPUs.
+    pub fn stats(&self) -> Vec<(Stat, u64)> {
+        let sum = |stat: Stat| self.stats.get(&(stat as u32), 0).map_or(0, |values| values.iter().sum());
+        Stat::ALL.into_iter().map(|stat| (stat, sum(stat))).collect()
+    }
+
+    /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
+    pub fn run_time_ns(&self) -> u64 {
+        let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
+        infos.map(|info| info.run_time().as_nanos() as u64).sum()
+    }
+}
+
+/// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.
+pub fn map_memory_bytes() -> u64 {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fdinfo") else { return 0 };
+    let texts = descriptors.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let field = |text: &str, name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+    };
+    // By ID, because two descriptors may lead to one map.
+    let maps: std::collections::HashMap<u64, u64> =
+        texts.filter_map(|text| Some((field(&text, "map_id:")?, field(&text, "memlock:")?))).collect();
+    maps.values().sum()
+}
+
+fn self_check(ebpf: &mut Ebpf, config: &Config) -> Result<(), LoadError> {
+    let program = raw_tracepoint(ebpf, "self_check")?;
+    program.load().map_err(|source| refused("self_check", source))?;
+    program.test_run(RawTracePointRunOptions::new()).map_err(|source| refused("self_check", source))?;
+    program.unload().map_err(|source| refused("self_check", source))?;
+    let results: Array<_, SelfCheck> =
+        Array::try_from(take_map(ebpf, "SELF_CHECK")?).map_err(|source| map_error("SELF_CHECK", source))?;
+    let found = results.get(&0, 0).map_err(|source| map_error("SELF_CHECK", source))?;
+    judge(config, &found, std::process::id(), own_tid())
+}
+
+/// Compares what the program read of us with what we know.
+fn judge(config: &Config, found: &SelfCheck, pid: u32, tid: u32) -> Result<(), LoadError> {
+    let differs = |what: &str, found: u64, expected: u64| LoadError::SelfCheck {
+        found: format!("{what} {found}"),
+        expected: format!("{what} {expected}"),
+    };
+    if found.ran != 1 {
+        return Err(differs("runs", u64::from(found.ran), 1));
+    }
+    if (found.own_pid, found.own_tid) != (pid, tid) {
+        return Err(differs("pid", u64::from(found.own_pid), u64::from(pid)));
+    }
+    if config.has_offsets == 0 {
+        return Ok(());
+    }
+    let by_offsets = u64::from(found.task_tgid) << 32 | u64::from(found.task_pid);
+    if by_offsets != found.pid_tgid {
+        return Err(differs("tgid and pid", by_offsets, found.pid_tgid));
+    }
+    if found.has_mm != 1 {
+        return Err(differs("mm", u64::from(found.has_mm), 1));
+    }
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) as u64;
+    // A thread that is just ending may be counted on one side only.
+    if threads.abs_diff(u64::from(found.live_threads)) > 1 {
+        return Err(differs("threads", u64::from(found.live_threads), threads));
+    }
+    Ok(())
+}
+
+fn own_tid() -> u32 {
+    // SAFETY: no preconditions.
+    (unsafe { libc::gettid() }) as u32
+}
+
+fn refused(program: &'static str, source: ProgramError) -> LoadError {
+    LoadError::Program { program, source: Box::new(source) }
+}
+
+fn map_error(map: &'static str, source: aya::maps::MapError) -> LoadError {
+    LoadError::Map { map, source: Box::new(source) }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Missing(name))
+}
+
+fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut PerfEventProgram, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|source| refused(name, source))
+}
+
+fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|source| refused(name, source))
+}
+
+#[cfg(feature = "bpf-log")]
+fn start_bpf_log(ebpf: &mut Ebpf) {
+    // Without a logger there is nothing to print; that must not keep a debug session from running.
+    let _logger = aya_log::EbpfLogger::init(ebpf);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn honest() -> SelfCheck {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().count() as u32;
+        SelfCheck {
+            ran: 1,
+            task_pid: 11,
+            task_tgid: 10,
+            own_pid: 10,
+            own_tid: 11,
+            live_threads: threads,
+            has_mm: 1,
+            padding: 0,
+            pid_tgid: 10 << 32 | 11,
+        }
+    }
+
+    #[test]
+    fn offsets_that_read_something_else_are_refused() {
+        let config = Config { has_offsets: 1, ..Config::default() };
+        assert!(judge(&config, &honest(), 10, 11).is_ok());
+        assert!(judge(&config, &SelfCheck { task_pid: 9, ..honest() }, 10, 11).is_err());
+        assert!(judge(&config, &SelfCheck { has_mm: 0, ..honest() }, 10, 11).is_err());
+        assert!(judge(&config, &SelfCheck { live_threads: 70_000, ..honest() }, 10, 11).is_err());
+        assert!(judge(&config, &SelfCheck { own_pid: 1, ..honest() }, 10, 11).is_err());
+    }
+}

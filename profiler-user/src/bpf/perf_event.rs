@@ -1,0 +1,192 @@
+//! Perf events: the sampling clock of each CPU, and the side band that reports processes and mappings.
+//!
+//! aya opens perf events too, but without the attributes that matter here (idle exclusion, clock, side-band records).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use aya_obj::generated as sys;
+
+/// What makes a CPU take samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// A high-resolution timer per CPU (`PERF_COUNT_SW_CPU_CLOCK`): works everywhere, also in virtual machines.
+    CpuClock,
+    /// The CPU's cycle counter (`PERF_COUNT_HW_CPU_CYCLES`): fires in proportion to the cycles that were really run.
+    Cycles,
+}
+
+impl Clock {
+    /// Name for titles and for `--event`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CpuClock => "cpu-clock",
+            Self::Cycles => "cycles",
+        }
+    }
+}
+
+/// An open perf event.
+#[derive(Debug)]
+pub struct PerfEvent {
+    file: File,
+}
+
+impl PerfEvent {
+    /// Opens the sampling event of one CPU, for all its tasks, disabled.
+    ///
+    /// # Errors
+    ///
+    /// What `perf_event_open(2)` reports: `EACCES`/`EPERM` without privileges, `EINVAL` for a frequency above
+    /// `kernel.perf_event_max_sample_rate`, `ENOENT`/`EOPNOTSUPP` without a hardware counter, `ENODEV` for a CPU that is offline.
+    pub fn open_sampler(cpu: u32, clock: Clock, frequency_hz: u64, idle: Idle) -> io::Result<Self> {
+        let mut attr = new_attr();
+        match clock {
+            Clock::CpuClock => {
+                attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
+                attr.config = u64::from(sys::perf_sw_ids::PERF_COUNT_SW_CPU_CLOCK as u32);
+            }
+            Clock::Cycles => {
+                attr.type_ = sys::perf_type_id::PERF_TYPE_HARDWARE as u32;
+                attr.config = u64::from(sys::perf_hw_id::PERF_COUNT_HW_CPU_CYCLES as u32);
+            }
+        }
+        attr.__bindgen_anon_1.sample_freq = frequency_hz;
+        attr.set_freq(1);
+        attr.set_disabled(1);
+        attr.set_exclude_idle(u64::from(idle == Idle::Exclude));
+        open(&attr, cpu)
+    }
+
+    /// Opens the side-band event of one CPU: fork, exec, mmap, exit and rename records of all tasks, stamped with `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    ///
+    /// What `perf_event_open(2)` reports.
+    pub fn open_side_band(cpu: u32) -> io::Result<Self> {
+        let mut attr = new_attr();
+        attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
+        attr.config = u64::from(sys::perf_sw_ids::PERF_COUNT_SW_DUMMY as u32);
+        attr.__bindgen_anon_1.sample_period = 1;
+        attr.sample_type = SIDE_BAND_SAMPLE_TYPE;
+        attr.set_sample_id_all(1);
+        attr.set_mmap(1);
+        attr.set_mmap2(1);
+        attr.set_comm(1);
+        attr.set_comm_exec(1);
+        attr.set_task(1);
+        // The clock of `bpf_ktime_get_ns`, so that samples and side band sort into one order.
+        attr.set_use_clockid(1);
+        attr.clockid = libc::CLOCK_MONOTONIC;
+        // A watermark that is never reached: the reader polls with the same timer as the samples' ring.
+        attr.set_watermark(1);
+        attr.__bindgen_anon_2.wakeup_watermark = u32::MAX;
+        open(&attr, cpu)
+    }
+
+    /// Opens a hardware cycle counter on this CPU just to see whether there is one.
+    pub fn cycles_available(cpu: u32) -> bool {
+        Self::open_sampler(cpu, Clock::Cycles, 1, Idle::Exclude).is_ok()
+    }
+
+    /// Runs a BPF program at each overflow.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when the program is of another type, `EEXIST` when the event already has one.
+    pub fn set_program(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.ioctl(IOC_SET_BPF, program.as_raw_fd() as libc::c_ulong)
+    }
+
+    /// Starts the event.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` reports.
+    pub fn enable(&self) -> io::Result<()> {
+        self.ioctl(IOC_ENABLE, 0)
+    }
+
+    /// Stops the event.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` reports.
+    pub fn disable(&self) -> io::Result<()> {
+        self.ioctl(IOC_DISABLE, 0)
+    }
+
+    /// The descriptor, for mapping the event's ring.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn ioctl(&self, request: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
+        // SAFETY: the requests take an integer; no memory is passed.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request as _, argument) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// Whether samples of the idle task are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Take them: the profile adds up to all CPU time.
+    Include,
+    /// Leave them out.
+    Exclude,
+}
+
+/// Fields of the trailer that every side-band record carries, in this order.
+const SIDE_BAND_SAMPLE_TYPE: u64 = 1 << 1 | 1 << 2 | 1 << 7;
+/// Bytes of that trailer: pid and tid, time, CPU and a reserved word.
+pub(crate) const SIDE_BAND_TRAILER_BYTES: usize = 24;
+
+// `PERF_EVENT_IOC_*`, include/uapi/linux/perf_event.h.
+const IOC_ENABLE: libc::c_ulong = 0x2400;
+const IOC_DISABLE: libc::c_ulong = 0x2401;
+const IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+
+fn new_attr() -> sys::perf_event_attr {
+    // SAFETY: the structure holds only integers and unions of integers; all zeroes is its documented default.
+    let mut attr: sys::perf_event_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<sys::perf_event_attr>() as u32;
+    attr
+}
+
+fn open(attr: &sys::perf_event_attr, cpu: u32) -> io::Result<PerfEvent> {
+    const ANY_PROCESS: libc::pid_t = -1;
+    const NO_GROUP: libc::c_int = -1;
+    const FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    // SAFETY: `attr` lives through the call and says its own size; a smaller size is taken by older kernels as long as the rest is zero.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            std::ptr::from_ref(attr),
+            ANY_PROCESS,
+            cpu as libc::c_int,
+            NO_GROUP,
+            FLAG_FD_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
+    Ok(PerfEvent { file: File::from(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_side_band_trailer_is_tid_time_cpu() {
+        use sys::perf_event_sample_format as format;
+        let expected =
+            format::PERF_SAMPLE_TID as u64 | format::PERF_SAMPLE_TIME as u64 | format::PERF_SAMPLE_CPU as u64;
+        assert_eq!(SIDE_BAND_SAMPLE_TYPE, expected);
+    }
+}

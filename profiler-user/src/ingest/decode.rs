@@ -1,0 +1,191 @@
+//! One ring record → one raw sample.
+
+use profiler_common::limits::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES};
+use profiler_common::sample::{COMM_LEN, RECORD_SAMPLE, SAMPLE_HEADER_BYTES};
+use profiler_common::stop::StopReason;
+use thiserror::Error;
+
+/// A sample with addresses instead of names. Both stacks are leaf first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawSample {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Units of the sampling event that this sample stands for.
+    pub weight: u64,
+    /// Control group (v2) ID.
+    pub cgroup_id: u64,
+    /// CPU that was sampled.
+    pub cpu: u32,
+    /// Process ID in the agent's PID namespace; zero for the idle task and for tasks outside the namespace.
+    pub pid: u32,
+    /// Thread ID, likewise.
+    pub tid: u32,
+    /// Name of the thread, without the NUL.
+    pub comm: [u8; COMM_LEN],
+    /// Instruction pointer and return addresses of the user side.
+    pub user: Vec<u64>,
+    /// Instruction pointer and return addresses of the kernel side; empty when user mode was interrupted.
+    pub kernel: Vec<u64>,
+    /// Why the user side ends.
+    pub stop: StopReason,
+    /// True when user mode was interrupted.
+    pub in_user_mode: bool,
+}
+
+impl RawSample {
+    /// The thread's name up to the NUL.
+    pub fn comm(&self) -> &[u8] {
+        let end = self.comm.iter().position(|byte| *byte == 0).unwrap_or(COMM_LEN);
+        &self.comm[..end]
+    }
+}
+
+/// A record that does not follow [`profiler_common::sample`]: the two sides were built from different sources.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// Shorter than its header, or than the frames that the header announces.
+    #[error("record of {found} bytes, {needed} needed")]
+    Short {
+        /// Bytes there.
+        found: usize,
+        /// Bytes announced.
+        needed: usize,
+    },
+    /// Not a kind that this version knows.
+    #[error("unknown record kind {0}")]
+    Kind(u32),
+    /// More frames than a record can hold.
+    #[error("{0} frames in one record")]
+    Frames(usize),
+    /// Not a stop reason that this version knows.
+    #[error("unknown stop reason {0}")]
+    Stop(u8),
+}
+
+/// Decodes a record of the BPF ring.
+///
+/// # Errors
+///
+/// A record that does not follow the common layout; the caller counts it as lost.
+pub fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
+    let short = |needed| DecodeError::Short { found: record.len(), needed };
+    let Some((header, frames)) = record.split_at_checked(SAMPLE_HEADER_BYTES) else {
+        return Err(short(SAMPLE_HEADER_BYTES));
+    };
+    let mut fields = Fields(header);
+    let kind = fields.u32();
+    if kind != RECORD_SAMPLE {
+        return Err(DecodeError::Kind(kind));
+    }
+    let cpu = fields.u32();
+    let (time_ns, weight, cgroup_id) = (fields.u64(), fields.u64(), fields.u64());
+    let (pid, tid) = (fields.u32(), fields.u32());
+    let (user_frames, kernel_frames) = (usize::from(fields.u16()), usize::from(fields.u16()));
+    let [stop, in_user_mode, _, _] = fields.take::<4>();
+    let comm = fields.take::<COMM_LEN>();
+    if user_frames > MAX_USER_FRAMES || kernel_frames > MAX_KERNEL_FRAMES {
+        return Err(DecodeError::Frames(user_frames + kernel_frames));
+    }
+    let frame_bytes = (user_frames + kernel_frames) * 8;
+    let Some(frames) = frames.get(..frame_bytes) else {
+        return Err(short(SAMPLE_HEADER_BYTES + frame_bytes));
+    };
+    let (user, kernel) = frames.split_at(user_frames * 8);
+    Ok(RawSample {
+        time_ns,
+        weight,
+        cgroup_id,
+        cpu,
+        pid,
+        tid,
+        comm,
+        user: words(user),
+        kernel: words(kernel),
+        stop: StopReason::from_wire(stop).ok_or(DecodeError::Stop(stop))?,
+        in_user_mode: in_user_mode != 0,
+    })
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| Fields(word).u64()).collect()
+}
+
+/// Fields of a header whose length was checked before; past the end they read as zero.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    pub(super) fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk::<N>() else {
+            self.0 = &[];
+            return [0; N];
+        };
+        self.0 = rest;
+        *field
+    }
+
+    pub(super) fn u16(&mut self) -> u16 {
+        u16::from_ne_bytes(self.take())
+    }
+
+    pub(super) fn u32(&mut self) -> u32 {
+        u32::from_ne_bytes(self.take())
+    }
+
+    pub(super) fn u64(&mut self) -> u64 {
+        u64::from_ne_bytes(self.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(user: &[u64], kernel: &[u64]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(RECORD_SAMPLE.to_ne_bytes());
+        bytes.extend(3u32.to_ne_bytes());
+        for word in [111u64, 10_101_010, 77] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(42u32.to_ne_bytes());
+        bytes.extend(43u32.to_ne_bytes());
+        bytes.extend((user.len() as u16).to_ne_bytes());
+        bytes.extend((kernel.len() as u16).to_ne_bytes());
+        bytes.extend([StopReason::TooDeep as u8, 1, 0, 0]);
+        bytes.extend(*b"worker\0garbage!!");
+        bytes.extend(user.iter().chain(kernel).flat_map(|word| word.to_ne_bytes()));
+        bytes
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_sent() {
+        let sample = decode_sample(&record(&[1, 2, 3], &[9])).unwrap();
+        assert_eq!((sample.cpu, sample.time_ns, sample.weight, sample.cgroup_id), (3, 111, 10_101_010, 77));
+        assert_eq!((sample.pid, sample.tid, sample.comm()), (42, 43, b"worker".as_slice()));
+        assert_eq!(
+            (sample.user.as_slice(), sample.kernel.as_slice()),
+            ([1, 2, 3].as_slice(), [9].as_slice())
+        );
+        assert_eq!((sample.stop, sample.in_user_mode), (StopReason::TooDeep, true));
+    }
+
+    #[test]
+    fn records_that_are_not_ours_say_what_is_wrong() {
+        let whole = record(&[1, 2], &[3]);
+        assert_eq!(decode_sample(&whole[..10]), Err(DecodeError::Short { found: 10, needed: 64 }));
+        assert_eq!(decode_sample(&whole[..80]), Err(DecodeError::Short { found: 80, needed: 88 }));
+        let mut other = whole.clone();
+        other[0] = 9;
+        assert_eq!(decode_sample(&other), Err(DecodeError::Kind(9)));
+        let mut stop = whole;
+        stop[44] = 99;
+        assert_eq!(decode_sample(&stop), Err(DecodeError::Stop(99)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_sample_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            let _ = decode_sample(&bytes);
+        }
+    }
+}

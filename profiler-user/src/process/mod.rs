@@ -1,0 +1,17 @@
+//! Which code an address belongs to: processes, their mappings, and the files behind them, over time.
+//!
+//! In: side-band events and snapshots of `/proc`, in order of time. Out: for a process ID and an address, the object
+//! and file offset at that moment. A process that execs, or a process ID that is given out again, is a new identity.
+//! Names of addresses are not looked up here.
+
+mod cgroup;
+mod mappings;
+mod objects;
+mod snapshot;
+mod table;
+
+pub use cgroup::CgroupNames;
+pub use mappings::{Mappings, Placement, Region};
+pub use objects::{Object, ObjectId, Objects};
+pub use snapshot::{Snapshot, numeric_entries};
+pub use table::{ProcessId, ProcessInfo, Processes};

@@ -1,0 +1,347 @@
+//! The processes of the host, kept up to date by events in order of time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::mappings::{Mappings, Placement, Region};
+use super::objects::{Access, Objects};
+use super::snapshot::Snapshot;
+use crate::ingest::{EventKind, MapEvent, ProcessEvent, RawSample};
+use crate::profile::clean;
+
+/// How long a process is kept after its main thread ended: samples of its other threads may still come, and a reader of its files is
+/// worth having as long as they are cheap.
+const LINGER_NS: u64 = 2_000_000_000;
+
+/// Index of a [`ProcessInfo`]. One process gets a new one with each exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub u32);
+
+/// What is remembered of a process that was sampled, for as long as the recording lasts.
+#[derive(Debug)]
+pub struct ProcessInfo {
+    /// Process ID.
+    pub pid: u32,
+    /// Name of the process, cleaned: the comm of its main thread, the last one it had.
+    pub name: Arc<str>,
+    /// Its root directory, held open, for perf maps and debug files.
+    pub root: Option<Arc<OwnedFd>>,
+    /// The user that it runs as; none when it was gone before it could be asked.
+    pub uid: Option<u32>,
+    /// Process ID inside its own PID namespace, by which run-time compilers name their perf map.
+    pub inner_pid: u32,
+}
+
+#[derive(Debug)]
+struct Process {
+    comm: Vec<u8>,
+    mappings: Arc<Mappings>,
+    root: Option<Arc<OwnedFd>>,
+    /// Set by the first sample.
+    info: Option<ProcessId>,
+    /// Since when the mappings are known by event; zero for a snapshot.
+    started_ns: u64,
+    exited_ns: Option<u64>,
+}
+
+/// All processes that live, and what is remembered of those that were sampled.
+#[derive(Debug)]
+pub struct Processes {
+    live: HashMap<u32, Process>,
+    infos: Vec<ProcessInfo>,
+    /// Files that hold code.
+    pub objects: Objects,
+    /// What to add to `CLOCK_MONOTONIC` to get Unix time, nanoseconds.
+    unix_offset_ns: u64,
+    lost_events: u64,
+    last_purge_ns: u64,
+}
+
+impl Processes {
+    /// An empty table.
+    pub fn new(unix_offset_ns: u64) -> Self {
+        Self {
+            live: HashMap::new(),
+            infos: Vec::new(),
+            objects: Objects::default(),
+            unix_offset_ns,
+            lost_events: 0,
+            last_purge_ns: 0,
+        }
+    }
+
+    /// Side-band records that the kernel dropped.
+    pub fn lost_events(&self) -> u64 {
+        self.lost_events
+    }
+
+    /// What is remembered of a sampled process.
+    pub fn info(&self, id: ProcessId) -> &ProcessInfo {
+        &self.infos[id.0 as usize]
+    }
+
+    /// All sampled processes.
+    pub fn infos(&self) -> &[ProcessInfo] {
+        &self.infos
+    }
+
+    /// Enters a process that was there before the recording, or that events did not tell of.
+    pub fn enter(&mut self, snapshot: &Snapshot) {
+        let mut mappings = Mappings::default();
+        for map in &snapshot.mappings {
+            let placement = placement(&mut self.objects, map.inode, &map.path, map.file_offset);
+            mappings.insert(Region { start: map.start, end: map.end, placement });
+        }
+        let process = Process {
+            comm: snapshot.comm.clone(),
+            mappings: Arc::new(mappings),
+            root: None,
+            info: None,
+            started_ns: 0,
+            exited_ns: None,
+        };
+        self.live.insert(snapshot.pid, process);
+    }
+
+    /// Takes in one event. Events come in order of time.
+    pub fn apply(&mut self, event: &ProcessEvent) {
+        match &event.kind {
+            EventKind::Lost { records } => self.lost_events += records,
+            EventKind::Fork { parent } => self.fork(event, *parent),
+            EventKind::Exec { comm } => self.exec(event, comm),
+            EventKind::Rename { comm } => self.rename(event.pid, comm),
+            EventKind::Map(map) => self.map(event, map),
+            EventKind::Exit => {
+                if let Some(process) = self.live.get_mut(&event.pid) {
+                    process.exited_ns = Some(event.time_ns);
+                }
+            }
+        }
+        if event.time_ns > self.last_purge_ns + LINGER_NS {
+            self.purge(event.time_ns);
+        }
+    }
+
+    fn fork(&mut self, event: &ProcessEvent, parent: u32) {
+        let (comm, mappings, root) = match self.live.get_mut(&parent) {
+            Some(process) => {
+                // Held from here on: the child may be gone before anybody looks at it, its parent rarely is.
+                process.root = process.root.take().or_else(|| open_root(parent));
+                (process.comm.clone(), Arc::clone(&process.mappings), process.root.clone())
+            }
+            None => (Vec::new(), Arc::default(), None),
+        };
+        let process =
+            Process { comm, mappings, root, info: None, started_ns: event.time_ns, exited_ns: None };
+        self.live.insert(event.pid, process);
+    }
+
+    fn exec(&mut self, event: &ProcessEvent, comm: &[u8]) {
+        let root = self.live.get(&event.pid).and_then(|process| process.root.clone());
+        let process = Process {
+            comm: comm.to_vec(),
+            mappings: Arc::default(),
+            root,
+            info: None,
+            started_ns: event.time_ns,
+            exited_ns: None,
+        };
+        self.live.insert(event.pid, process);
+    }
+
+    fn rename(&mut self, pid: u32, comm: &[u8]) {
+        let Some(process) = self.live.get_mut(&pid) else { return };
+        process.comm = comm.to_vec();
+        if let Some(id) = process.info {
+            self.infos[id.0 as usize].name = Arc::from(clean(comm));
+        }
+    }
+
+    fn map(&mut self, event: &ProcessEvent, map: &MapEvent) {
+        let placement = placement(&mut self.objects, map.inode, &map.path, map.file_offset);
+        if let Some(process) = self.live.get_mut(&event.pid) {
+            let region = Region { start: map.start, end: map.end, placement };
+            Arc::make_mut(&mut process.mappings).insert(region);
+        }
+    }
+
+    /// The identity of the process that a sample belongs to, made on its first sample.
+    pub fn identify(&mut self, sample: &RawSample) -> ProcessId {
+        if !self.live.contains_key(&sample.pid) {
+            self.enter_unknown(sample);
+        }
+        let Some(process) = self.live.get_mut(&sample.pid) else {
+            unreachable!("entered just above");
+        };
+        if let Some(id) = process.info {
+            return id;
+        }
+        let id = ProcessId(self.infos.len() as u32);
+        process.info = Some(id);
+        if sample.pid != 0 {
+            process.root = process.root.take().or_else(|| open_root(sample.pid));
+        }
+        let (uid, inner_pid) =
+            owner(sample.pid).map_or((None, sample.pid), |(uid, inner)| (Some(uid), inner));
+        let comm = if process.comm.is_empty() { sample.comm() } else { &process.comm };
+        self.infos.push(ProcessInfo {
+            pid: sample.pid,
+            name: Arc::from(clean(comm)),
+            root: process.root.clone(),
+            uid,
+            inner_pid,
+        });
+        id
+    }
+
+    fn enter_unknown(&mut self, sample: &RawSample) {
+        let nothing = || Snapshot { pid: sample.pid, comm: sample.comm().to_vec(), mappings: Vec::new() };
+        let snapshot = if sample.pid == 0 { None } else { Snapshot::read(sample.pid) };
+        self.enter(&snapshot.unwrap_or_else(nothing));
+    }
+
+    /// Where an address of a process lies, and that region's start. An object is opened the first time an address falls into it.
+    pub fn place(&mut self, pid: u32, abs_addr: u64) -> Option<Region> {
+        let process = self.live.get(&pid)?;
+        let region = *process.mappings.find(abs_addr)?;
+        if let Placement::Object { object, .. } = region.placement {
+            let mapped_unix_ns = match process.started_ns {
+                0 => 0,
+                started_ns => started_ns + self.unix_offset_ns,
+            };
+            let access = Access {
+                pid,
+                range: (region.start, region.end),
+                root: process.root.as_ref(),
+                mapped_unix_ns,
+            };
+            self.objects.hold(object, &access);
+        }
+        Some(region)
+    }
+
+    /// Forgets processes that ended a while ago.
+    fn purge(&mut self, now_ns: u64) {
+        self.last_purge_ns = now_ns;
+        self.live.retain(|pid, process| match process.exited_ns {
+            // The main thread may be gone while others run on; then the process is still in /proc.
+            Some(exited_ns) if exited_ns + LINGER_NS < now_ns => {
+                std::fs::exists(format!("/proc/{pid}")).unwrap_or(false)
+            }
+            _ => true,
+        });
+    }
+}
+
+fn placement(objects: &mut Objects, inode: u64, path: &[u8], file_offset: u64) -> Placement {
+    if path == b"[vdso]" {
+        Placement::Vdso
+    } else if inode == 0 || !path.starts_with(b"/") {
+        Placement::Anonymous
+    } else {
+        Placement::Object { object: objects.intern(inode, path), file_offset }
+    }
+}
+
+fn open_root(pid: u32) -> Option<Arc<OwnedFd>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    let root =
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(format!("/proc/{pid}/root"));
+    root.ok().map(|file| Arc::new(OwnedFd::from(file)))
+}
+
+/// The effective user of a process, and its number in its innermost PID namespace.
+fn owner(pid: u32) -> Option<(u32, u32)> {
+    if pid == 0 {
+        return None;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let uid = field("Uid:")?.split_whitespace().nth(1)?.parse().ok()?;
+    let inner =
+        field("NSpid:").and_then(|numbers| numbers.split_whitespace().last()?.parse().ok()).unwrap_or(pid);
+    Some((uid, inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiler_common::stop::StopReason;
+
+    fn event(time_ns: u64, pid: u32, kind: EventKind) -> ProcessEvent {
+        ProcessEvent { time_ns, pid, kind }
+    }
+
+    fn map(start: u64, path: &str) -> EventKind {
+        EventKind::Map(MapEvent { start, end: start + 0x1000, file_offset: 0, inode: 5, path: path.into() })
+    }
+
+    fn sample(pid: u32) -> RawSample {
+        RawSample {
+            time_ns: 0,
+            weight: 1,
+            cgroup_id: 0,
+            cpu: 0,
+            pid,
+            tid: pid,
+            comm: *b"thread\0\0\0\0\0\0\0\0\0\0",
+            user: Vec::new(),
+            kernel: Vec::new(),
+            stop: StopReason::Complete,
+            in_user_mode: true,
+        }
+    }
+
+    /// Process numbers above the kernel's limit, so that `/proc` never knows them.
+    const PARENT: u32 = 1 << 30;
+    const CHILD: u32 = PARENT + 1;
+
+    #[test]
+    fn a_child_has_its_parents_mappings_until_it_execs() {
+        let mut processes = Processes::new(0);
+        processes.enter(&Snapshot { pid: PARENT, comm: b"make".to_vec(), mappings: Vec::new() });
+        processes.apply(&event(1, PARENT, map(0x1000, "/bin/make")));
+        processes.apply(&event(2, CHILD, EventKind::Fork { parent: PARENT }));
+        assert!(processes.place(CHILD, 0x1800).is_some());
+        let before = processes.identify(&sample(CHILD));
+        processes.apply(&event(3, CHILD, EventKind::Exec { comm: b"cc1".to_vec() }));
+        assert_eq!(processes.place(CHILD, 0x1800), None);
+        processes.apply(&event(4, CHILD, map(0x7000, "/usr/lib/cc1")));
+        assert!(processes.place(CHILD, 0x7000).is_some());
+        let after = processes.identify(&sample(CHILD));
+        assert_ne!(before, after);
+        assert_eq!((&*processes.info(before).name, &*processes.info(after).name), ("make", "cc1"));
+        assert!(processes.place(PARENT, 0x1800).is_some());
+    }
+
+    #[test]
+    fn a_number_that_is_given_out_again_is_somebody_else() {
+        let mut processes = Processes::new(0);
+        processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
+        let first = processes.identify(&sample(CHILD));
+        processes.apply(&event(2, CHILD, EventKind::Exit));
+        processes.apply(&event(3, CHILD, EventKind::Fork { parent: PARENT }));
+        assert_ne!(first, processes.identify(&sample(CHILD)));
+    }
+
+    #[test]
+    fn processes_that_ended_are_forgotten() {
+        let mut processes = Processes::new(0);
+        processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
+        processes.apply(&event(2, CHILD, EventKind::Exit));
+        processes.apply(&event(3 + 2 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
+        assert!(!processes.live.contains_key(&CHILD));
+    }
+
+    #[test]
+    fn a_rename_reaches_the_name_that_is_shown() {
+        let mut processes = Processes::new(0);
+        processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
+        let id = processes.identify(&sample(CHILD));
+        processes.apply(&event(2, CHILD, EventKind::Rename { comm: b"new\x1bname".to_vec() }));
+        assert_eq!(&*processes.info(id).name, "new\\x1bname");
+    }
+}

@@ -1,0 +1,309 @@
+//! One recording, wired together: programs, side band, processes, aggregate. No domain logic, no output, no clock of
+//! its own: the caller calls [`Session::tick`] a few times a second until it has enough.
+
+mod setup;
+
+use std::time::Instant;
+
+use profiler_common::stats::Stat;
+use thiserror::Error;
+
+use crate::aggregate::{Aggregate, StackScope};
+use crate::bpf::{Clock, Idle, LoadError, Programs, map_memory_bytes};
+use crate::ingest::{ProcessEvent, RawSample, SideBand, decode_sample};
+use crate::process::Processes;
+use crate::profile::{Counter, Overhead, ValueType};
+use crate::profile_type::{OnCpu, OnCpuError};
+
+/// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
+const MAX_RECORDS_PER_TICK: usize = 100_000;
+
+/// Whom a recording covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything that runs.
+    Host,
+    /// These processes, with all their threads.
+    Processes(Vec<u32>),
+    /// These threads.
+    Threads(Vec<u32>),
+    /// Everything below a control group (v2).
+    Cgroup {
+        /// Its ID (inode number).
+        id: u64,
+        /// Its depth below the root of the hierarchy.
+        level: u32,
+    },
+    /// The command that the caller starts with [`Session::follow_children`].
+    Command,
+}
+
+/// What to record.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Whom.
+    pub scope: Scope,
+    /// Whether children of target processes are targets: those that exist and those to come.
+    pub follow_forks: bool,
+    /// On which CPUs; none for all that are online.
+    pub cpus: Option<Vec<u32>>,
+    /// What makes a CPU take samples.
+    pub clock: Clock,
+    /// Samples per second and CPU.
+    pub frequency_hz: u64,
+    /// Whether idle CPUs are sampled.
+    pub idle: Idle,
+    /// Which parts of a stack to keep.
+    pub stacks: StackScope,
+}
+
+/// Why a recording could not start.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The programs could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The sampler could not start.
+    #[error(transparent)]
+    Sampler(#[from] OnCpuError),
+    /// The side band could not be opened.
+    #[error("cannot open the perf events that report processes and mappings")]
+    SideBand(#[source] std::io::Error),
+    /// The list of CPUs could not be read.
+    #[error("cannot read the list of online CPUs")]
+    Cpus(#[source] std::io::Error),
+    /// A feature that was asked for needs something that this kernel lacks.
+    #[error("{feature} needs {needs}, which this kernel does not have")]
+    Unsupported {
+        /// What was asked for.
+        feature: &'static str,
+        /// What is missing.
+        needs: String,
+    },
+    /// A command whose children are to be followed could not be started.
+    #[error("cannot start `{command}`")]
+    Command {
+        /// The command.
+        command: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running recording.
+pub struct Session {
+    programs: Programs,
+    side_band: SideBand,
+    sampler: OnCpu,
+    processes: Processes,
+    aggregate: Aggregate,
+    scope: Scope,
+    notes: Vec<String>,
+    /// Forks are followed by the side band because the kernel has no BTF.
+    follow_in_user_space: bool,
+    undecodable: u64,
+    started: Instant,
+    start_unix_ns: u64,
+    cpu_at_start_ns: u64,
+    cpus: u32,
+}
+
+/// What a recording ended with, ready for symbolization.
+pub struct Recorded {
+    /// Added-up stacks.
+    pub aggregate: Aggregate,
+    /// Processes and files behind them.
+    pub processes: Processes,
+    /// What the values mean.
+    pub value_types: Vec<ValueType>,
+    /// Clock in use.
+    pub clock: Clock,
+    /// Distance of two samples in the unit of the last value type; zero when the kernel varies it.
+    pub period: u64,
+    /// Losses by cause.
+    pub lost: Vec<Counter>,
+    /// Fallbacks and restrictions.
+    pub notes: Vec<String>,
+    /// When it began, Unix nanoseconds.
+    pub start_unix_ns: u64,
+    /// How long it took, nanoseconds.
+    pub duration_ns: u64,
+    /// What it cost so far.
+    pub overhead: Overhead,
+}
+
+impl Session {
+    /// Takes in everything that has come since the last tick: side band and samples, in one order of time.
+    pub fn tick(&mut self) {
+        let mut samples = Vec::new();
+        let undecodable = &mut self.undecodable;
+        self.programs.drain(MAX_RECORDS_PER_TICK, |record| match decode_sample(record) {
+            Ok(sample) => samples.push(sample),
+            Err(_) => *undecodable += 1,
+        });
+        samples.sort_by_key(|sample: &RawSample| sample.time_ns);
+        // Read after the samples: whatever happened before the last of them is in here.
+        let events = self.side_band.drain();
+        if self.follow_in_user_space {
+            self.follow(&events);
+        }
+        let mut events = events.into_iter().peekable();
+        for sample in samples {
+            while let Some(event) = events.next_if(|event| event.time_ns <= sample.time_ns) {
+                self.processes.apply(&event);
+            }
+            self.aggregate.add(&sample, &mut self.processes);
+        }
+        for event in events {
+            self.processes.apply(&event);
+        }
+    }
+
+    /// The stand-in for the kernel's own following of forks: a child becomes a target when its fork is read, one tick late.
+    fn follow(&mut self, events: &[ProcessEvent]) {
+        use crate::ingest::EventKind;
+        for event in events {
+            match event.kind {
+                EventKind::Fork { parent } if self.programs.targets().contains(&parent) => {
+                    if self.programs.add_target(event.pid, profiler_common::config::TARGET_SAMPLED).is_err() {
+                        self.undecodable += 1;
+                    }
+                }
+                EventKind::Exit => self.programs.remove_target(event.pid),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs `start` with its children in scope from their first instruction on, for [`Scope::Command`].
+    ///
+    /// # Errors
+    ///
+    /// The process could not be put into the table of targets.
+    pub fn follow_children<T>(&mut self, start: impl FnOnce() -> T) -> Result<T, SessionError> {
+        let own = std::process::id();
+        self.programs.add_target(own, profiler_common::config::TARGET_PARENT_ONLY)?;
+        let result = start();
+        self.programs.remove_target(own);
+        Ok(result)
+    }
+
+    /// Adds a process to the targets.
+    ///
+    /// # Errors
+    ///
+    /// The table of targets is full.
+    pub fn add_target(&mut self, pid: u32) -> Result<(), SessionError> {
+        Ok(self.programs.add_target(pid, profiler_common::config::TARGET_SAMPLED)?)
+    }
+
+    /// Samples so far.
+    pub fn samples(&self) -> u64 {
+        self.aggregate.samples()
+    }
+
+    /// The name of the process with the most samples so far, and its share.
+    pub fn busiest(&self) -> Option<(String, f64)> {
+        let mut by_name: std::collections::HashMap<&str, u64> = std::collections::HashMap::new();
+        for (key, tally) in self.aggregate.tallies() {
+            *by_name.entry(&self.processes.info(key.process).name).or_default() += tally.samples;
+        }
+        let (name, samples) =
+            by_name.into_iter().max_by_key(|(name, samples)| (*samples, std::cmp::Reverse(*name)))?;
+        Some((name.to_owned(), samples as f64 / self.samples().max(1) as f64))
+    }
+
+    /// Losses so far, by cause.
+    pub fn lost(&self) -> Vec<Counter> {
+        let mut lost = Vec::new();
+        let mut push = |id: &str, what: &str, count: u64| {
+            if count > 0 {
+                lost.push(Counter { id: id.to_owned(), what: what.to_owned(), count });
+            }
+        };
+        for (stat, count) in self.programs.stats() {
+            if stat.is_loss() {
+                push(stat.id(), stat.describe(), count);
+            }
+        }
+        push("undecodable", "records that could not be decoded", self.undecodable);
+        push("side_band_full", "process events lost, ring full", self.processes.lost_events());
+        push("stack_table_full", "stacks not kept apart, table full", self.aggregate.overflowed());
+        lost
+    }
+
+    /// Whether a target that was named when the recording started still runs. Always true for scopes without an end.
+    pub fn has_living_target(&self) -> bool {
+        let alive = |pid: &u32| setup::is_alive(*pid);
+        match &self.scope {
+            Scope::Processes(pids) if !self.follows_forks() => pids.iter().any(alive),
+            Scope::Processes(_) => self.programs.targets().iter().any(alive),
+            Scope::Threads(tids) => tids.iter().any(alive),
+            Scope::Host | Scope::Cgroup { .. } | Scope::Command => true,
+        }
+    }
+
+    fn follows_forks(&self) -> bool {
+        matches!(self.scope, Scope::Processes(_) | Scope::Command)
+    }
+
+    /// When sampling began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// What the recording has cost so far.
+    pub fn overhead(&self) -> Overhead {
+        Overhead {
+            agent_cpu_ns: own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
+            bpf_ns: self.programs.run_time_ns(),
+            wall_ns: self.started.elapsed().as_nanos() as u64,
+            cpus: self.cpus,
+            rss_peak_bytes: rss_peak_bytes(),
+            bpf_map_bytes: map_memory_bytes(),
+        }
+    }
+
+    /// Stops sampling and takes in what is still in flight.
+    pub fn stop(mut self) -> Recorded {
+        self.sampler.stop();
+        let duration_ns = self.started.elapsed().as_nanos() as u64;
+        self.tick();
+        let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
+        let lost = self.lost();
+        let outside = self.programs.stats().into_iter().find(|(stat, _)| *stat == Stat::OutsideNamespace);
+        if let Some((_, count @ 1..)) = outside {
+            self.notes.push(format!(
+                "{count} samples are of tasks outside this PID namespace and have no process ID here"
+            ));
+        }
+        Recorded {
+            value_types: self.sampler.value_types(),
+            clock: self.sampler.clock(),
+            period: self.sampler.period(),
+            aggregate: self.aggregate,
+            processes: self.processes,
+            lost,
+            notes: self.notes,
+            start_unix_ns: self.start_unix_ns,
+            duration_ns,
+            overhead,
+        }
+    }
+}
+
+/// CPU time of this process, all threads, nanoseconds.
+fn own_cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    if result == 0 { time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 } else { 0 }
+}
+
+/// Largest resident set of this process so far, bytes (`VmHWM`).
+fn rss_peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
