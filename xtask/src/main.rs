@@ -1,2 +1,79 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: sets machines up, builds, runs and tests perf-agent.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for people")]
+
+mod apt;
+mod build;
+mod setup;
+mod steps;
+mod test;
+mod vm;
+mod workloads;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  setup          find or install what building needs, and say what was done
+  setup --test   also what the tests need: emulators, kernels, cross compilers, programs to profile
+  build          release build
+  run -- ARGS    set up if needed, build, and run perf-agent as root (through sudo when you are not)
+  test           all tests: unit, property, end-to-end on this kernel, then the virtual machines
+  test --host    the same without the virtual machines
+  vm [NAME]      the end-to-end tests on other kernels: x86_64-6.1, x86_64-6.12, aarch64-6.1
+  lint           formatter and clippy, warnings denied
+";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[OsString]) -> Result<ExitCode> {
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("\u{fffd}")).collect();
+    match words.as_slice() {
+        [] | ["help" | "-h" | "--help"] => print!("{HELP}"),
+        ["setup"] => {
+            setup::build_tools()?;
+        }
+        ["setup", "--test"] => {
+            setup::build_tools()?;
+            setup::test_tools()?;
+        }
+        ["build"] => {
+            build::release()?;
+        }
+        ["run", rest @ ..] => {
+            let skip = usize::from(rest.first() == Some(&"--"));
+            return build::run(&args[1 + skip..]);
+        }
+        ["test"] => return test::all(test::Machines::HostAndVirtual),
+        ["test", "--host"] => return test::all(test::Machines::Host),
+        ["vm"] => return vm::run(None),
+        ["vm", name] => return vm::run(Some(name)),
+        ["lint"] => return test::lint(),
+        [unknown, ..] => {
+            eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command to its end and fails when it fails.
+fn must(command: &mut std::process::Command) -> Result<()> {
+    let status = command.status().map_err(|error| anyhow::anyhow!("cannot run {}: {error}", command.get_program().display()))?;
+    if !status.success() {
+        bail!("`{}` failed ({status})", steps::words(command));
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! All tests, in the order in which failing is cheap.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use xtask::bpf::workspace;
+use xtask::toolchain::Toolchain;
+
+use crate::build::{cargo, target_folder};
+use crate::steps::Steps;
+use crate::workloads::{Linking, compile};
+use crate::{apt, build, must, setup, vm};
+
+/// Where the end-to-end tests run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Machines {
+    /// On this kernel.
+    Host,
+    /// On this kernel and on those of the matrix.
+    HostAndVirtual,
+}
+
+/// Runs everything and prints a summary; fails if any step failed.
+pub(crate) fn all(machines: Machines) -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    steps.run("set-up", || {
+        setup::build_tools()?;
+        setup::test_tools()
+    });
+    steps.run("unit, property and documentation tests", || must(cargo().args(["test", "--workspace", "--exclude", "tests"])));
+    steps.run("end-to-end tests on this kernel", end_to_end);
+    if machines == Machines::HostAndVirtual {
+        for machine in vm::MACHINES {
+            steps.run(&format!("virtual machine {}", machine.name), || vm::boot(machine));
+        }
+    }
+    Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn end_to_end() -> Result<()> {
+    let agent = build::release()?;
+    let workloads = compile("gcc", "host", Linking::Dynamic)?;
+    let suite = suite_binary(&[])?;
+    let mut run = if apt::is_root() {
+        Command::new(&suite)
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-E", "--"]).arg(&suite);
+        sudo
+    };
+    // One at a time: the tests measure shares of CPU time, and two cores are all there may be.
+    run.arg("--test-threads=1").env("PERF_AGENT_BIN", agent).env("PERF_AGENT_WORKLOADS", workloads);
+    must(run.current_dir(workspace().join("tests")))
+}
+
+/// Builds the end-to-end tests without running them and finds the binary.
+pub(crate) fn suite_binary(extra: &[&str]) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--package", "tests", "--test", "suite", "--message-format=json"]).args(extra);
+    executable(&mut command)
+}
+
+/// Runs a build that reports in JSON and finds the test executable in what it says.
+pub(crate) fn executable(command: &mut Command) -> Result<PathBuf> {
+    let output = command.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the end-to-end tests do not build");
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
+    paths.last().map(PathBuf::from).context("cargo named no test executable")
+}
+
+/// Formatter and clippy over both worlds, warnings denied.
+pub(crate) fn lint() -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    let mut toolchain = None;
+    steps.run("set-up", || {
+        toolchain = Some(setup::build_tools()?);
+        Ok(())
+    });
+    steps.run("formatter", || must(cargo().args(["fmt", "--all", "--check"])));
+    steps.run("formatter, BPF programs", || must(cargo().args(["fmt", "--check"]).current_dir(workspace().join("profiler-ebpf"))));
+    steps.run("clippy", || must(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])));
+    steps.run("warnings of the BPF programs", || bpf_warnings(toolchain.as_ref()));
+    Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Clippy cannot compile for BPF with a distribution's compiler, so the compiler's own warnings are what is denied there.
+fn bpf_warnings(toolchain: Option<&Toolchain>) -> Result<()> {
+    let toolchain = toolchain.context("no toolchain")?;
+    let mut check = toolchain.compiler.cargo();
+    check
+        .current_dir(workspace().join("profiler-ebpf"))
+        .args(["--release", "--locked", "--target", xtask::toolchain::BPF_TARGET])
+        .env("CARGO_TARGET_DIR", target_folder().join("bpf-lint"))
+        .env("RUSTFLAGS", format!("-D warnings -C linker={} -C link-arg=--btf", toolchain.linker.display()));
+    must(&mut check)
+}

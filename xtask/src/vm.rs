@@ -1,0 +1,252 @@
+//! The end-to-end tests on other kernels: a static test binary, boots as a whole machine in an emulator, prints one outcome line.
+//!
+//! The initramfs holds busybox, the agent, the tests and the programs they profile, all static, so a machine is one kernel and one
+//! file. Software emulation: nested virtualization hangs on some hosts, and other architectures have none.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use xtask::bpf::{Logging, workspace};
+use xtask::toolchain::{cache_root, clean_command};
+
+use crate::build::{cargo, target_folder};
+use crate::steps::Steps;
+use crate::test::executable;
+use crate::workloads::{Linking, compile};
+use crate::{apt, must, setup};
+
+/// A machine that has not spoken its outcome by then is stuck. Emulation on a busy host takes about a minute.
+const LONGEST_RUN: Duration = Duration::from_secs(600);
+
+/// What a dying kernel prints.
+const FATAL: [&str; 5] = ["Kernel panic", "BUG: ", "soft lockup", "rcu_sched self-detected stall", "Oops:"];
+
+/// The line in which the machine says how it went, followed by `pass` or `fail`.
+const OUTCOME: &str = "VM-OUTCOME: ";
+
+/// An architecture that the agent runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+/// A kernel that we claim to run on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine {
+    /// Name for people.
+    pub(crate) name: &'static str,
+    arch: Arch,
+    /// Beginning and end of the name of Debian's package for it.
+    package: (&'static str, &'static str),
+    /// A Debian suite to add, where the kernel is not in the host's own.
+    suite: Option<&'static str>,
+}
+
+/// The matrix.
+pub(crate) const MACHINES: [Machine; 3] = [
+    Machine { name: "x86_64-6.1", arch: Arch::X86_64, package: ("linux-image-6.1.", "-cloud-amd64-unsigned"), suite: None },
+    Machine { name: "x86_64-6.12", arch: Arch::X86_64, package: ("linux-image-6.12.", "-cloud-amd64-unsigned"), suite: Some("bookworm-backports") },
+    Machine { name: "aarch64-6.1", arch: Arch::Aarch64, package: ("linux-image-6.1.", "-cloud-arm64"), suite: None },
+];
+
+/// Boots all machines, or the one named.
+pub(crate) fn run(name: Option<&str>) -> Result<ExitCode> {
+    setup::build_tools()?;
+    setup::test_tools()?;
+    let known = MACHINES.map(|machine| machine.name).join(", ");
+    if name.is_some_and(|name| MACHINES.iter().all(|machine| machine.name != name)) {
+        bail!("there is no machine `{}`; there are: {known}", name.unwrap_or_default());
+    }
+    let mut steps = Steps::default();
+    for machine in MACHINES.into_iter().filter(|machine| name.is_none_or(|name| machine.name == name)) {
+        steps.run(&format!("virtual machine {}", machine.name), || boot(machine));
+    }
+    Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds for one machine, boots it and waits for its outcome.
+pub(crate) fn boot(machine: Machine) -> Result<()> {
+    let kernel = kernel(&machine)?;
+    let initramfs = initramfs(&machine)?;
+    let log_path = target_folder().join("vm").join(format!("{}.log", machine.name));
+    let mut emulator = machine.arch.emulator();
+    emulator.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = emulator.spawn().with_context(|| format!("cannot run {}", crate::steps::words(&emulator)))?;
+    let outcome = watch(&mut child, &log_path);
+    // Whatever it said, it is not needed any more; it may have powered off by itself.
+    let _gone = child.kill();
+    let _reaped = child.wait();
+    outcome.with_context(|| format!("the console's output is in {}", log_path.display()))
+}
+
+fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
+    let mut log = fs::File::create(log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let console = child.stdout.take().context("no console")?;
+    let lines = lines_of(console);
+    let started = Instant::now();
+    loop {
+        let left = LONGEST_RUN.checked_sub(started.elapsed()).context("no outcome in time")?;
+        let line = match lines.recv_timeout(left) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => bail!("no outcome within {} s", LONGEST_RUN.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("the machine went off without an outcome"),
+        };
+        writeln!(log, "{line}")?;
+        let text = line.trim_end();
+        if text.starts_with("test ") || text.starts_with("----") || text.contains("panicked") || text.starts_with("  ") {
+            println!("  | {text}");
+        }
+        if let Some(outcome) = text.strip_prefix(OUTCOME) {
+            return if outcome == "pass" { Ok(()) } else { bail!("tests failed in the machine") };
+        }
+        if FATAL.iter().any(|marker| text.contains(marker)) {
+            bail!("the machine's kernel died: {text}");
+        }
+    }
+}
+
+fn lines_of(console: std::process::ChildStdout) -> Receiver<String> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            if send.send(String::from_utf8_lossy(&line).into_owned().trim_end().to_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    receive
+}
+
+/// Downloads and unpacks the kernel, once; it is never installed.
+fn kernel(machine: &Machine) -> Result<PathBuf> {
+    let folder = cache_root()?.join("kernels").join(machine.name);
+    if !folder.join(".unpacked").exists() {
+        if let Some(suite) = machine.suite {
+            apt::add_suite(suite)?;
+        }
+        let (start, end) = machine.package;
+        let package = apt::newest(|name| name.starts_with(start) && name.ends_with(end))?;
+        let package = if machine.arch == Arch::Aarch64 { format!("{package}:arm64") } else { package };
+        apt::unpack(&package, &folder)?;
+    }
+    let entries = fs::read_dir(folder.join("boot")).context("the kernel package has no /boot")?.flatten();
+    let mut images = entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
+    images.next().context("the kernel package has no image")
+}
+
+fn initramfs(machine: &Machine) -> Result<PathBuf> {
+    let arch = machine.arch;
+    let root = target_folder().join("vm").join(format!("root-{}", arch.name()));
+    for folder in ["bin", "proc", "sys", "dev", "tmp", "run", "workloads"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::copy(arch.busybox()?, root.join("bin/busybox"))?;
+    let (agent, suite) = arch.build()?;
+    fs::copy(agent, root.join("bin/perf-agent"))?;
+    fs::copy(suite, root.join("bin/suite"))?;
+    for program in fs::read_dir(compile(arch.compiler(), arch.name(), Linking::Static)?)?.flatten() {
+        fs::copy(program.path(), root.join("workloads").join(program.file_name()))?;
+    }
+    write_init(&root.join("init"))?;
+    let image = target_folder().join("vm").join(format!("{}.cpio", arch.name()));
+    let pack = format!("cd '{}' && find . | cpio --quiet -o -H newc > '{}'", root.display(), image.display());
+    must(Command::new("sh").args(["-c", &pack]))?;
+    Ok(image)
+}
+
+/// The first process: file systems in the places where a small system has them (tracefs at its own place, no debugfs), the tests, off.
+fn write_init(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let script = format!(
+        "#!/bin/busybox sh\n\
+         /bin/busybox --install -s /bin\n\
+         export PATH=/bin HOME=/ PERF_AGENT_BIN=/bin/perf-agent PERF_AGENT_WORKLOADS=/workloads\n\
+         mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp\n\
+         mount -t tracefs tracefs /sys/kernel/tracing\n\
+         uname -rm\n\
+         if /bin/suite --test-threads=1 vm_; then echo '{OUTCOME}pass'; else echo '{OUTCOME}fail'; fi\n\
+         sync; poweroff -f\n"
+    );
+    fs::write(path, script)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+impl Arch {
+    fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    fn triple(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    fn compiler(self) -> &'static str {
+        match self {
+            Self::X86_64 => "gcc",
+            Self::Aarch64 => "aarch64-linux-gnu-gcc",
+        }
+    }
+
+    fn emulator(self) -> Command {
+        let (program, machine): (_, &[&str]) = match self {
+            Self::X86_64 => ("qemu-system-x86_64", &["-append", "console=ttyS0 quiet panic=1"]),
+            Self::Aarch64 => ("qemu-system-aarch64", &["-M", "virt", "-append", "console=ttyAMA0 quiet panic=1"]),
+        };
+        let mut command = Command::new(program);
+        command.args(["-cpu", "max", "-accel", "tcg", "-smp", "2", "-m", "1024", "-nic", "none", "-nographic", "-no-reboot"]).args(machine);
+        command
+    }
+
+    fn busybox(self) -> Result<PathBuf> {
+        match self {
+            Self::X86_64 => Ok(PathBuf::from("/bin/busybox")),
+            Self::Aarch64 => {
+                let folder = cache_root()?.join("busybox-aarch64");
+                apt::unpack("busybox-static:arm64", &folder)?;
+                Ok(folder.join("bin/busybox"))
+            }
+        }
+    }
+
+    /// The agent and the tests, static. The arm64 build takes the distribution's compiler, which has that target's library.
+    fn build(self) -> Result<(PathBuf, PathBuf)> {
+        // Built first, by the host's own way: the build script finds it up to date whichever compiler calls it.
+        xtask::bpf::build(Logging::Off)?;
+        let folder = target_folder().join("static");
+        let command = || {
+            let mut command = match self {
+                Self::X86_64 => cargo(),
+                Self::Aarch64 => {
+                    let mut command = clean_command("/usr/bin/cargo");
+                    command
+                        .current_dir(workspace())
+                        .env("RUSTC", "/usr/bin/rustc")
+                        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+                    command
+                }
+            };
+            command.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+            command
+        };
+        must(command().args(["build", "--release", "--package", "profiler-user", "--target", self.triple()]))?;
+        let mut tests = command();
+        tests.args(["test", "--no-run", "--release", "--package", "tests", "--test", "suite", "--message-format=json", "--target", self.triple()]);
+        let suite = executable(&mut tests)?;
+        Ok((folder.join(self.triple()).join("release/perf-agent"), suite))
+    }
+}
