@@ -79,7 +79,7 @@ fn open_by_id(mount: &File, id: u64) -> Option<OwnedFd> {
 /// # Errors
 ///
 /// What `stat(2)` reports.
-pub(crate) fn id_of(path: &std::path::Path) -> std::io::Result<u64> {
+pub fn cgroup_id(path: &std::path::Path) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     Ok(std::fs::metadata(path)?.ino())
 }

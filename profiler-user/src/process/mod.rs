@@ -10,7 +10,7 @@ mod objects;
 mod snapshot;
 mod table;
 
-pub use cgroup::CgroupNames;
+pub use cgroup::{CgroupNames, cgroup_id};
 pub use mappings::{Mappings, Placement, Region};
 pub use objects::{Object, ObjectId, Objects};
 pub use snapshot::{Snapshot, numeric_entries};
