@@ -3,6 +3,7 @@
 //! Everything here only looks: files under `/proc` and `/sys`, and system calls that leave nothing behind. The
 //! verdicts (what is fine, what must be fixed) belong to `cli::doctor` and to the errors built from these facts.
 
+pub mod binary;
 pub mod btf;
 pub mod features;
 pub mod permission;

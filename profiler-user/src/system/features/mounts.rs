@@ -65,16 +65,12 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     while let Some((first, tail)) = rest.split_first() {
         let octal = (*first == b'\\').then(|| tail.get(..3)).flatten();
         let value = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match value {
-            Some(byte) => {
-                out.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
+        let (byte, tail) = match value {
+            Some(byte) => (byte, tail.get(3..).unwrap_or_default()),
+            None => (*first, tail),
+        };
+        out.push(byte);
+        rest = tail;
     }
     out
 }

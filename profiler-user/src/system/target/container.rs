@@ -118,7 +118,8 @@ fn is_container_id(id: &str) -> bool {
 /// The systemd unit named by one component; the scopes of containers and sessions say nothing to a reader.
 fn unit(part: &str) -> Option<String> {
     let dull = part.starts_with("session-") || part.starts_with("user@") || container(part).is_some();
-    ((part.ends_with(".service") || part.ends_with(".scope")) && !dull).then(|| part.to_owned())
+    let is_unit = matches!(part.rsplit_once('.'), Some((_, "service" | "scope")));
+    (is_unit && !dull).then(|| part.to_owned())
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 mod container;
 mod error;
 mod find;
+mod root;
+mod runtime;
 mod stat;
 
 use std::io;
@@ -15,6 +17,8 @@ use std::path::PathBuf;
 pub use container::{Container, ContainerRuntime, Home};
 pub use error::TargetError;
 pub use find::{TargetSpec, find_by_name, find_by_pattern};
+pub use root::{LastLink, open_in_root};
+pub use runtime::{Libc, PerfMap, Runtime, Software};
 pub use stat::{Stat, State};
 
 use super::{privileges::Privileges, read};
@@ -160,8 +164,8 @@ mod tests {
 
     #[test]
     fn a_thread_is_told_from_its_process() {
-        // SAFETY: gettid has no preconditions.
         let tid = std::thread::spawn(|| {
+            // SAFETY: gettid has no preconditions.
             let tid = unsafe { libc::gettid() } as u32;
             Target::inspect(tid).unwrap_err()
         });
