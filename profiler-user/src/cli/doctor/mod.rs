@@ -13,7 +13,7 @@ mod render;
 mod rights;
 mod target;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -83,12 +83,15 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         checks.extend(target::checks(text, &facts.me));
     }
     let report = Report::new(checks);
-    let text = if args.json {
-        serde_json::to_string_pretty(&report).context("can't write the result as JSON")? + "\n"
+    let stdout = io::stdout();
+    let style = Style::of_stdout(stdout.is_terminal());
+    let mut out = BufWriter::new(stdout.lock());
+    let written = if args.json {
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
     } else {
-        render::text(&report, Style::of_stdout(io::stdout().is_terminal()))
+        render::write(&report, style, &mut out)
     };
-    match io::stdout().write_all(text.as_bytes()) {
+    match written.and_then(|()| out.flush()) {
         // `doctor | head` is no failure of the host.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(error).context("can't write the result");

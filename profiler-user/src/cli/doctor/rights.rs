@@ -38,20 +38,14 @@ fn capability(cap: Capability, me: &Privileges, host: &Features) -> Check {
     }
     let fix =
         format!("sudo, or setcap {}+ep, or docker run --cap-add {}", id, title.trim_start_matches("CAP_"));
-    match cap.need() {
-        Need::Required => {
-            Check::fail(Rights, &id, title, "missing").why(format!("needed to {}", cap.purpose())).fix(fix)
-        }
-        Need::Useful => {
-            Check::warn(Rights, &id, title, "missing").why(format!("needed to {}", cap.purpose())).fix(fix)
-        }
-        Need::Rare if cap == Capability::SysResource && !counts_locked_memory(host) => {
-            Check::ok(Rights, &id, title, "missing").why("not needed on this kernel")
-        }
-        Need::Rare => {
-            Check::warn(Rights, &id, title, "missing").why(format!("needed to {}", cap.purpose())).fix(fix)
-        }
+    if cap == Capability::SysResource && !counts_locked_memory(host) {
+        return Check::ok(Rights, &id, title, "missing").why("not needed on this kernel");
     }
+    let check = match cap.need() {
+        Need::Required => Check::fail(Rights, &id, title, "missing"),
+        Need::Useful | Need::Rare => Check::warn(Rights, &id, title, "missing"),
+    };
+    check.why(format!("needed to {}", cap.purpose())).fix(fix)
 }
 
 fn user_namespace(me: &Privileges) -> Check {

@@ -160,8 +160,8 @@ impl Elf {
 
     /// The build ID is looked for in segments: they are there even when section headers are not.
     pub(super) fn build_id(&self) -> Option<String> {
-        let notes = self.segments.iter().filter(|segment| segment.kind == PT_NOTE);
-        notes.filter_map(|segment| gnu_build_id(&self.small_segment(*segment)?)).next()
+        let mut notes = self.segments.iter().filter(|segment| segment.kind == PT_NOTE);
+        notes.find_map(|segment| gnu_build_id(&self.small_segment(*segment)?))
     }
 
     fn segment(&self, kind: u32) -> Option<Segment> {
@@ -234,7 +234,8 @@ fn gnu_build_id(notes: &[u8]) -> Option<String> {
         if u32_at(rest, 8)? == NT_GNU_BUILD_ID && rest.get(12..12 + 4) == Some(b"GNU\0") && name_size == 4 {
             let id = rest.get(start..start.checked_add(size)?)?;
             let id = id.get(..LONGEST_BUILD_ID).unwrap_or(id);
-            return Some(id.iter().map(|byte| format!("{byte:02x}")).collect());
+            let digit = |value: u8| char::from_digit(u32::from(value), 16);
+            return id.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect();
         }
         rest = rest.get(start.checked_add(padded(size)?)?..)?;
     }
