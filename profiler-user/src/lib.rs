@@ -12,6 +12,7 @@
 
 pub mod aggregate;
 pub mod bpf;
+pub mod cli;
 pub mod ingest;
 mod intern;
 pub mod object;

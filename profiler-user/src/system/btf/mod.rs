@@ -101,6 +101,9 @@ impl KernelTypes {
     ///
     /// None when the kernel has no such struct or member, and for bit-fields, which have no byte address.
     pub fn field(&self, structure: &str, member: &str) -> Option<Field> {
+        if member.is_empty() {
+            return None; // would name any anonymous member
+        }
         let mut budget = MOST_MEMBERS_VISITED;
         self.structs(structure).find_map(|ty| self.find_member(&ty, member, 0, DEEPEST_CHAIN, &mut budget))
     }
@@ -118,7 +121,7 @@ impl KernelTypes {
 
     /// Size of a struct or union in bytes.
     pub fn struct_size(&self, structure: &str) -> Option<u32> {
-        self.structs(structure).next().map(|ty| ty.size_or_type)
+        self.structs(structure).next().map(|ty| ty.size_or_id)
     }
 
     /// Every struct or union of that name: kernels have a few names with several definitions.
@@ -159,7 +162,7 @@ impl KernelTypes {
             if ty.kind != Kind::Alias {
                 return Some(ty);
             }
-            id = ty.size_or_type;
+            id = ty.size_or_id;
         }
         None
     }
@@ -168,7 +171,7 @@ impl KernelTypes {
         let depth = depth.checked_sub(1)?;
         let ty = self.resolve(id)?;
         match ty.kind {
-            Kind::Sized | Kind::Struct | Kind::Union => Some(ty.size_or_type),
+            Kind::Sized | Kind::Struct | Kind::Union => Some(ty.size_or_id),
             Kind::Pointer => Some(POINTER_BYTES),
             Kind::Array => {
                 let (element, count) = self.reader.array(&ty)?;

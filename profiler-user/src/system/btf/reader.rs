@@ -17,13 +17,13 @@ const MEMBER_BYTES: usize = 12;
 /// The kinds that matter for layouts; the rest is skipped by its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Integers, enums, floats: `size_or_type` is the size.
+    /// Integers, enums, floats: `size_or_id` is the size.
     Sized,
     Pointer,
     Array,
     Struct,
     Union,
-    /// Typedefs, qualifiers and type tags: `size_or_type` is the type they stand for.
+    /// Typedefs, qualifiers and type tags: `size_or_id` is the type they stand for.
     Alias,
     Other,
 }
@@ -35,7 +35,7 @@ pub(super) struct Type {
     /// Offset of the name in the string section.
     pub(super) name: u32,
     /// Size in bytes or a type id, depending on the kind.
-    pub(super) size_or_type: u32,
+    pub(super) size_or_id: u32,
     /// Number of members.
     count: usize,
     /// Member offsets share their word with bit-field sizes (`kind_flag`).
@@ -142,7 +142,7 @@ impl Reader {
         Some(Type {
             kind: kind(info),
             name: word_at(&self.data, at)?,
-            size_or_type: word_at(&self.data, at + 8)?,
+            size_or_id: word_at(&self.data, at + 8)?,
             count: (info & 0xffff) as usize,
             has_bit_fields: info >> 31 == 1,
             data: at + TYPE_BYTES,

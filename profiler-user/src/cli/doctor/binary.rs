@@ -1,0 +1,134 @@
+//! Checks of a target's executable: names, unwind tables, frame pointers.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use super::check::{Check, Group::Target as Group};
+pub(super) use crate::system::binary::Binary;
+use crate::system::binary::{ElfError, FramePointers, Machine};
+use crate::system::target::{LastLink, Target, open_in_root};
+
+/// Shares of functions with a frame pointer, percent, from which a program counts as built with or without them.
+/// Assembly, leaves and start-up code keep it from 100 even where everything was compiled with frame pointers.
+const MOSTLY_WITH: u32 = 60;
+const MOSTLY_WITHOUT: u32 = 15;
+
+/// Why an executable could not be looked over.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    Open(io::Error),
+    Elf(ElfError),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) => write!(f, "can't open it: {error}"),
+            Self::Elf(error) => error.fmt(f),
+        }
+    }
+}
+
+pub(super) fn checks(binary: &Binary, target: &Target) -> Vec<Check> {
+    vec![machine(binary.machine), names(binary, debug_file(binary, target).as_deref()), stacks(binary)]
+}
+
+fn machine(machine: Machine) -> Check {
+    let (id, title) = ("machine", "built for");
+    match machine {
+        Machine::X86_64 => Check::ok(Group, id, title, "x86_64"),
+        Machine::Aarch64 => Check::ok(Group, id, title, "aarch64"),
+        Machine::Other(number) => Check::fail(Group, id, title, format!("ELF machine {number}"))
+            .why("only x86_64 and aarch64 stacks can be walked"),
+    }
+}
+
+/// The separate debug file by build ID: in the target's own root, else on this host.
+fn debug_file(binary: &Binary, target: &Target) -> Option<String> {
+    let path = binary.debug_file()?;
+    let there = open_in_root(target.pid, &path, LastLink::Follow).is_ok() || Path::new(&path).exists();
+    there.then_some(path)
+}
+
+fn names(binary: &Binary, debug_file: Option<&str>) -> Check {
+    let (id, title) = ("symbols", "symbols");
+    let build_id =
+        binary.build_id.as_deref().map_or_else(|| "no build ID".to_owned(), |id| format!("build ID {id}"));
+    if let Some(path) = debug_file {
+        return Check::ok(Group, id, title, format!("separate debug file {path}"));
+    }
+    if binary.debug_info {
+        return Check::ok(Group, id, title, "full debug information").why(build_id);
+    }
+    if binary.has_names() {
+        let kind = if binary.symbols {
+            "symbol table"
+        } else if binary.go {
+            "Go's own table"
+        } else {
+            "mini debug information"
+        };
+        return Check::ok(Group, id, title, format!("{kind}, no lines or inlined functions")).why(build_id);
+    }
+    let link = binary.debug_link.as_deref().map_or_else(String::new, |link| format!(", debug link {link}"));
+    let check = Check::warn(Group, id, title, format!("stripped; {build_id}{link}"))
+        .why("only exported functions have names; the others appear as [program+offset]")
+        .fix("install its debug symbols (Debian: -dbgsym package; Fedora: debuginfo-install)");
+    if binary.build_id.is_some() {
+        check.fix("debuginfod-find debuginfo PATH   (puts them where they are found)")
+    } else {
+        check
+    }
+}
+
+fn stacks(binary: &Binary) -> Check {
+    let (id, title) = ("frame_pointers", "frame pointers");
+    let tables = if binary.unwind_tables { "has unwind tables" } else { "has no unwind tables" };
+    let Some(found) = binary.frame_pointers else {
+        return Check::warn(Group, id, title, format!("not known; {tables}"))
+            .why("no functions were found to look at");
+    };
+    let FramePointers { functions, .. } = found;
+    let percent = found.percent();
+    let value = format!("in {percent} % of {functions} functions; {tables}");
+    if percent >= MOSTLY_WITH {
+        return Check::ok(Group, id, title, value);
+    }
+    let how = if percent <= MOSTLY_WITHOUT { "built without" } else { "in part built without" };
+    Check::warn(Group, id, title, value)
+        .why(format!("{how}: stacks end early in its code"))
+        .fix("build it with -fno-omit-frame-pointer (Rust: -C force-frame-pointers=yes)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::check::Status;
+    use super::*;
+
+    fn me() -> Binary {
+        Binary::inspect(File::open("/proc/self/exe").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn stripped_programs_are_told_where_names_come_from() {
+        let stripped = Binary { symbols: false, debug_info: false, mini_debug_info: false, ..me() };
+        let found = names(&stripped, None);
+        assert!(found.status == Status::Warn && found.fix[0].contains("-dbgsym"), "{found:?}");
+        assert_eq!(names(&stripped, Some("/usr/lib/debug/x")).status, Status::Ok);
+        assert_eq!(names(&Binary { go: true, ..stripped }, None).status, Status::Ok);
+    }
+
+    #[test]
+    fn missing_frame_pointers_are_a_remark() {
+        let with = |percent| Binary {
+            frame_pointers: Some(FramePointers { functions: 100, with: percent }),
+            ..me()
+        };
+        assert_eq!(stacks(&with(97)).status, Status::Ok);
+        assert_eq!(stacks(&with(40)).status, Status::Warn);
+        assert!(stacks(&with(3)).fix[0].contains("-fno-omit-frame-pointer"));
+    }
+}
