@@ -1,1 +1,202 @@
-//! Placeholder.
+//! What the end-to-end tests share: running the agent and the programs it profiles, and reading what came out.
+//!
+//! Nothing here skips: a test that cannot run says what it needs and fails.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Longest run of the agent in a test. Emulated machines are twenty times slower than real ones.
+const LONGEST_RUN: Duration = Duration::from_secs(180);
+
+/// A finished run of a program.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit code; 128 and the number for a signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// The agent under test: named by `PERF_AGENT_BIN`, else the release or debug build of this workspace.
+///
+/// # Panics
+///
+/// When there is none, naming the command that builds it.
+pub fn agent() -> Command {
+    let named = std::env::var_os("PERF_AGENT_BIN").map(PathBuf::from);
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let built = ["release", "debug"].map(|profile| target.join(profile).join("perf-agent"));
+    let found = named.into_iter().chain(built).find(|path| path.exists());
+    let Some(path) = found else {
+        panic!("there is no perf-agent to test; run the tests with: cargo xtask test")
+    };
+    Command::new(path)
+}
+
+/// A program whose true profile is known.
+///
+/// # Panics
+///
+/// When it was not compiled, naming the command that does it.
+pub fn workload(name: &str) -> PathBuf {
+    let folder = std::env::var_os("PERF_AGENT_WORKLOADS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/workloads/host"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not compiled; run the tests with: cargo xtask test", path.display());
+    path
+}
+
+/// Fails the test, saying why, where it may not profile. Every test that records calls it first.
+///
+/// # Panics
+///
+/// Without root. `PERF_AGENT_SKIP_ROOT_TESTS=1` does not help: a test that does not run is no test.
+pub fn need_root() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    assert!(
+        uids.split_whitespace().nth(1) == Some("0"),
+        "this test records and needs root; run: cargo xtask test"
+    );
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+///
+/// It cannot be started, or it does not end in time.
+pub fn run(command: &mut Command) -> Result<Run> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    finish(child.with_context(|| format!("cannot start {}", command.get_program().display()))?)
+}
+
+/// Waits for a child whose outputs are pipes.
+///
+/// # Errors
+///
+/// It does not end in time.
+pub fn finish(mut child: Child) -> Result<Run> {
+    use std::os::unix::process::ExitStatusExt;
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if started.elapsed() > LONGEST_RUN {
+            let _gone = child.kill();
+            bail!("no end after {} s", LONGEST_RUN.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+    let text = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    Ok(Run { code, stdout: text(stdout), stderr: text(stderr) })
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _until_closed = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Starts the agent with these arguments in a folder and returns when it is recording, so that what follows is recorded.
+///
+/// # Errors
+///
+/// It cannot be started, or ends before it records.
+pub fn start_agent<S: AsRef<OsStr>>(arguments: &[S], folder: &Path) -> Result<Child> {
+    let mut command = agent();
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command.spawn()?)
+}
+
+/// A profile in folded form: stacks, root first, with their sample counts.
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// Frames, root first, and samples.
+    pub stacks: Vec<(Vec<String>, u64)>,
+}
+
+impl Folded {
+    /// Reads a folded file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or a line has no count.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text)
+    }
+
+    /// Reads folded text.
+    ///
+    /// # Errors
+    ///
+    /// A line has no count.
+    pub fn parse(text: &str) -> Result<Self> {
+        let parse = |line: &str| -> Result<(Vec<String>, u64)> {
+            let (stack, count) = line.rsplit_once(' ').with_context(|| format!("no count in `{line}`"))?;
+            Ok((stack.split(';').map(str::to_owned).collect(), count.parse()?))
+        };
+        Ok(Self { stacks: text.lines().map(parse).collect::<Result<_>>()? })
+    }
+
+    /// All samples.
+    pub fn total(&self) -> u64 {
+        self.stacks.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Samples whose stack has this frame.
+    pub fn with(&self, frame: &str) -> u64 {
+        self.stacks
+            .iter()
+            .filter(|(stack, _)| stack.iter().any(|name| name == frame))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// Samples whose root frame starts with this.
+    pub fn rooted(&self, start: &str) -> u64 {
+        let fits = |stack: &[String]| stack.first().is_some_and(|root| root.starts_with(start));
+        self.stacks.iter().filter(|(stack, _)| fits(stack)).map(|(_, count)| count).sum()
+    }
+
+    /// Frames of the deepest stack.
+    pub fn depth(&self) -> usize {
+        self.stacks.iter().map(|(stack, _)| stack.len()).max().unwrap_or(0)
+    }
+}
+
+/// The one line of JSON numbers that a truth program prints.
+///
+/// # Errors
+///
+/// It printed something else.
+pub fn truth(stdout: &str) -> Result<BTreeMap<String, f64>> {
+    let line = stdout
+        .lines()
+        .find(|line| line.starts_with('{'))
+        .with_context(|| format!("no truth in `{stdout}`"))?;
+    Ok(serde_json::from_str(line)?)
+}

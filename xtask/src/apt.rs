@@ -14,7 +14,8 @@ pub(crate) fn available() -> bool {
 
 /// Whether a package is installed.
 pub(crate) fn is_installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).stderr(Stdio::null()).output();
+    let query =
+        Command::new("dpkg-query").args(["-W", "-f", "${Status}", package]).stderr(Stdio::null()).output();
     query.is_ok_and(|output| output.stdout.ends_with(b"ok installed"))
 }
 
@@ -42,7 +43,8 @@ pub(crate) fn install(packages: &[&str], what_for: &str) -> Result<()> {
 ///
 /// As for [`install`].
 pub(crate) fn add_architecture(architecture: &str) -> Result<()> {
-    let known = Command::new("dpkg").arg("--print-foreign-architectures").output().context("cannot run dpkg")?;
+    let known =
+        Command::new("dpkg").arg("--print-foreign-architectures").output().context("cannot run dpkg")?;
     if String::from_utf8_lossy(&known.stdout).lines().any(|line| line == architecture) {
         return Ok(());
     }
@@ -50,35 +52,6 @@ pub(crate) fn add_architecture(architecture: &str) -> Result<()> {
     as_root(&add, &add)?;
     let update = ["apt-get", "update", "-q"];
     as_root(&update, &update)
-}
-
-/// Makes a further suite of the same archive known to apt; packages are still taken from the host's own unless named.
-///
-/// # Errors
-///
-/// As for [`install`], or the host's sources name no archive.
-pub(crate) fn add_suite(suite: &str) -> Result<()> {
-    let list = format!("/etc/apt/sources.list.d/perf-agent-{suite}.list");
-    if Path::new(&list).exists() {
-        return Ok(());
-    }
-    let archive = archive().context("no Debian archive in /etc/apt/sources.list or sources.list.d")?;
-    eprintln!("  adding {suite} to apt's sources");
-    let line = format!("deb {archive} {suite} main");
-    let write = format!("echo '{line}' > {list}");
-    as_root(&["sh", "-c", &write], &["sh", "-c", &write])?;
-    let update = ["apt-get", "update", "-q"];
-    as_root(&update, &update)
-}
-
-/// The archive that the host's own sources name first.
-fn archive() -> Option<String> {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    files.extend(std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));
-    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
-    texts.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).find(|word| {
-        word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian")
-    })
 }
 
 /// Downloads a package without installing it and unpacks it into a folder.
@@ -111,11 +84,17 @@ fn only_deb(folder: &Path) -> Result<PathBuf> {
 ///
 /// apt cannot be asked, or knows none.
 pub(crate) fn newest(fits: impl Fn(&str) -> bool) -> Result<String> {
-    let output = Command::new("apt-cache").args(["pkgnames", "linux-image-"]).output().context("cannot run apt-cache")?;
+    let output = Command::new("apt-cache")
+        .args(["pkgnames", "linux-image-"])
+        .output()
+        .context("cannot run apt-cache")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut names: Vec<&str> = text.lines().filter(|name| fits(name)).collect();
     names.sort_by_key(|name| version_key(name));
-    names.last().map(|name| (*name).to_owned()).context("apt knows no such kernel package; try apt-get update")
+    names
+        .last()
+        .map(|name| (*name).to_owned())
+        .context("apt knows no such kernel package; try apt-get update")
 }
 
 /// Numbers in a name, for ordering `6.1.0-9` before `6.1.0-40`.
@@ -127,7 +106,12 @@ fn version_key(name: &str) -> Vec<u64> {
 fn as_root(command: &[&str], shown: &[&str]) -> Result<()> {
     let mut run = if is_root() {
         Command::new(command[0])
-    } else if Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+    } else if Command::new("sudo")
+        .args(["-n", "true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
         let mut sudo = Command::new("sudo");
         sudo.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", command[0]]);
         sudo

@@ -68,11 +68,15 @@ pub fn build(logging: Logging) -> Result<PathBuf> {
         .current_dir(root.join("profiler-ebpf"))
         .args(["--release", "--locked", "--target", BPF_TARGET])
         .env("CARGO_TARGET_DIR", &target)
-        .env("RUSTFLAGS", format!("-C debuginfo=2 -C linker={} -C link-arg=--btf", toolchain.linker.display()));
+        .env(
+            "RUSTFLAGS",
+            format!("-C debuginfo=2 -C linker={} -C link-arg=--btf", toolchain.linker.display()),
+        );
     if logging == Logging::On {
         command.args(["--features", "bpf-log"]);
     }
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let output =
+        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if !output.status.success() {
         bail!("the BPF programs do not build:\n{}", String::from_utf8_lossy(&output.stderr));
     }

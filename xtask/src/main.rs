@@ -71,7 +71,9 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
 
 /// Runs a command to its end and fails when it fails.
 fn must(command: &mut std::process::Command) -> Result<()> {
-    let status = command.status().map_err(|error| anyhow::anyhow!("cannot run {}: {error}", command.get_program().display()))?;
+    let status = command
+        .status()
+        .map_err(|error| anyhow::anyhow!("cannot run {}: {error}", command.get_program().display()))?;
     if !status.success() {
         bail!("`{}` failed ({status})", steps::words(command));
     }

@@ -52,13 +52,21 @@ pub(crate) fn build_tools() -> Result<Toolchain> {
 }
 
 fn say(toolchain: &Toolchain) {
-    eprintln!("BPF toolchain: {}, LLVM {}, {}", toolchain.compiler.describe(), toolchain.llvm, toolchain.linker.display());
+    eprintln!(
+        "BPF toolchain: {}, LLVM {}, {}",
+        toolchain.compiler.describe(),
+        toolchain.llvm,
+        toolchain.linker.display()
+    );
 }
 
 fn install_compiler() -> Result<Compiler> {
     if apt::available() {
         match apt::install(&DEBIAN_COMPILER, "building BPF programs") {
-            Ok(()) => return Compiler::find().context("the packages are installed, but there is no core for the BPF target in them"),
+            Ok(()) => {
+                return Compiler::find()
+                    .context("the packages are installed, but there is no core for the BPF target in them");
+            }
             Err(error) => eprintln!("  {error:#}\n  trying rustup's nightly instead"),
         }
     }
@@ -80,20 +88,36 @@ fn install_linker(llvm: u32) -> Result<()> {
     if root.join("bin/bpf-linker").exists() {
         return Ok(());
     }
-    let packages = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"), "libzstd-dev".into(), "zlib1g-dev".into(), "g++".into()];
+    let packages = [
+        format!("llvm-{llvm}-dev"),
+        format!("libpolly-{llvm}-dev"),
+        "libzstd-dev".into(),
+        "zlib1g-dev".into(),
+        "g++".into(),
+    ];
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
     if apt::available() {
         apt::install(&names, "the BPF linker")?;
     }
     let prefix = format!("/usr/lib/llvm-{llvm}");
     if !std::path::Path::new(&prefix).exists() {
-        bail!("{prefix} is missing: install LLVM {llvm}'s development files, or run `cargo install bpf-linker`");
+        bail!(
+            "{prefix} is missing: install LLVM {llvm}'s development files, or run `cargo install bpf-linker`"
+        );
     }
     eprintln!("  building bpf-linker {LINKER_VERSION} for LLVM {llvm} into {}", root.display());
     let path = std::env::var("PATH").unwrap_or_default();
     must(
         clean_command("cargo")
-            .args(["install", "--quiet", "--locked", "bpf-linker", "--version", LINKER_VERSION, "--no-default-features"])
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "bpf-linker",
+                "--version",
+                LINKER_VERSION,
+                "--no-default-features",
+            ])
             .args(["--features", &format!("llvm-{llvm}"), "--root"])
             .arg(&root)
             .env("LLVM_PREFIX", &prefix)

@@ -28,7 +28,9 @@ pub(crate) fn all(machines: Machines) -> Result<ExitCode> {
         setup::build_tools()?;
         setup::test_tools()
     });
-    steps.run("unit, property and documentation tests", || must(cargo().args(["test", "--workspace", "--exclude", "tests"])));
+    steps.run("unit, property and documentation tests", || {
+        must(cargo().args(["test", "--workspace", "--exclude", "tests"]))
+    });
     steps.run("end-to-end tests on this kernel", end_to_end);
     if machines == Machines::HostAndVirtual {
         for machine in vm::MACHINES {
@@ -57,7 +59,9 @@ fn end_to_end() -> Result<()> {
 /// Builds the end-to-end tests without running them and finds the binary.
 pub(crate) fn suite_binary(extra: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["test", "--no-run", "--package", "tests", "--test", "suite", "--message-format=json"]).args(extra);
+    command
+        .args(["test", "--no-run", "--package", "tests", "--test", "suite", "--message-format=json"])
+        .args(extra);
     executable(&mut command)
 }
 
@@ -81,8 +85,12 @@ pub(crate) fn lint() -> Result<ExitCode> {
         Ok(())
     });
     steps.run("formatter", || must(cargo().args(["fmt", "--all", "--check"])));
-    steps.run("formatter, BPF programs", || must(cargo().args(["fmt", "--check"]).current_dir(workspace().join("profiler-ebpf"))));
-    steps.run("clippy", || must(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])));
+    steps.run("formatter, BPF programs", || {
+        must(cargo().args(["fmt", "--check"]).current_dir(workspace().join("profiler-ebpf")))
+    });
+    steps.run("clippy", || {
+        must(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
     steps.run("warnings of the BPF programs", || bpf_warnings(toolchain.as_ref()));
     Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -83,7 +83,8 @@ impl Compiler {
         let Some(sysroot) = self.sysroot() else { return false };
         let libraries = std::fs::read_dir(sysroot.join("lib/rustlib").join(BPF_TARGET).join("lib"));
         let is_core = |name: OsString| name.to_string_lossy().starts_with("libcore-");
-        libraries.is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_core(entry.file_name()))))
+        libraries
+            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| is_core(entry.file_name()))))
     }
 
     fn sysroot(&self) -> Option<PathBuf> {
@@ -131,7 +132,9 @@ impl Compiler {
     /// For people.
     pub fn describe(&self) -> String {
         match self {
-            Self::Distribution { rustc, .. } => format!("{} with a ready core for {BPF_TARGET}", rustc.display()),
+            Self::Distribution { rustc, .. } => {
+                format!("{} with a ready core for {BPF_TARGET}", rustc.display())
+            }
             Self::Nightly => "rustup's nightly with rust-src".to_owned(),
         }
     }
@@ -144,10 +147,26 @@ pub fn clean_command(program: impl AsRef<std::ffi::OsStr>) -> Command {
         let name_text = name.to_string_lossy();
         let foreign = matches!(
             &*name_text,
-            "RUSTC" | "RUSTDOC" | "RUSTFLAGS" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER" | "RUSTUP_TOOLCHAIN" | "CARGO" | "TARGET"
-        ) || ["CARGO_ENCODED_", "CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_FEATURE_", "CARGO_CFG_", "CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_TARGET_"]
-            .iter()
-            .any(|prefix| name_text.starts_with(prefix));
+            "RUSTC"
+                | "RUSTDOC"
+                | "RUSTFLAGS"
+                | "RUSTC_WRAPPER"
+                | "RUSTC_WORKSPACE_WRAPPER"
+                | "RUSTUP_TOOLCHAIN"
+                | "CARGO"
+                | "TARGET"
+        ) || [
+            "CARGO_ENCODED_",
+            "CARGO_BUILD_",
+            "CARGO_PROFILE_",
+            "CARGO_FEATURE_",
+            "CARGO_CFG_",
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_TARGET_",
+        ]
+        .iter()
+        .any(|prefix| name_text.starts_with(prefix));
         if foreign {
             command.env_remove(name);
         }
@@ -189,7 +208,9 @@ fn find_linker(llvm: u32) -> Option<PathBuf> {
         return Some(own);
     }
     let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path).map(|directory| directory.join("bpf-linker")).find(|file| file.exists())?;
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join("bpf-linker"))
+        .find(|file| file.exists())?;
     let output = Command::new(&found).arg("--version").output().ok()?;
     // Versions before 0.10 do not say their LLVM; one from crates.io brings the newest, which reads older bitcode.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -44,15 +44,21 @@ pub(crate) struct Machine {
     arch: Arch,
     /// Beginning and end of the name of Debian's package for it.
     package: (&'static str, &'static str),
-    /// A Debian suite to add, where the kernel is not in the host's own.
-    suite: Option<&'static str>,
 }
 
 /// The matrix.
 pub(crate) const MACHINES: [Machine; 3] = [
-    Machine { name: "x86_64-6.1", arch: Arch::X86_64, package: ("linux-image-6.1.", "-cloud-amd64-unsigned"), suite: None },
-    Machine { name: "x86_64-6.12", arch: Arch::X86_64, package: ("linux-image-6.12.", "-cloud-amd64-unsigned"), suite: Some("bookworm-backports") },
-    Machine { name: "aarch64-6.1", arch: Arch::Aarch64, package: ("linux-image-6.1.", "-cloud-arm64"), suite: None },
+    Machine {
+        name: "x86_64-6.1",
+        arch: Arch::X86_64,
+        package: ("linux-image-6.1.", "-cloud-amd64-unsigned"),
+    },
+    Machine {
+        name: "x86_64-6.12",
+        arch: Arch::X86_64,
+        package: ("linux-image-6.12.", "-cloud-amd64-unsigned"),
+    },
+    Machine { name: "aarch64-6.1", arch: Arch::Aarch64, package: ("linux-image-6.1.", "-cloud-arm64") },
 ];
 
 /// Boots all machines, or the one named.
@@ -76,8 +82,16 @@ pub(crate) fn boot(machine: Machine) -> Result<()> {
     let initramfs = initramfs(&machine)?;
     let log_path = target_folder().join("vm").join(format!("{}.log", machine.name));
     let mut emulator = machine.arch.emulator();
-    emulator.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = emulator.spawn().with_context(|| format!("cannot run {}", crate::steps::words(&emulator)))?;
+    emulator
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child =
+        emulator.spawn().with_context(|| format!("cannot run {}", crate::steps::words(&emulator)))?;
     let outcome = watch(&mut child, &log_path);
     // Whatever it said, it is not needed any more; it may have powered off by itself.
     let _gone = child.kill();
@@ -86,7 +100,8 @@ pub(crate) fn boot(machine: Machine) -> Result<()> {
 }
 
 fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
-    let mut log = fs::File::create(log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let mut log =
+        fs::File::create(log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let console = child.stdout.take().context("no console")?;
     let lines = lines_of(console);
     let started = Instant::now();
@@ -99,7 +114,11 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
         };
         writeln!(log, "{line}")?;
         let text = line.trim_end();
-        if text.starts_with("test ") || text.starts_with("----") || text.contains("panicked") || text.starts_with("  ") {
+        if text.starts_with("test ")
+            || text.starts_with("----")
+            || text.contains("panicked")
+            || text.starts_with("  ")
+        {
             println!("  | {text}");
         }
         if let Some(outcome) = text.strip_prefix(OUTCOME) {
@@ -130,16 +149,15 @@ fn lines_of(console: std::process::ChildStdout) -> Receiver<String> {
 fn kernel(machine: &Machine) -> Result<PathBuf> {
     let folder = cache_root()?.join("kernels").join(machine.name);
     if !folder.join(".unpacked").exists() {
-        if let Some(suite) = machine.suite {
-            apt::add_suite(suite)?;
-        }
         let (start, end) = machine.package;
         let package = apt::newest(|name| name.starts_with(start) && name.ends_with(end))?;
         let package = if machine.arch == Arch::Aarch64 { format!("{package}:arm64") } else { package };
         apt::unpack(&package, &folder)?;
     }
     let entries = fs::read_dir(folder.join("boot")).context("the kernel package has no /boot")?.flatten();
-    let mut images = entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
+    let mut images = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
     images.next().context("the kernel package has no image")
 }
 
@@ -205,10 +223,27 @@ impl Arch {
     fn emulator(self) -> Command {
         let (program, machine): (_, &[&str]) = match self {
             Self::X86_64 => ("qemu-system-x86_64", &["-append", "console=ttyS0 quiet panic=1"]),
-            Self::Aarch64 => ("qemu-system-aarch64", &["-M", "virt", "-append", "console=ttyAMA0 quiet panic=1"]),
+            Self::Aarch64 => {
+                ("qemu-system-aarch64", &["-M", "virt", "-append", "console=ttyAMA0 quiet panic=1"])
+            }
         };
         let mut command = Command::new(program);
-        command.args(["-cpu", "max", "-accel", "tcg", "-smp", "2", "-m", "1024", "-nic", "none", "-nographic", "-no-reboot"]).args(machine);
+        command
+            .args([
+                "-cpu",
+                "max",
+                "-accel",
+                "tcg",
+                "-smp",
+                "2",
+                "-m",
+                "1024",
+                "-nic",
+                "none",
+                "-nographic",
+                "-no-reboot",
+            ])
+            .args(machine);
         command
     }
 
@@ -243,9 +278,27 @@ impl Arch {
             command.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
             command
         };
-        must(command().args(["build", "--release", "--package", "profiler-user", "--target", self.triple()]))?;
+        must(command().args([
+            "build",
+            "--release",
+            "--package",
+            "profiler-user",
+            "--target",
+            self.triple(),
+        ]))?;
         let mut tests = command();
-        tests.args(["test", "--no-run", "--release", "--package", "tests", "--test", "suite", "--message-format=json", "--target", self.triple()]);
+        tests.args([
+            "test",
+            "--no-run",
+            "--release",
+            "--package",
+            "tests",
+            "--test",
+            "suite",
+            "--message-format=json",
+            "--target",
+            self.triple(),
+        ]);
         let suite = executable(&mut tests)?;
         Ok((folder.join(self.triple()).join("release/perf-agent"), suite))
     }

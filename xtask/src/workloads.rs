@@ -9,8 +9,15 @@ use xtask::bpf::workspace;
 use crate::{build, must};
 
 /// Frame pointers, no sibling calls, little enough optimization that a function stays one.
-const FLAGS: [&str; 7] =
-    ["-O1", "-g", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-fno-optimize-sibling-calls", "-Wall", "-pthread"];
+const FLAGS: [&str; 7] = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-mno-omit-leaf-frame-pointer",
+    "-fno-optimize-sibling-calls",
+    "-Wall",
+    "-pthread",
+];
 
 /// How a program is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +55,8 @@ pub(crate) fn compile(compiler: &str, name: &str, linking: Linking) -> Result<Pa
 fn sources() -> Result<Vec<PathBuf>> {
     let folder = workspace().join("tests/workloads");
     let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut sources: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_c(path)).collect();
+    let mut sources: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_c(path)).collect();
     sources.sort();
     Ok(sources)
 }

@@ -1,0 +1,217 @@
+//! Programs that know their own profile, and how close ours comes.
+//!
+//! Sample counts: at 999 Hz a second of CPU time is 999 samples, taken by a timer in step with the CPU, so a single-threaded program's count
+//! is exact up to its start and end. Shares: with 3,000 samples or more the standard error is below one percentage point; the tolerance is three.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tests::{Folded, agent, finish, need_root, run, truth, workload};
+
+/// Largest difference between a measured and a true share, percentage points.
+const SHARE_TOLERANCE: f64 = 3.0;
+
+struct Recorded {
+    folded: Folded,
+    stdout: String,
+}
+
+/// `perf-agent record … -- COMMAND`, folded.
+fn record(options: &[&str], command: &[&str]) -> Recorded {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.folded");
+    let mut agent = agent();
+    agent.arg("record").args(options).arg("-o").arg(&file).arg("--").args(command).current_dir(folder.path());
+    let run = run(&mut agent).unwrap();
+    assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
+    Recorded { folded: Folded::read(&file).unwrap(), stdout: run.stdout }
+}
+
+fn path_of(name: &str) -> String {
+    workload(name).to_str().unwrap().to_owned()
+}
+
+fn spawn(name: &str, arguments: &[&str]) -> Child {
+    Command::new(workload(name))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// `perf-agent attach PID`, folded.
+fn attach(pid: u32, options: &[&str]) -> Folded {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.folded");
+    let mut agent = agent();
+    agent.arg("attach").arg(pid.to_string()).args(options).arg("-o").arg(&file).current_dir(folder.path());
+    let run = run(&mut agent).unwrap();
+    assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
+    Folded::read(&file).unwrap()
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    part as f64 * 100.0 / whole as f64
+}
+
+fn assert_ratio(samples: u64, hz: f64, cpu_ns: f64, what: &str) {
+    let ratio = samples as f64 / (hz * cpu_ns / 1e9);
+    assert!((0.98..=1.02).contains(&ratio), "{what}: {samples} samples are {ratio:.4} of rate × CPU time");
+}
+
+#[test]
+fn vm_shares_of_four_functions() {
+    let recorded = record(&["-F", "999"], &[&path_of("cpu_split"), "4"]);
+    let truth = truth(&recorded.stdout).unwrap();
+    for name in ["work_forty", "work_thirty", "work_twenty", "work_ten"] {
+        let found = percent(recorded.folded.with(name), recorded.folded.total());
+        let expected = truth[name] * 100.0 / truth["total_ns"];
+        assert!(
+            (found - expected).abs() < SHARE_TOLERANCE,
+            "{name}: {found:.1} % found, {expected:.1} % true"
+        );
+    }
+    assert_ratio(recorded.folded.total(), 999.0, truth["total_ns"], "cpu_split");
+    assert!(percent(recorded.folded.with("main"), recorded.folded.total()) > 97.0, "stacks reach main");
+}
+
+#[test]
+fn vm_processes_that_live_30_ms_are_sampled_from_their_first_moment() {
+    let recorded = record(&["-F", "999"], &[&path_of("short_lived"), "100"]);
+    let truth = truth(&recorded.stdout).unwrap();
+    assert_ratio(recorded.folded.total(), 999.0, truth["total_ns"], "short_lived");
+    let named = percent(recorded.folded.with("work_short"), recorded.folded.total());
+    assert!(named > 93.0, "only {named:.1} % of the samples are in the function that burns");
+}
+
+#[test]
+fn vm_attach_sees_all_threads_also_those_started_later() {
+    let child = spawn("threads", &["4"]);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let folded = attach(child.id(), &["-F", "499", "-d", "60", "--per-thread"]);
+    let truth = truth(&finish(child).unwrap().stdout).unwrap();
+    let roots = |thread: &str| -> u64 {
+        let fits = |stack: &[String]| stack[0].contains(thread);
+        folded.stacks.iter().filter(|(stack, _)| fits(stack)).map(|(_, count)| count).sum()
+    };
+    assert!(
+        roots("early") > 0 && roots("late") > 0,
+        "each thread has a root of its own: {:?}",
+        folded.stacks[0]
+    );
+    let found = percent(folded.with("work_late"), folded.with("work_late") + folded.with("work_early"));
+    let whole = truth["work_late"] + truth["work_early"];
+    let expected = truth["work_late"] * 100.0 / whole;
+    // The first 0.2 s of one thread are not recorded.
+    assert!(
+        (found - expected).abs() < SHARE_TOLERANCE + 2.0,
+        "late: {found:.1} % found, {expected:.1} % true"
+    );
+}
+
+#[test]
+fn vm_children_are_followed_those_there_and_those_to_come() {
+    let mut child = spawn("forks", &["3"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let folded = attach(child.id(), &["-F", "499", "-d", "60"]);
+    child.wait().unwrap();
+    for name in ["work_child", "work_grandchild", "work_late_child"] {
+        assert!(folded.with(name) > 200, "{name} has {} samples", folded.with(name));
+    }
+}
+
+#[test]
+fn vm_children_are_left_out_on_request() {
+    let mut child = spawn("forks", &["3"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent();
+    agent
+        .args(["attach", &child.id().to_string(), "--no-subprocesses", "-d", "1"])
+        .current_dir(folder.path());
+    let run = run(&mut agent).unwrap();
+    child.wait().unwrap();
+    // The parent only waits: nothing to sample.
+    assert_eq!(run.code, 5, "{}\n{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn vm_an_exec_makes_another_identity() {
+    let recorded = record(&["-F", "499"], &[&path_of("execs"), "1"]);
+    let (before, after) = (recorded.folded.with("work_before_exec"), recorded.folded.with("work_after_exec"));
+    assert!(before > 300 && after > 300, "before {before}, after {after}");
+}
+
+#[test]
+fn libraries_loaded_while_recording_are_named() {
+    let recorded = record(&["-F", "499"], &[&path_of("dlopen_main"), &path_of("dlopen_lib.so"), "1"]);
+    let (before, after) = (recorded.folded.with("work_before_load"), recorded.folded.with("work_in_library"));
+    assert!(before > 300 && after > 300, "before {before}, after {after}");
+}
+
+#[test]
+fn vm_deep_stacks_are_whole_and_deeper_ones_marked() {
+    let whole = record(&["-F", "199"], &[&path_of("recurse"), "250", "1"]).folded;
+    assert!(whole.depth() > 250, "depth {}", whole.depth());
+    assert!(percent(whole.with("main"), whole.total()) > 95.0, "the stacks of depth 250 reach main");
+    let cut = record(&["-F", "199"], &[&path_of("recurse"), "5000", "1"]).folded;
+    let marked = cut.with("[unwind: deeper than 480 frames]");
+    assert!(
+        percent(marked, cut.total()) > 95.0,
+        "{marked} of {} stacks of depth 5000 are marked",
+        cut.total()
+    );
+    assert!(percent(cut.with("work_at_the_bottom"), cut.total()) > 95.0, "cut stacks keep their leaf");
+}
+
+#[test]
+fn vm_the_whole_host_is_recorded_with_process_names() {
+    need_root();
+    let mut child = spawn("cpu_split", &["60"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.folded");
+    let mut agent = agent();
+    agent.args(["record", "-a", "-d", "2", "-o"]).arg(&file).current_dir(folder.path());
+    let run = run(&mut agent).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let folded = Folded::read(&file).unwrap();
+    assert!(folded.rooted("cpu_split") > 100, "cpu_split has {} samples", folded.rooted("cpu_split"));
+    let agent = folded.rooted("perf-agent");
+    assert_eq!(agent, 0, "the agent leaves itself out");
+}
+
+#[test]
+fn vm_kernel_only_and_user_only_say_what_they_leave_out() {
+    need_root();
+    let kernel = record(&["-F", "199", "-K"], &[&path_of("cpu_split"), "1"]).folded;
+    assert_eq!(kernel.with("main"), 0);
+    assert!(percent(kernel.with("[user mode]"), kernel.total()) > 90.0);
+    let user = record(&["-F", "199", "-U"], &[&path_of("cpu_split"), "1"]).folded;
+    assert!(percent(user.with("main"), user.total()) > 90.0);
+}
+
+#[test]
+fn vm_a_thread_alone_can_be_recorded() {
+    need_root();
+    let mut child = spawn("threads", &["4"]);
+    std::thread::sleep(std::time::Duration::from_millis(1000));
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+    let is_early =
+        |task: &Path| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == "early");
+    let task = tasks.map(|task| task.path()).find(|task| is_early(task)).unwrap();
+    let tid = task.file_name().unwrap().to_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.folded");
+    let mut agent = agent();
+    agent.args(["record", "-t", &tid, "-d", "1", "-F", "499", "-o"]).arg(&file).current_dir(folder.path());
+    let run = run(&mut agent).unwrap();
+    child.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let folded = Folded::read(&file).unwrap();
+    assert!(folded.with("work_early") > 100 && folded.with("work_late") == 0, "{:?}", folded.stacks);
+}
