@@ -10,8 +10,10 @@
 //! `session` wires one recording together, `profile_type` says what to attach for each kind of profile, `system`
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
+pub mod import;
 pub mod object;
 pub mod output;
 pub mod profile;
+pub mod report;
 pub mod symbolize;
 pub mod system;
