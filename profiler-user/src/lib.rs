@@ -13,6 +13,7 @@
 pub mod aggregate;
 pub mod bpf;
 pub mod cli;
+pub mod import;
 pub mod ingest;
 mod intern;
 pub mod object;
@@ -20,6 +21,8 @@ pub mod output;
 pub mod process;
 pub mod profile;
 pub mod profile_type;
+pub mod report;
+pub mod resolve;
 pub mod session;
 pub mod symbolize;
 pub mod system;

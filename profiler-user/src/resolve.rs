@@ -8,14 +8,24 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::aggregate::{Aggregate, Place};
-use crate::process::{CgroupNames, ObjectId, ProcessId, Processes};
+use crate::process::{CgroupNames, ObjectId, ProcessId, ProcessInfo, Processes};
 use crate::profile::{
     Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, ModuleUnknown, Profile, ProfileBuilder,
-    Quality, ValueType, clean,
+    Quality, ValueType,
 };
-use crate::symbolize::{
-    KernelSymbols, NativeSymbolizer, ObjectSource, ObjectSymbols, PerfMap, SymbolizeOptions, vdso_symbols,
-};
+use crate::object::vdso_image;
+use crate::symbolize::kernel::{KernelSymbols, kernel_build_id, module_build_id};
+use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols, unknown_frame};
+use crate::symbolize::{Names, jit};
+
+/// Whether names are looked up.
+#[derive(Debug, Clone)]
+pub enum Naming {
+    /// Look names up, in this way.
+    Full(native::Options),
+    /// Leave addresses as they are: for a reader who wants the data at once.
+    Raw,
+}
 
 /// Why a frame has no name, with the module to blame.
 type Unknown = (String, String);
@@ -30,14 +40,16 @@ pub fn resolve(
     cgroups: &mut CgroupNames,
     value_types: &[ValueType],
     meta: Meta,
-    options: &SymbolizeOptions,
+    naming: &Naming,
 ) -> Profile {
     let mut resolver = Resolver {
         builder: ProfileBuilder::new(value_types.to_vec()),
+        names: Names::default(),
+        naming,
         locations: vec![None; aggregate.places().len()],
         unknown: HashMap::new(),
     };
-    resolver.objects(aggregate, processes, options);
+    resolver.objects(aggregate, processes);
     resolver.kernel(aggregate);
     resolver.vdso(aggregate);
     resolver.anonymous(aggregate, processes);
@@ -45,16 +57,18 @@ pub fn resolve(
     resolver.finish(aggregate, processes, cgroups, meta)
 }
 
-struct Resolver {
+struct Resolver<'a> {
     builder: ProfileBuilder,
+    names: Names,
+    naming: &'a Naming,
     /// By place; the index of `aggregate.places()`.
     locations: Vec<Option<LocationId>>,
     /// Places without a name.
     unknown: HashMap<usize, Unknown>,
 }
 
-impl Resolver {
-    fn objects(&mut self, aggregate: &Aggregate, processes: &Processes, options: &SymbolizeOptions) {
+impl Resolver<'_> {
+    fn objects(&mut self, aggregate: &Aggregate, processes: &Processes) {
         let mut by_object: BTreeMap<ObjectId, Vec<(u64, usize)>> = BTreeMap::new();
         for (index, place) in aggregate.places().iter().enumerate() {
             if let Place::Object { object, file_offset } = place {
@@ -62,101 +76,119 @@ impl Resolver {
             }
         }
         let own_root = std::fs::File::open("/").ok();
-        let mut symbolizer = NativeSymbolizer::new(options.clone());
-        for (id, mut places) in by_object {
-            places.sort_unstable();
+        for (id, places) in by_object {
             let object = processes.objects.object(id);
             let roots: Vec<_> =
                 object.root.iter().map(|root| root.as_fd()).chain(own_root.as_ref().map(AsFd::as_fd)).collect();
-            let source = ObjectSource { path: &object.path, file: object.file.as_ref(), roots: &roots };
-            let offsets: Vec<u64> = places.iter().map(|(offset, _)| *offset).collect();
-            let symbols = symbolizer.symbolize(&source, &offsets);
-            let indices: Vec<usize> = places.iter().map(|(_, index)| *index).collect();
-            self.native(&object.path, &indices, &offsets, symbols);
+            let content = object.file.as_ref().map_or(Content::Gone, Content::File);
+            let source = ObjectSource { path: &object.path, content, roots: &roots, build_id: None };
+            self.native(&source, &places);
         }
     }
 
-    fn native(&mut self, path: &Arc<str>, indices: &[usize], offsets: &[u64], symbols: ObjectSymbols) {
-        let mapping = Mapping { start: 0, limit: 0, file_offset: 0, path: Arc::clone(path), build_id: symbols.build_id };
+    fn vdso(&mut self, aggregate: &Aggregate) {
+        let places = places(aggregate, |place| match place {
+            Place::Vdso { offset } => Some(*offset),
+            _ => None,
+        });
+        let image = if places.is_empty() { None } else { vdso_image() };
+        let content = image.as_deref().map_or(Content::Gone, Content::Bytes);
+        self.native(&ObjectSource { path: "[vdso]", content, roots: &[], build_id: None }, &places);
+    }
+
+    /// Offsets in one object, with the places that they belong to.
+    fn native(&mut self, source: &ObjectSource<'_>, places: &[(u64, usize)]) {
+        if places.is_empty() {
+            return;
+        }
+        let offsets: Vec<u64> = places.iter().map(|(offset, _)| *offset).collect();
+        let symbols = match self.naming {
+            Naming::Full(options) => native::symbolize(source, &offsets, options, &mut self.names),
+            Naming::Raw => self.raw(source, &offsets),
+        };
+        let build_id = symbols.build_id.map(|id| id.to_string()).unwrap_or_default();
+        let path = self.names.text(source.path.as_bytes());
+        let mapping = Mapping { start: 0, limit: 0, file_offset: 0, path, build_id };
         let module = mapping.module().to_owned();
         let mapping = self.builder.mapping(mapping);
-        for ((index, offset), found) in indices.iter().zip(offsets).zip(symbols.addresses) {
-            let address = found.virt_addr.unwrap_or(*offset);
-            let frames = if found.frames.is_empty() {
-                let reason = found.unknown.map_or_else(|| "no symbols".to_owned(), |reason| reason.to_string());
-                self.unknown.insert(*index, (module.clone(), reason));
-                vec![self.named(&format!("[{module}+{address:#x}]"))]
-            } else {
-                found.frames
-            };
-            self.place(*index, Location { mapping: Some(mapping), address, kind: FrameKind::Native, frames });
+        for ((_, index), found) in places.iter().zip(symbols.addresses) {
+            if let Some(reason) = found.unknown {
+                self.unknown.insert(*index, (module.clone(), reason.to_string()));
+            }
+            let kind = FrameKind::Native;
+            self.place(*index, Location { mapping: Some(mapping), address: found.virt_addr, kind, frames: found.frames });
         }
+    }
+
+    /// What [`native::symbolize`] says of an object that it was not shown.
+    fn raw(&mut self, source: &ObjectSource<'_>, offsets: &[u64]) -> ObjectSymbols {
+        let nothing = ObjectSource { content: Content::Gone, ..*source };
+        native::symbolize(&nothing, offsets, &native::Options::default(), &mut self.names)
     }
 
     fn kernel(&mut self, aggregate: &Aggregate) {
-        let addresses = places(aggregate, |place| match place {
+        let places = places(aggregate, |place| match place {
             Place::Kernel { abs_addr } => Some(*abs_addr),
             _ => None,
         });
-        if addresses.is_empty() {
+        if places.is_empty() {
             return;
         }
-        let symbols = KernelSymbols::load();
-        for (index, address) in addresses {
-            let found = symbols.as_ref().ok().and_then(|symbols| symbols.lookup(address));
-            let (path, frame) = match found {
-                Some(symbol) => {
-                    let path = symbol.module.map_or_else(|| "[kernel]".to_owned(), |module| format!("[{module}]"));
-                    (path, self.named(&clean(symbol.name.as_bytes())))
-                }
-                None => {
-                    let reason = symbols.as_ref().err().map_or_else(|| "no symbol".to_owned(), ToString::to_string);
-                    self.unknown.insert(index, ("[kernel]".to_owned(), reason));
-                    ("[kernel]".to_owned(), self.named(&format!("[kernel+{address:#x}]")))
-                }
+        let symbols = match self.naming {
+            Naming::Full(_) => KernelSymbols::load().map_err(|error| error.to_string()),
+            Naming::Raw => Err("not looked up".to_owned()),
+        };
+        for (address, index) in places {
+            let known = symbols.as_ref().is_ok_and(|symbols| symbols.lookup(address).is_some());
+            let (frame, path) = match &symbols {
+                Ok(symbols) => symbols.frame(address, &mut self.names),
+                Err(_) => (unknown_frame("[kernel]", address, &mut self.names), Arc::from("[kernel]")),
             };
+            if !known {
+                let reason = symbols.as_ref().err().cloned().unwrap_or_else(|| "no symbol covers it".to_owned());
+                self.unknown.insert(index, ("[kernel]".to_owned(), reason));
+            }
             let mapping = self.pseudo_mapping(&path);
             self.place(index, Location { mapping: Some(mapping), address, kind: FrameKind::Kernel, frames: vec![frame] });
         }
     }
 
-    fn vdso(&mut self, aggregate: &Aggregate) {
-        let offsets = places(aggregate, |place| match place {
-            Place::Vdso { offset } => Some(*offset),
-            _ => None,
-        });
-        if offsets.is_empty() {
-            return;
-        }
-        let (indices, offsets): (Vec<_>, Vec<_>) = offsets.into_iter().unzip();
-        let symbols = vdso_symbols(&offsets);
-        self.native(&Arc::from("[vdso]"), &indices, &offsets, symbols);
-    }
-
     fn anonymous(&mut self, aggregate: &Aggregate, processes: &Processes) {
-        let mut by_process: BTreeMap<ProcessId, Vec<(usize, u64)>> = BTreeMap::new();
+        let mut by_process: BTreeMap<ProcessId, Vec<(u64, usize)>> = BTreeMap::new();
         for (index, place) in aggregate.places().iter().enumerate() {
             if let Place::Anonymous { process, abs_addr } = place {
-                by_process.entry(*process).or_default().push((index, *abs_addr));
+                by_process.entry(*process).or_default().push((*abs_addr, index));
             }
         }
-        for (process, addresses) in by_process {
-            let info = processes.info(process);
-            let map = match (&info.root, info.uid) {
-                (Some(root), Some(uid)) => PerfMap::read(root.as_fd(), info.inner_pid, uid).map_err(|error| error.to_string()),
-                _ => Err("process was gone".to_owned()),
-            };
-            let mapping = self.pseudo_mapping("[jit]");
-            for (index, address) in addresses {
-                let name = map.as_ref().ok().and_then(|map| map.lookup(address)).map(ToOwned::to_owned);
-                let name = name.unwrap_or_else(|| {
-                    let reason = map.as_ref().err().cloned().unwrap_or_else(|| "not in the perf map".to_owned());
-                    self.unknown.insert(index, ("[jit]".to_owned(), reason));
-                    format!("[jit+{address:#x}]")
-                });
-                let frames = vec![self.named(&name)];
-                self.place(index, Location { mapping: Some(mapping), address, kind: FrameKind::Jit, frames });
+        let mapping = (!by_process.is_empty()).then(|| self.pseudo_mapping("[jit]"));
+        for (process, mut places) in by_process {
+            places.sort_unstable();
+            let addresses: Vec<u64> = places.iter().map(|(address, _)| *address).collect();
+            let (found, reason) = self.perf_map(processes.info(process), &addresses);
+            for (position, (address, index)) in places.into_iter().enumerate() {
+                let frame = match found.get(position).cloned().flatten() {
+                    Some(function) => Frame { function, file: None, line: None, inlined: false },
+                    None => {
+                        self.unknown.insert(index, ("[jit]".to_owned(), reason.clone()));
+                        unknown_frame("[jit]", address, &mut self.names)
+                    }
+                };
+                self.place(index, Location { mapping, address, kind: FrameKind::Jit, frames: vec![frame] });
             }
+        }
+    }
+
+    /// Names from a process's perf map, and why others have none.
+    fn perf_map(&mut self, info: &ProcessInfo, addresses: &[u64]) -> (Vec<Option<Arc<str>>>, String) {
+        if matches!(self.naming, Naming::Raw) {
+            return (Vec::new(), "not looked up".to_owned());
+        }
+        let (Some(root), Some(uid)) = (&info.root, info.uid) else {
+            return (Vec::new(), "the process was gone".to_owned());
+        };
+        match jit::open_perf_map(root.as_fd(), info.inner_pid, uid) {
+            Ok(map) => (jit::symbolize(map, addresses, &mut self.names).names, "not in the perf map".to_owned()),
+            Err(error) => (Vec::new(), error.to_string()),
         }
     }
 
@@ -185,7 +217,7 @@ impl Resolver {
         let mut quality = Quality { samples: aggregate.samples(), ..Quality::default() };
         let mut unknown_by_place: HashMap<usize, u64> = HashMap::new();
         let stack_ids: Vec<_> = aggregate.stacks().iter().map(|stack| self.stack(stack)).collect();
-        let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.builder.name(&clean(comm))).collect();
+        let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.names.text(comm)).collect();
         let mut tallies: Vec<_> = aggregate.tallies().collect();
         // The map's order is random; equal recordings should give equal files.
         tallies.sort_unstable_by_key(|(key, _)| (key.process, key.tid, key.stack, key.comm, key.cgroup_id));
@@ -236,20 +268,27 @@ impl Resolver {
     }
 
     fn pseudo_mapping(&mut self, path: &str) -> crate::profile::MappingId {
-        let path = self.builder.name(path);
-        self.builder.mapping(Mapping { start: 0, limit: 0, file_offset: 0, path, build_id: String::new() })
+        let build_id = match path {
+            "[kernel]" => kernel_build_id(),
+            "[jit]" | "[bpf]" => None,
+            module => module_build_id(module.trim_matches(['[', ']'])),
+        };
+        let build_id = build_id.map(|id| id.to_string()).unwrap_or_default();
+        let path = self.names.text(path.as_bytes());
+        self.builder.mapping(Mapping { start: 0, limit: 0, file_offset: 0, path, build_id })
     }
 
     /// A frame with a name and nothing else.
     fn named(&mut self, name: &str) -> Frame {
-        Frame { function: self.builder.name(name), file: None, line: None, inlined: false }
+        Frame { function: self.names.text(name.as_bytes()), file: None, line: None, inlined: false }
     }
 }
 
-fn places(aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<(usize, u64)> {
-    let selected = aggregate.places().iter().enumerate().filter_map(|(index, place)| Some((index, select(place)?)));
+/// The selected places with their addresses, by address.
+fn places(aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<(u64, usize)> {
+    let selected = aggregate.places().iter().enumerate().filter_map(|(index, place)| Some((select(place)?, index)));
     let mut selected: Vec<_> = selected.collect();
-    selected.sort_unstable_by_key(|(_, address)| *address);
+    selected.sort_unstable();
     selected
 }
 

@@ -4,8 +4,10 @@
 //! first sample falls into it, through whatever still leads to the very same inode, and the descriptor is held.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -102,7 +104,7 @@ fn open(object: &Object, access: &Access<'_>) -> Option<File> {
     let own_root = File::open("/").ok();
     let roots = access.root.map(|root| root.as_fd()).into_iter().chain(own_root.as_ref().map(AsFd::as_fd));
     roots
-        .filter_map(|root| open_in_root(root, &object.raw_path).ok())
+        .filter_map(|root| open_in_root(root, OsStr::from_bytes(&object.raw_path)).ok())
         .find(|file| is_same(file, object, access))
 }
 

@@ -217,8 +217,9 @@ impl Profile {
         self.value_types.len().saturating_sub(1)
     }
 
-    /// Sum of one value over all samples.
+    /// Sum of one value over all samples; saturates, since a profile read from a file may hold any number.
     pub fn total(&self, value: usize) -> u64 {
-        self.samples.iter().map(|sample| sample.values.get(value).copied().unwrap_or(0)).sum()
+        let values = self.samples.iter().filter_map(|sample| sample.values.get(value));
+        values.fold(0, |sum, value| sum.saturating_add(*value))
     }
 }

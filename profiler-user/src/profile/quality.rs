@@ -47,7 +47,7 @@ impl Overhead {
         if self.wall_ns == 0 {
             return 0.0;
         }
-        (self.agent_cpu_ns + self.bpf_ns) as f64 * 100.0 / self.wall_ns as f64
+        self.agent_cpu_ns.saturating_add(self.bpf_ns) as f64 * 100.0 / self.wall_ns as f64
     }
 }
 
@@ -75,12 +75,12 @@ pub struct Quality {
 impl Quality {
     /// All losses together.
     pub fn lost_total(&self) -> u64 {
-        self.lost.iter().map(|counter| counter.count).sum()
+        sum(&self.lost)
     }
 
     /// All stacks that were cut short.
     pub fn cut_short_total(&self) -> u64 {
-        self.cut_short.iter().map(|counter| counter.count).sum()
+        sum(&self.cut_short)
     }
 
     /// Share of stacks that were cut short, percent of samples.
@@ -92,6 +92,11 @@ impl Quality {
     pub fn unknown_percent(&self) -> f64 {
         percent(self.unknown_frames, self.frames)
     }
+}
+
+/// Saturates: a profile read from a file may claim any number.
+fn sum(counters: &[Counter]) -> u64 {
+    counters.iter().fold(0, |sum, counter| sum.saturating_add(counter.count))
 }
 
 fn percent(part: u64, whole: u64) -> f64 {

@@ -1,0 +1,74 @@
+//! The comment line that carries what profile.proto has no field for.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::{FrameKind, Location, Meta, Profile, Quality};
+
+/// Begins the comment line; JSON follows.
+pub(crate) const PREFIX: &str = "perf-agent: ";
+
+/// Raised when a reader of an older version would misunderstand the line.
+const SCHEMA: u32 = 1;
+
+/// Content of the comment line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Extra<'a> {
+    schema: u32,
+    pub(crate) meta: Cow<'a, Meta>,
+    pub(crate) quality: Cow<'a, Quality>,
+    /// Location IDs whose kind is not the one that [`guess_kind`] gives.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) kinds: BTreeMap<FrameKind, Vec<u64>>,
+}
+
+impl<'a> Extra<'a> {
+    /// What must be said about `profile`.
+    pub(crate) fn of(profile: &'a Profile) -> Self {
+        let mut kinds: BTreeMap<FrameKind, Vec<u64>> = BTreeMap::new();
+        for (index, location) in profile.locations.iter().enumerate() {
+            if guess_kind(mapping_path(profile, location), innermost(location)) != location.kind {
+                kinds.entry(location.kind).or_default().push(index as u64 + 1);
+            }
+        }
+        Self { schema: SCHEMA, meta: Cow::Borrowed(&profile.meta), quality: Cow::Borrowed(&profile.quality), kinds }
+    }
+
+    /// The comment line. None when the content can't be written as JSON, which plain data always can.
+    pub(crate) fn to_comment(&self) -> Option<String> {
+        serde_json::to_string(self).ok().map(|json| format!("{PREFIX}{json}"))
+    }
+
+    /// Reads a comment line. None for any other comment, and for one from a later version.
+    pub(crate) fn from_comment(comment: &str) -> Option<Extra<'static>> {
+        let extra: Extra<'static> = serde_json::from_str(comment.strip_prefix(PREFIX)?).ok()?;
+        (extra.schema == SCHEMA).then_some(extra)
+    }
+}
+
+/// The kind of code as a foreign profile shows it: by the mapping's name, and by brackets around a name without
+/// a mapping.
+pub(crate) fn guess_kind(mapping: Option<&str>, function: &str) -> FrameKind {
+    let Some(path) = mapping else {
+        let bracketed = function.starts_with('[') && function.ends_with(']');
+        return if bracketed { FrameKind::Marker } else { FrameKind::Native };
+    };
+    let module = path.strip_suffix(".xz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path);
+    match path {
+        "[vdso]" | "[vsyscall]" => FrameKind::Native,
+        "[jit]" => FrameKind::Jit,
+        _ if path.ends_with(".map") && path.contains("perf-") => FrameKind::Jit,
+        _ if path.starts_with('[') || module.ends_with(".ko") || path.ends_with("/vmlinux") => FrameKind::Kernel,
+        _ => FrameKind::Native,
+    }
+}
+
+fn mapping_path<'p>(profile: &'p Profile, location: &Location) -> Option<&'p str> {
+    location.mapping.map(|id| &*profile.mappings[id.0 as usize].path)
+}
+
+fn innermost(location: &Location) -> &str {
+    location.frames.first().map_or("", |frame| &frame.function)
+}
