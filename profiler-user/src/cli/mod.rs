@@ -1,3 +1,101 @@
-//! The command line: one file or folder for each family of verbs. The only place that prints and that uses `anyhow`.
+//! The command line: one file per verb family. Only this folder talks to people.
 
-pub mod doctor;
+mod doctor;
+mod exit;
+mod flamegraph;
+mod launch;
+mod output_args;
+mod quantity;
+mod record;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use exit::{CliError, Exit};
+
+/// Shows where CPU time goes on a Linux host, with nothing changed or restarted.
+#[derive(Debug, Parser)]
+#[command(name = "perf-agent", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  perf-agent attach nginx -d 10s           profile all nginx processes for ten seconds
+  perf-agent record -d 10s                 profile the whole host
+  perf-agent record -- make -j2            profile a build, with all its children
+  perf-agent report last.pb.gz             show the table again
+  perf-agent doctor 4242                   what this host and process 4242 allow
+
+Exit codes: 0 fine, 1 failed, 2 wrong arguments, 3 not permitted or not possible on this kernel, 4 data not good
+enough (--strict), 5 nothing sampled; with `-- COMMAND` the command's own code.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Profile the CPU time of something that runs (30 s unless told otherwise)
+    Attach(Box<record::AttachArgs>),
+    /// Profile the CPU time of the whole host, processes, a control group or a command
+    Record(Box<record::RecordArgs>),
+    /// Show a recorded profile as a table
+    Report(report::ReportArgs),
+    /// Draw a recorded profile as a flamegraph
+    Flamegraph(flamegraph::FlamegraphArgs),
+    /// Check what this host, and a process, allow a profiler to see
+    #[command(alias = "check")]
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.verb {
+        Verb::Attach(args) => record::attach(*args),
+        Verb::Record(args) => record::record(*args),
+        Verb::Report(args) => report::run(&args),
+        Verb::Flamegraph(args) => flamegraph::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Help and version are what was asked for; standard output may be closed already.
+    let _closed = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok.into(),
+        _ => Exit::Usage.into(),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        // `perf-agent report | head`: the reader has what it wanted.
+        return Exit::Ok.into();
+    }
+    let exit = error.chain().find_map(|cause| cause.downcast_ref::<CliError>()).map_or(Exit::Runtime, CliError::exit);
+    eprintln!("error: {error:#}");
+    exit.into()
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

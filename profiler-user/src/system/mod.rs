@@ -6,6 +6,7 @@
 pub mod binary;
 pub mod btf;
 pub mod features;
+pub mod identity;
 pub mod permission;
 pub mod privileges;
 pub mod probe;

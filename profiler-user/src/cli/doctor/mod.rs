@@ -32,7 +32,7 @@ const MOST_TARGETS: usize = 4;
 
 /// Check whether this host, this user and a target can be profiled, and print what to fix
 #[derive(Debug, Clone, clap::Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     /// Process to check as well: pid, name or /regex/
     #[arg(value_name = "PID|NAME")]
     pub target: Option<String>,
@@ -72,7 +72,7 @@ impl Facts {
 ///
 /// # Errors
 /// When the result cannot be written to standard output.
-pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let facts = Facts::gather();
     let mut checks = kernel::checks(&facts);
     checks.extend(bpf::checks(&facts));

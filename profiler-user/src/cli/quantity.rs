@@ -1,0 +1,123 @@
+//! Durations as people type them: `30`, `500ms`, `5m`, `1h30m`, `inf`.
+
+use std::time::Duration;
+
+/// How long a recording runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// This long.
+    For(Duration),
+    /// Until it is interrupted.
+    Unlimited,
+}
+
+/// Longest recording with an end: a year. Past it, somebody mistyped a unit.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Reads a duration. A bare number is seconds; `0` and `inf` mean until interrupted.
+///
+/// # Errors
+///
+/// Says what was found and what is understood.
+pub(super) fn length(text: &str) -> Result<Length, String> {
+    if matches!(text, "inf" | "0") {
+        return Ok(Length::Unlimited);
+    }
+    let wrong = || format!("`{text}` is not a duration; examples: 30 (seconds), 500ms, 30s, 5m, 1h30m, inf");
+    if let Ok(seconds) = text.parse::<f64>() {
+        let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+        return bounded(text, duration);
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let unit_seconds = match unit {
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" | "sec" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return Err(wrong()),
+        };
+        let part = Duration::try_from_secs_f64(number * unit_seconds).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    bounded(text, total)
+}
+
+fn bounded(text: &str, duration: Duration) -> Result<Length, String> {
+    if duration.is_zero() {
+        return Err(format!("`{text}` is no time at all; to record until Ctrl-C use -d inf"));
+    }
+    if duration > LONGEST {
+        return Err(format!("`{text}` is more than a year; to record until Ctrl-C use -d inf"));
+    }
+    Ok(Length::For(duration))
+}
+
+/// Reads a list of numbers and ranges: `0-3,8`.
+///
+/// # Errors
+///
+/// Says what was found and what is understood.
+pub(super) fn number_list(text: &str) -> Result<Vec<u32>, String> {
+    /// More CPUs than any kernel supports (`CONFIG_NR_CPUS` is at most 8192).
+    const MOST: usize = 8192;
+    let wrong = || format!("`{text}` is not a list of numbers; examples: 4, 0,2, 0-3,8");
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u32 = first.trim().parse().map_err(|_| wrong())?;
+        let last: u32 = last.trim().parse().map_err(|_| wrong())?;
+        if last < first || (last - first) as usize >= MOST || numbers.len() > MOST {
+            return Err(wrong());
+        }
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_type_them() {
+        let seconds = |text| match length(text) {
+            Ok(Length::For(duration)) => duration.as_secs_f64(),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(seconds("30"), 30.0);
+        assert_eq!(seconds("0.5"), 0.5);
+        assert_eq!(seconds("500ms"), 0.5);
+        assert_eq!(seconds("1h30m"), 5400.0);
+        assert_eq!(seconds("1m30s"), 90.0);
+        assert_eq!(length("inf"), Ok(Length::Unlimited));
+        assert_eq!(length("0"), Ok(Length::Unlimited));
+    }
+
+    #[test]
+    fn what_is_no_duration_says_so() {
+        for text in ["-1", "", "abc", "5x", "1e99", "nan", "s", "5 m", "-5s", "0ms", "10000d"] {
+            assert!(length(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(number_list("0-2,8"), Ok(vec![0, 1, 2, 8]));
+        for text in ["", "a", "3-1", "0-99999999", "1,,2", "-1"] {
+            assert!(number_list(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `perf-agent attach` and `perf-agent record`: one recording, from arguments to files.
+
+mod drive;
+mod scope;
+mod status;
+mod write;
+
+pub(super) use write::file_error;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::exit::{CliError, Exit};
+use super::output_args::OutputArgs;
+use super::quantity::{Length, length, number_list};
+use crate::aggregate::StackScope;
+use crate::bpf::{Clock, Idle, PerfEvent};
+use crate::profile_type::OnCpuError;
+use crate::session::{SessionError, SessionOptions};
+use crate::system::permission::PermissionReport;
+
+/// Highest rate that the sampler is asked for when the kernel does not say its own limit.
+const FALLBACK_MAX_RATE_HZ: u64 = 100_000;
+
+/// `perf-agent attach`: profile something that runs.
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    /// What to profile: a PID, a list of PIDs, a process name, /REGEX/, cgroup:PATH, unit:NAME or container:ID
+    #[arg(value_name = "TARGET")]
+    target: String,
+    /// How long, like -d
+    #[arg(value_name = "DURATION", value_parser = length, allow_hyphen_values = true)]
+    trailing: Option<Length>,
+    /// How long: 30 (seconds), 500ms, 5m, 1h30m; 0 or inf until Ctrl-C
+    #[arg(short, long, value_name = "TIME", value_parser = length, allow_hyphen_values = true, conflicts_with = "trailing")]
+    duration: Option<Length>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// `perf-agent record`: profile the whole host, processes, threads, a control group or a command.
+#[derive(Debug, Args)]
+pub(super) struct RecordArgs {
+    /// What to profile, as for `attach`; the whole host when nothing is named
+    #[arg(value_name = "TARGET", conflicts_with_all = ["all", "pid", "tid", "cgroup", "command"])]
+    target: Option<String>,
+    /// The whole host
+    #[arg(short, long, conflicts_with_all = ["pid", "tid", "cgroup", "command"])]
+    all: bool,
+    /// These processes, with all their threads
+    #[arg(short, long, value_name = "PID,…", conflicts_with_all = ["tid", "cgroup", "command"])]
+    pid: Option<String>,
+    /// These threads only
+    #[arg(short, long, value_name = "TID,…", conflicts_with_all = ["cgroup", "command"])]
+    tid: Option<String>,
+    /// Everything below this control group (version 2): a path below its root, or the full path
+    #[arg(short = 'G', long, value_name = "PATH", conflicts_with = "command")]
+    cgroup: Option<String>,
+    /// How long: 30 (seconds), 500ms, 5m, 1h30m; 0 or inf until Ctrl-C
+    #[arg(short, long, value_name = "TIME", value_parser = length, allow_hyphen_values = true)]
+    duration: Option<Length>,
+    /// Run the command after -- as the user who called perf-agent, not as the one behind sudo
+    #[arg(long)]
+    keep_root: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// The command to start and profile, with its children
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What makes a CPU take a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Event {
+    /// A timer on every CPU; works everywhere
+    #[value(alias = "cpu")]
+    CpuClock,
+    /// The hardware's cycle counter, where there is one
+    Cycles,
+}
+
+/// How to sample: the same for all ways to name a target.
+#[derive(Debug, Args)]
+struct SamplingArgs {
+    /// Samples per second and CPU
+    #[arg(short = 'F', long = "freq", value_name = "HZ", default_value_t = 99, alias = "rate", allow_hyphen_values = true, help_heading = "Sampling")]
+    frequency: i64,
+    /// What makes a CPU take a sample
+    #[arg(short, long, value_enum, default_value = "cpu-clock", help_heading = "Sampling")]
+    event: Event,
+    /// Only these CPUs: 0-3,8
+    #[arg(short = 'C', long, value_name = "LIST", help_heading = "Sampling")]
+    cpu: Option<String>,
+    /// Kernel stacks only (the meaning that bcc gives -K)
+    #[arg(short = 'K', long, conflicts_with = "user_only", alias = "all-kernel", help_heading = "Sampling")]
+    kernel_only: bool,
+    /// User stacks only (the meaning that bcc gives -U)
+    #[arg(short = 'U', long, alias = "all-user", help_heading = "Sampling")]
+    user_only: bool,
+    /// Sample idle CPUs too, so that the profile adds up to all CPU time
+    #[arg(short = 'I', long, help_heading = "Sampling")]
+    include_idle: bool,
+    /// Follow the children of target processes: those that exist and those to come (the default)
+    #[arg(long, overrides_with = "no_subprocesses", help_heading = "Sampling")]
+    subprocesses: bool,
+    /// Only the processes named, not their children
+    #[arg(long, help_heading = "Sampling")]
+    no_subprocesses: bool,
+}
+
+/// A recording as the command line describes it.
+struct Plan {
+    session: SessionOptions,
+    length: Length,
+    /// For people: `pid 4242 (nginx)`.
+    target: String,
+    /// For file names: `nginx-4242`.
+    slug: String,
+    pid: Option<u32>,
+    comm: Option<String>,
+    command: Vec<OsString>,
+    keep_root: bool,
+    scope_notes: Vec<String>,
+}
+
+/// Runs `attach`.
+///
+/// # Errors
+///
+/// Bad arguments, missing privileges, failed outputs.
+pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
+    let found = scope::from_target(&args.target)?;
+    let length = args.duration.or(args.trailing).unwrap_or(Length::For(std::time::Duration::from_secs(30)));
+    let plan = plan(found, &args.sampling, length, Vec::new(), false)?;
+    drive::run(plan, args.output)
+}
+
+/// Runs `record`.
+///
+/// # Errors
+///
+/// Bad arguments, missing privileges, failed outputs.
+pub(super) fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
+    let found = scope::from_record(&args)?;
+    let length = args.duration.unwrap_or(Length::Unlimited);
+    let plan = plan(found, &args.sampling, length, args.command, args.keep_root)?;
+    drive::run(plan, args.output)
+}
+
+fn plan(
+    found: scope::Found,
+    sampling: &SamplingArgs,
+    length: Length,
+    command: Vec<OsString>,
+    keep_root: bool,
+) -> anyhow::Result<Plan> {
+    let clock = match sampling.event {
+        Event::CpuClock => Clock::CpuClock,
+        Event::Cycles => Clock::Cycles,
+    };
+    if clock == Clock::Cycles && !PerfEvent::cycles_available(0) {
+        let error = CliError::new(Exit::Permission, "this machine has no hardware cycle counter (PERF_COUNT_HW_CPU_CYCLES)");
+        return Err(error.hint("virtual machines rarely have one; leave --event away to sample by cpu-clock").into());
+    }
+    let mut scope_notes = Vec::new();
+    let stacks = match (sampling.kernel_only, sampling.user_only) {
+        (true, _) => {
+            scope_notes.push("kernel stacks only".to_owned());
+            StackScope::KernelOnly
+        }
+        (_, true) => {
+            scope_notes.push("user stacks only".to_owned());
+            StackScope::UserOnly
+        }
+        _ => StackScope::Both,
+    };
+    let cpus = sampling.cpu.as_deref().map(number_list).transpose().map_err(CliError::usage)?;
+    if let Some(list) = &sampling.cpu {
+        scope_notes.push(format!("CPUs {list} only"));
+    }
+    if sampling.include_idle {
+        scope_notes.push("idle included".to_owned());
+    }
+    let session = SessionOptions {
+        scope: found.scope,
+        follow_forks: !sampling.no_subprocesses,
+        cpus,
+        clock,
+        frequency_hz: frequency(sampling.frequency)?,
+        idle: if sampling.include_idle { Idle::Include } else { Idle::Exclude },
+        stacks,
+    };
+    Ok(Plan {
+        session,
+        length,
+        target: found.title,
+        slug: found.slug,
+        pid: found.pid,
+        comm: found.comm,
+        command,
+        keep_root,
+        scope_notes,
+    })
+}
+
+/// A recording that could not start, explained: missing rights get the whole picture, everything else its causes.
+fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
+    let mut chain = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    let mut refused = None;
+    while let Some(cause) = source {
+        chain.push(cause.to_string());
+        refused = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).or(refused);
+        source = cause.source();
+    }
+    let syscall = match error {
+        SessionError::Sampler(OnCpuError::Open { .. }) | SessionError::SideBand(_) => "perf_event_open",
+        _ => "bpf",
+    };
+    match refused {
+        Some(errno @ (libc::EPERM | libc::EACCES)) => {
+            CliError::new(Exit::Permission, PermissionReport::gather(&chain[0], syscall, errno, pid).to_string())
+        }
+        _ => {
+            let exit = if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
+            CliError::new(exit, chain.join(": ")).hint("`perf-agent doctor` says what this host can do")
+        }
+    }
+}
+
+fn frequency(asked: i64) -> Result<u64, CliError> {
+    let limit = std::fs::read_to_string("/proc/sys/kernel/perf_event_max_sample_rate");
+    let limit = limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(FALLBACK_MAX_RATE_HZ);
+    match u64::try_from(asked) {
+        Ok(hz @ 1..) if hz <= limit => Ok(hz),
+        Ok(hz @ 1..) => Err(CliError::usage(format!("-F {hz}: the kernel allows at most {limit} samples a second here")).hint(format!(
+            "use -F {limit} or less, or raise the limit: sysctl kernel.perf_event_max_sample_rate={hz}"
+        ))),
+        _ => Err(CliError::usage(format!("-F {asked}: the rate must be at least 1 sample a second")).hint("the default is -F 99")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_outside_the_kernels_limit_are_refused_with_the_limit() {
+        assert_eq!(frequency(99).unwrap(), 99);
+        for asked in [0, -5, 1_000_000_000] {
+            assert_eq!(frequency(asked).unwrap_err().exit(), Exit::Usage, "{asked}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Runs a plan: session, signals, clock, child; then names, files and the table.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::Plan;
+use super::status::Status;
+use super::write::{Outputs, Report};
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::launch::{Launch, RunAs};
+use crate::cli::output_args::OutputArgs;
+use crate::cli::quantity::Length;
+use crate::session::{Recorded, Scope, Session};
+
+/// Time between two drains of the ring, which holds about a second of samples.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// Drains between two looks at whether the target still lives.
+const DRAINS_PER_LIFE_SIGN: u32 = 5;
+
+/// Why a recording ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Its time was up.
+    Time,
+    /// Ctrl-C, or a request to end.
+    Asked,
+    /// Every target ended.
+    TargetGone,
+    /// The command ended with this code.
+    Child(u8),
+}
+
+/// Records, writes and reports.
+pub(super) fn run(plan: Plan, output: OutputArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(record(plan, output))
+}
+
+async fn record(plan: Plan, output: OutputArgs) -> anyhow::Result<ExitCode> {
+    let outputs = Outputs::prepare(&plan, output)?;
+    let mut signals = Signals::new()?;
+    let mut session = Session::start(&plan.session).map_err(|error| super::start_error(&error, plan.pid))?;
+    let mut child = start_command(&plan, &mut session)?;
+    outputs.announce(&plan);
+    let ending = drive(&plan, &outputs, &mut session, &mut signals, child.as_mut()).await;
+    let recorded = Arc::new(session.stop());
+    if recorded.aggregate.samples() == 0 {
+        return Ok(nothing_sampled(&plan, ending));
+    }
+    let report = Report::new(&plan, outputs);
+    let exit = finish(report, &recorded, &mut signals).await?;
+    Ok(match (ending, exit) {
+        (Ending::Child(code), Exit::Ok) => Exit::Child(code).into(),
+        (_, exit) => exit.into(),
+    })
+}
+
+fn start_command(plan: &Plan, session: &mut Session) -> Result<Option<Child>, CliError> {
+    if plan.session.scope != Scope::Command {
+        return Ok(None);
+    }
+    let run_as = if plan.keep_root { RunAs::Agent } else { RunAs::Caller };
+    let launch = Launch::prepare(&plan.command, run_as);
+    let started = session.follow_children(|| launch.start()).map_err(|error| super::start_error(&error, None))?;
+    let program = plan.command.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned());
+    let child = started.map_err(|error| {
+        CliError::new(Exit::Runtime, format!("cannot start `{program}`: {error}")).hint("check its name, or give the full path")
+    })?;
+    if let Some(pid) = child.id() {
+        session.add_target(pid).map_err(|error| super::start_error(&error, None))?;
+    }
+    Ok(Some(child))
+}
+
+async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, signals: &mut Signals, mut child: Option<&mut Child>) -> Ending {
+    let deadline = match plan.length {
+        Length::For(duration) => Some(Instant::now() + duration),
+        Length::Unlimited => None,
+    };
+    let mut status = Status::new(plan.length, outputs.quiet());
+    let mut ticks = interval(DRAIN_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut until_life_sign = DRAINS_PER_LIFE_SIGN;
+    let mut interrupts = 0;
+    let ending = loop {
+        tokio::select! {
+            biased;
+            code = exit_code(&mut child) => break Ending::Child(code),
+            _ = signals.interrupt.recv() => {
+                interrupts += 1;
+                // The terminal sent it to the command as well: the command decides, unless it is asked twice.
+                if child.is_none() || interrupts > 1 {
+                    break Ending::Asked;
+                }
+            }
+            _ = signals.terminate.recv() => break Ending::Asked,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break Ending::Time,
+            _ = ticks.tick() => {
+                session.tick();
+                status.update(session);
+                until_life_sign -= 1;
+                if until_life_sign == 0 {
+                    until_life_sign = DRAINS_PER_LIFE_SIGN;
+                    if !session.has_living_target() {
+                        break Ending::TargetGone;
+                    }
+                }
+            }
+        }
+    };
+    status.clear();
+    ending
+}
+
+/// Waits for the command; for ever when there is none.
+async fn exit_code(child: &mut Option<&mut Child>) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(child) = child else { return std::future::pending().await };
+    match child.wait().await {
+        // A shell's way to tell of a signal.
+        Ok(status) => status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(1, |code| code as u8),
+        Err(_) => 1,
+    }
+}
+
+/// Names and writes on a thread of its own, so that a second Ctrl-C is heard: then the raw data is written at once.
+async fn finish(report: Report, recorded: &Arc<Recorded>, signals: &mut Signals) -> anyhow::Result<Exit> {
+    let shared = Arc::clone(recorded);
+    let raw = report.without_names();
+    let mut work = tokio::task::spawn_blocking(move || report.produce(&shared));
+    tokio::select! {
+        done = &mut work => done?,
+        _ = signals.interrupt.recv() => {
+            raw.produce(recorded)?;
+            // The other thread is still looking names up; nobody waits for it.
+            std::process::exit(130)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
+fn nothing_sampled(plan: &Plan, ending: Ending) -> ExitCode {
+    let why = match ending {
+        Ending::TargetGone => "the target has ended",
+        Ending::Child(_) => "the command ended before it used any CPU",
+        Ending::Time | Ending::Asked => "the target used no CPU in that time",
+    };
+    eprintln!("error: nothing was sampled of {}: {why}", plan.target);
+    eprintln!("hint: record longer (-d 60s) or faster (-F 999); `perf-agent doctor` says what this host can do");
+    Exit::NothingSampled.into()
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+}

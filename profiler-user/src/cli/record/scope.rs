@@ -1,0 +1,198 @@
+//! From what the user named to the scope of a recording, with a title for people and a slug for file names.
+
+use std::path::{Path, PathBuf};
+
+use super::RecordArgs;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::quantity::number_list;
+use crate::process::cgroup_id;
+use crate::profile::clean;
+use crate::session::Scope;
+use crate::system::features::Mounts;
+use crate::system::target::{Target, TargetError, TargetSpec};
+
+/// Most directories that a search for a control group looks at.
+const MOST_GROUPS: usize = 50_000;
+
+/// A scope with its names.
+pub(super) struct Found {
+    pub(super) scope: Scope,
+    pub(super) title: String,
+    pub(super) slug: String,
+    pub(super) pid: Option<u32>,
+    pub(super) comm: Option<String>,
+}
+
+impl Found {
+    fn new(scope: Scope, title: impl Into<String>, slug: impl AsRef<str>) -> Self {
+        Self { scope, title: title.into(), slug: slug_of(slug.as_ref()), pid: None, comm: None }
+    }
+}
+
+/// The scope of a positional target.
+pub(super) fn from_target(text: &str) -> Result<Found, CliError> {
+    if let Some(path) = text.strip_prefix("cgroup:") {
+        return from_cgroup(path);
+    }
+    if let Some(unit) = text.strip_prefix("unit:") {
+        return from_group_name(text, |name| name == unit || name.strip_suffix(".service") == Some(unit));
+    }
+    if let Some(container) = text.strip_prefix("container:") {
+        return from_group_name(text, |name| container.len() >= 4 && name.contains(container));
+    }
+    let spec: TargetSpec = text.parse().map_err(target_error)?;
+    let pids = spec.resolve().map_err(target_error)?;
+    let by_name = !matches!(spec, TargetSpec::Pids(_));
+    from_pids(&pids, by_name.then_some(text))
+}
+
+/// The scope of `record`'s options.
+pub(super) fn from_record(args: &RecordArgs) -> Result<Found, CliError> {
+    if let Some(target) = &args.target {
+        return from_target(target);
+    }
+    if let Some(list) = &args.pid {
+        return from_pids(&number_list(list).map_err(CliError::usage)?, None);
+    }
+    if let Some(list) = &args.tid {
+        return from_threads(&number_list(list).map_err(CliError::usage)?);
+    }
+    if let Some(path) = &args.cgroup {
+        return from_cgroup(path);
+    }
+    if let Some(program) = args.command.first() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = Path::new(program).file_name().unwrap_or(program);
+        let words: Vec<String> = args.command.iter().map(|word| clean(word.as_bytes())).collect();
+        let mut found = Found::new(Scope::Command, format!("`{}`", words.join(" ")), clean(name.as_bytes()));
+        found.comm = Some(clean(name.as_bytes()));
+        return Ok(found);
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(Found::new(Scope::Host, "whole host", host.trim()))
+}
+
+fn from_pids(pids: &[u32], name: Option<&str>) -> Result<Found, CliError> {
+    let targets: Vec<Target> = match name {
+        // A process that matched a name may be gone by now; the others still count.
+        Some(_) => pids.iter().filter_map(|pid| Target::inspect(*pid).ok()).collect(),
+        None => pids.iter().map(|pid| Target::inspect(*pid).map_err(target_error)).collect::<Result<_, _>>()?,
+    };
+    let living: Vec<u32> = targets.iter().map(|target| target.pid).collect();
+    let scope = Scope::Processes(living.clone());
+    match targets.as_slice() {
+        [] => Err(CliError::new(Exit::Runtime, "all processes of that name have ended")),
+        [target] => {
+            let slug = format!("{}-{}", target.comm, target.pid);
+            let mut found = Found::new(scope, format!("pid {}", target.summary()), slug);
+            found.pid = Some(target.pid);
+            found.comm = Some(target.comm.clone());
+            Ok(found)
+        }
+        [first, ..] => {
+            let list = living.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let mut found = Found::new(scope, format!("pids {list} ({})", first.comm), &first.comm);
+            found.comm = Some(first.comm.clone());
+            Ok(found)
+        }
+    }
+}
+
+fn from_threads(tids: &[u32]) -> Result<Found, CliError> {
+    for tid in tids {
+        if !Path::new(&format!("/proc/{tid}/stat")).exists() {
+            return Err(CliError::new(Exit::Runtime, format!("there is no thread {tid}"))
+                .hint("ls /proc/PID/task lists the threads of a process"));
+        }
+    }
+    let list = tids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Ok(Found::new(Scope::Threads(tids.to_vec()), format!("thread {list}"), format!("tid-{}", tids.first().unwrap_or(&0))))
+}
+
+fn from_cgroup(path: &str) -> Result<Found, CliError> {
+    let root = hierarchy()?;
+    let inside = Path::new(path).strip_prefix(&root).unwrap_or_else(|_| Path::new(path.trim_start_matches('/')));
+    group(&root, inside)
+}
+
+fn from_group_name(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Found, CliError> {
+    let root = hierarchy()?;
+    let mut queue = vec![root.clone()];
+    let mut looked_at = 0;
+    while let Some(directory) = queue.pop() {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            looked_at += 1;
+            if looked_at > MOST_GROUPS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_str().is_some_and(&wanted) {
+                let path = entry.path();
+                return group(&root, path.strip_prefix(&root).unwrap_or(&path));
+            }
+            queue.push(entry.path());
+        }
+    }
+    Err(CliError::new(Exit::Runtime, format!("no control group below {} belongs to `{}`", root.display(), clean(text.as_bytes())))
+        .hint("systemd-cgls shows what there is; cgroup:PATH takes a path"))
+}
+
+fn group(root: &Path, inside: &Path) -> Result<Found, CliError> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = root.join(inside);
+    let name = clean(inside.as_os_str().as_bytes());
+    let id = cgroup_id(&path).map_err(|error| {
+        CliError::new(Exit::Runtime, format!("there is no control group `{name}` below {}: {error}", root.display()))
+            .hint("systemd-cgls shows what there is")
+    })?;
+    let level = inside.components().count() as u32;
+    let leaf = inside.file_name().map_or_else(|| "root".into(), |leaf| clean(leaf.as_bytes()));
+    Ok(Found::new(Scope::Cgroup { id, level }, format!("cgroup /{name}"), leaf))
+}
+
+fn hierarchy() -> Result<PathBuf, CliError> {
+    Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone()).ok_or_else(|| {
+        CliError::new(Exit::Permission, "control groups version 2 are not mounted here")
+            .hint("mount -t cgroup2 none /sys/fs/cgroup/unified, or name processes by PID")
+    })
+}
+
+fn target_error(error: TargetError) -> CliError {
+    let exit = match &error {
+        TargetError::BadSpec { .. } | TargetError::BadPattern { .. } => Exit::Usage,
+        TargetError::Hidden { .. } => Exit::Permission,
+        _ => Exit::Runtime,
+    };
+    let hint = error.hint();
+    let error = CliError::new(exit, error.to_string());
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Letters, digits, dots, dashes and underscores; everything else, slashes above all, becomes a dash.
+fn slug_of(name: &str) -> String {
+    let slug: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' }).take(64).collect();
+    let slug = slug.trim_matches(|c| c == '-' || c == '.');
+    if slug.is_empty() { "target".to_owned() } else { slug.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_safe_file_names() {
+        assert_eq!(slug_of("nginx-42"), "nginx-42");
+        assert_eq!(slug_of("../../etc/x\n"), "etc-x");
+        assert_eq!(slug_of("…"), "target");
+    }
+
+    #[test]
+    fn a_pid_that_nobody_has_is_an_error_with_a_hint() {
+        let error = from_target("999999999").err().unwrap();
+        assert_eq!(error.exit(), Exit::Runtime);
+        assert!(error.to_string().contains("hint:"), "{error}");
+    }
+}

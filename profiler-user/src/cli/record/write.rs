@@ -1,0 +1,198 @@
+//! From a finished recording to names, files, the table and the quality line.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Plan;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output_args::{OutputArgs, text_style};
+use crate::output::file::{FileError, NameParts, OutputPlan};
+use crate::output::{
+    Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality,
+};
+use crate::process::CgroupNames;
+use crate::profile::{Meta, Profile};
+use crate::report::{Detail, hotspots};
+use crate::resolve::{Naming, resolve};
+use crate::session::Recorded;
+use crate::symbolize::native::{Inlines, Options};
+use crate::system::features::Mounts;
+
+/// Rows of the table after a recording.
+const TABLE_ROWS: usize = 10;
+
+/// Where results go, settled before the recording starts.
+pub(super) struct Outputs {
+    args: OutputArgs,
+    files: OutputPlan,
+    parts: NameParts,
+}
+
+impl Outputs {
+    /// Settles names and formats and makes sure that the places can be written.
+    pub(super) fn prepare(plan: &Plan, args: OutputArgs) -> Result<Self, CliError> {
+        let parts = NameParts {
+            slug: plan.slug.clone(),
+            pid: plan.pid,
+            comm: plan.comm.clone().unwrap_or_default(),
+            host: host_name(),
+            mode: "cpu".to_owned(),
+            start_unix_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
+            number: 1,
+        };
+        let files = OutputPlan::open(&args.request()?, &parts).map_err(|error| file_error(&error))?;
+        Ok(Self { args, files, parts })
+    }
+
+    pub(super) fn quiet(&self) -> bool {
+        self.args.quiet
+    }
+
+    /// Says what is being recorded and how to stop it.
+    #[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+    pub(super) fn announce(&self, plan: &Plan) {
+        use crate::cli::quantity::Length;
+        if self.args.quiet {
+            return;
+        }
+        let length = match plan.length {
+            Length::For(duration) => format!("{} s — Ctrl-C to stop early", duration.as_secs_f64()),
+            Length::Unlimited if plan.command.is_empty() => "until Ctrl-C".to_owned(),
+            Length::Unlimited => "until it ends".to_owned(),
+        };
+        let mut parts = vec![format!("perf-agent {}", env!("CARGO_PKG_VERSION")), "cpu".to_owned(), plan.target.clone()];
+        parts.push(format!("{} at {} Hz", plan.session.clock.name(), plan.session.frequency_hz));
+        parts.extend(plan.scope_notes.iter().cloned());
+        parts.push(length);
+        eprintln!("{}", parts.join(" · "));
+    }
+}
+
+/// Everything that turning a recording into results takes, able to move to another thread.
+pub(super) struct Report {
+    args: OutputArgs,
+    parts: NameParts,
+    files: Option<OutputPlan>,
+    meta: Meta,
+    naming: Naming,
+}
+
+impl Report {
+    pub(super) fn new(plan: &Plan, outputs: Outputs) -> Self {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let meta = Meta {
+            profile_type: "cpu".to_owned(),
+            target: plan.target.clone(),
+            target_slug: plan.slug.clone(),
+            host: outputs.parts.host.clone(),
+            kernel: kernel.trim().to_owned(),
+            clock: plan.session.clock.name().to_owned(),
+            frequency_hz: plan.session.frequency_hz,
+            scope_notes: plan.scope_notes.clone(),
+            ..Meta::default()
+        };
+        let inlines = if outputs.args.no_inline { Inlines::Hide } else { Inlines::Show };
+        let naming = Naming::Full(Options { inlines, ..Options::default() });
+        Self { args: outputs.args, parts: outputs.parts, files: Some(outputs.files), meta, naming }
+    }
+
+    /// The same without looking names up, for a reader in a hurry.
+    pub(super) fn without_names(&self) -> Self {
+        Self {
+            args: self.args.clone(),
+            parts: self.parts.clone(),
+            files: None,
+            meta: self.meta.clone(),
+            naming: Naming::Raw,
+        }
+    }
+
+    /// Names, files, table.
+    pub(super) fn produce(mut self, recorded: &Recorded) -> anyhow::Result<Exit> {
+        let profile = self.profile(recorded);
+        let files = match self.files.take() {
+            Some(files) => files,
+            None => OutputPlan::open(&self.args.request()?, &self.parts).map_err(|error| file_error(&error))?,
+        };
+        let to_stdout = files.uses_stdout();
+        let mut exit = self.write_files(files, &profile);
+        if !to_stdout {
+            self.print(&profile)?;
+        }
+        if exit == Exit::Ok && self.args.strict && quality_level(&profile.quality) == Level::Fail {
+            exit = Exit::Quality;
+        }
+        Ok(exit)
+    }
+
+    fn profile(&self, recorded: &Recorded) -> Profile {
+        let meta = Meta {
+            period: recorded.period,
+            start_unix_ns: recorded.start_unix_ns,
+            duration_ns: recorded.duration_ns,
+            ..self.meta.clone()
+        };
+        let hierarchy = Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone());
+        let mut cgroups = CgroupNames::new(hierarchy);
+        let (aggregate, processes) = (&recorded.aggregate, &recorded.processes);
+        let mut profile = resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
+        profile.quality.lost.clone_from(&recorded.lost);
+        profile.quality.notes.extend(recorded.notes.iter().cloned());
+        profile.quality.overhead = Some(recorded.overhead);
+        profile
+    }
+
+    #[expect(clippy::print_stderr, reason = "what was written where belongs on standard error")]
+    fn write_files(&self, files: OutputPlan, profile: &Profile) -> Exit {
+        let options = self.args.options();
+        let mut exit = Exit::Ok;
+        for result in files.write(profile, &options) {
+            match result {
+                Ok(written) if written.path.as_os_str() == "-" => {}
+                Ok(written) => {
+                    if let Some(old) = &written.old {
+                        eprintln!("Kept  {} (the file that was there before)", old.display());
+                    }
+                    if !self.args.quiet {
+                        eprintln!("Wrote {}", written.path.display());
+                    }
+                }
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    exit = Exit::Runtime;
+                }
+            }
+        }
+        exit
+    }
+
+    fn print(&self, profile: &Profile) -> io::Result<()> {
+        let style = text_style(self.args.color);
+        let mut out = io::stdout().lock();
+        let result = Self::print_to(&mut out, profile, style, self.args.top.unwrap_or(TABLE_ROWS));
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+
+    fn print_to(out: &mut dyn Write, profile: &Profile, style: TextStyle, top: usize) -> io::Result<()> {
+        let table = hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
+        write_header(out, profile, style)?;
+        write_hotspots(out, &table, top, 0.0, style)?;
+        write_quality(out, profile, style)?;
+        if io::stdout().is_terminal() {
+            write_next(out, &["perf-agent report --callers FUNCTION".to_owned(), "perf-agent flamegraph -o x.svg".to_owned()])?;
+        }
+        out.flush()
+    }
+}
+
+/// A failed output as an error with the right exit code.
+pub(in crate::cli) fn file_error(error: &FileError) -> CliError {
+    CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, error.to_string())
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
