@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::check::{Check, Group::Target as Group};
 pub(super) use crate::system::binary::Binary;
-use crate::system::binary::{ElfError, FramePointers, Machine};
+use crate::system::binary::{ElfError, FramePointers, Machine, Names};
 use crate::system::target::{LastLink, Target, open_in_root};
 
 /// Shares of functions with a frame pointer, percent, from which a program counts as built with or without them.
@@ -58,18 +58,15 @@ fn names(binary: &Binary, debug_file: Option<&str>) -> Check {
     if let Some(path) = debug_file {
         return Check::ok(Group, id, title, format!("separate debug file {path}"));
     }
-    if binary.debug_info {
-        return Check::ok(Group, id, title, "full debug information").why(build_id);
-    }
-    if binary.has_names() {
-        let kind = if binary.symbols {
-            "symbol table"
-        } else if binary.go {
-            "Go's own table"
-        } else {
-            "mini debug information"
-        };
-        return Check::ok(Group, id, title, format!("{kind}, no lines or inlined functions")).why(build_id);
+    let kind = match binary.names {
+        Names::DebugInfo => return Check::ok(Group, id, title, "full debug information").why(build_id),
+        Names::SymbolTable => Some("symbol table"),
+        Names::MiniDebugInfo => Some("mini debug information"),
+        Names::GoTable => Some("Go's own table"),
+        Names::Stripped => None,
+    };
+    if let Some(kind) = kind {
+        return Check::ok(Group, id, title, format!("{kind}, no inlined functions")).why(build_id);
     }
     let link = binary.debug_link.as_deref().map_or_else(String::new, |link| format!(", debug link {link}"));
     let check = Check::warn(Group, id, title, format!("stripped; {build_id}{link}"))
@@ -114,11 +111,11 @@ mod tests {
 
     #[test]
     fn stripped_programs_are_told_where_names_come_from() {
-        let stripped = Binary { symbols: false, debug_info: false, mini_debug_info: false, ..me() };
+        let stripped = Binary { names: Names::Stripped, ..me() };
         let found = names(&stripped, None);
         assert!(found.status == Status::Warn && found.fix[0].contains("-dbgsym"), "{found:?}");
         assert_eq!(names(&stripped, Some("/usr/lib/debug/x")).status, Status::Ok);
-        assert_eq!(names(&Binary { go: true, ..stripped }, None).status, Status::Ok);
+        assert_eq!(names(&Binary { names: Names::GoTable, ..stripped }, None).status, Status::Ok);
     }
 
     #[test]

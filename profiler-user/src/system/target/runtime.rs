@@ -124,7 +124,7 @@ fn libc(names: &BTreeSet<String>) -> Libc {
     let any = |matches: fn(&str) -> bool| names.iter().any(|name| matches(name));
     if any(|name| name.starts_with("ld-musl-") || name.starts_with("libc.musl-")) {
         Libc::Musl
-    } else if any(|name| name == "libc.so.6" || (name.starts_with("libc-2.") && name.ends_with(".so"))) {
+    } else if any(|name| name == "libc.so.6" || name.starts_with("libc-2.")) {
         Libc::Glibc
     } else {
         Libc::Static
