@@ -4,7 +4,10 @@
 //! for advice. A heuristic over names; nothing is decided by it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::super::{binary::Allocator, read};
 use super::{LastLink, Target, open_in_root, proc_path};
@@ -55,6 +58,8 @@ pub struct Software {
     pub runtime: Option<Runtime>,
     /// The C library; None when the mappings cannot be read.
     pub libc: Option<Libc>,
+    /// Paths of the shared objects with code, as the target sees them, each once, without deleted ones.
+    pub libraries: Vec<PathBuf>,
     /// An allocator that is a library of its own.
     pub allocator: Option<Allocator>,
     /// Arguments and settings that make the runtime write names or keep frame pointers.
@@ -74,6 +79,7 @@ impl Software {
         Self {
             runtime: runtime(exe_name, &names),
             libc: maps.is_ok().then(|| libc(&names)),
+            libraries: maps.as_deref().map(libraries).unwrap_or_default(),
             allocator: names.iter().find_map(|name| Allocator::of_library(name)),
             switches: switches(&arguments.concat()),
             perf_map: perf_map(target),
@@ -100,6 +106,20 @@ fn file_names(maps: &[u8]) -> BTreeSet<String> {
         path.rsplit(|byte| *byte == b'/').next().map(clean)
     };
     maps.split(|byte| *byte == b'\n').filter_map(path).collect()
+}
+
+/// Paths of executable mappings whose file name looks like that of a shared object.
+fn libraries(maps: &[u8]) -> Vec<PathBuf> {
+    let path = |line: &[u8]| {
+        // address, permissions, offset, device, inode, path (proc(5)).
+        let permissions = line.split(|byte| *byte == b' ').nth(1)?;
+        let path = line.get(line.iter().position(|byte| *byte == b'/')?..)?;
+        let name = path.rsplit(|byte| *byte == b'/').next()?;
+        let is_library = permissions.contains(&b'x') && name.windows(3).any(|part| part == b".so");
+        (is_library && !path.ends_with(b" (deleted)")).then(|| path.to_vec())
+    };
+    let paths: BTreeSet<Vec<u8>> = maps.split(|byte| *byte == b'\n').filter_map(path).collect();
+    paths.into_iter().map(|path| PathBuf::from(OsString::from_vec(path))).collect()
 }
 
 fn runtime(exe_name: &str, names: &BTreeSet<String>) -> Option<Runtime> {
@@ -156,7 +176,7 @@ fn switches(arguments: &[u8]) -> Vec<String> {
 
 fn perf_map(target: &Target) -> Option<PerfMap> {
     let path = format!("/tmp/perf-{}.map", target.own_pid());
-    let file = open_in_root(target.pid, &path, LastLink::Refuse).ok()?;
+    let file = open_in_root(target.pid, Path::new(&path), LastLink::Refuse).ok()?;
     let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     Some(PerfMap { path, uid: meta.uid(), bytes: meta.len() })
 }
@@ -175,6 +195,7 @@ mod tests {
             7f00-7f01 r-xp 00000000 08:01 43 /usr/lib/libc.so.6\n7f01-7f02 r--p 0 08:01 43 /usr/lib/libc.so.6\n\
             7f03-7f04 rw-p 0 00:00 0 [stack]\n7f05-7f06 r-xp 0 08:01 9 /opt/x.so (deleted)\n";
         assert_eq!(file_names(maps), names(&["a b", "libc.so.6", "x.so"]));
+        assert_eq!(libraries(maps), [Path::new("/usr/lib/libc.so.6")]);
     }
 
     #[test]
