@@ -15,7 +15,13 @@ use crate::system::target::{LastLink, Target, open_in_root};
 const MOSTLY_WITH: u32 = 60;
 const MOSTLY_WITHOUT: u32 = 15;
 
-/// Libraries looked at, at a few milliseconds each.
+/// Functions below which a share says nothing: a launcher that only loads libraries has a handful.
+const FEWEST_FUNCTIONS: u32 = 10;
+
+/// Library names written out in a reason.
+const MOST_NAMES: usize = 5;
+
+/// Libraries looked at, the ones with the most code first, at a few milliseconds each.
 const MOST_LIBRARIES: usize = 12;
 
 /// Why an executable could not be looked over.
@@ -89,7 +95,7 @@ fn names(binary: &Binary, debug_file: Option<&str>) -> Check {
 fn stacks(binary: &Binary) -> Check {
     let (id, title) = ("frame_pointers", "frame pointers");
     let tables = if binary.unwind_tables { "has unwind tables" } else { "has no unwind tables" };
-    let Some(found) = binary.frame_pointers else {
+    let Some(found) = binary.frame_pointers.filter(|found| found.functions >= FEWEST_FUNCTIONS) else {
         return Check::ok(Group, id, title, format!("not known; {tables}"))
             .why("too few functions to look at");
     };
@@ -131,10 +137,17 @@ pub(super) fn libraries(paths: &[PathBuf], target: &Target) -> Option<Check> {
                 title,
                 format!("{} of {seen} without frame pointers{more}", without.len()),
             )
-            .why(format!("stacks end early in {}", without.join(", ")))
+            .why(format!("stacks end early in {}", short_list(&without)))
             .fix("use a distribution that builds with frame pointers (Fedora 38, Ubuntu 24.04 and later)"),
         ),
     }
+}
+
+/// The first few names, and how many there are beyond them.
+fn short_list(names: &[String]) -> String {
+    let (shown, rest) = names.split_at(names.len().min(MOST_NAMES));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", shown.join(", "))
 }
 
 #[cfg(test)]
