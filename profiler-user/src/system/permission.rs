@@ -164,6 +164,11 @@ fn facts(me: &Privileges, host: &Features) -> Vec<String> {
     facts
 }
 
+/// How to start this command again with the capabilities that `me` lacks, the preferred way first.
+pub fn capability_fixes(me: &Privileges) -> Vec<String> {
+    fixes(Cause::Capabilities, me, &Command::of_this_process())
+}
+
 fn fixes(cause: Cause, me: &Privileges, command: &Command) -> Vec<String> {
     let again = format!("sudo perf-agent {}", command.arguments);
     let set_capabilities = format!("sudo setcap {SETCAP} {}", command.program);

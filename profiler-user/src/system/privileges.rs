@@ -160,8 +160,7 @@ impl Privileges {
         let status = read::text("/proc/self/status").unwrap_or_default();
         let namespace = |name: &str| read::link(format!("/proc/self/ns/{name}"));
         Self {
-            own_proc: read::link("/proc/self")
-                .is_some_and(|pid| pid == std::process::id().to_string().as_bytes()),
+            own_proc: proc_is_ours(),
             // A kernel without CONFIG_USER_NS or CONFIG_PID_NS has no such link: there is only one namespace.
             initial_user_namespace: namespace("user")
                 .is_none_or(|ns| ns == INITIAL_USER_NAMESPACE.as_bytes()),
@@ -200,6 +199,11 @@ impl Privileges {
     pub fn sufficient(&self) -> bool {
         self.initial_user_namespace && self.missing(Need::Required).is_empty()
     }
+}
+
+/// True when `/proc` shows this process's own PID namespace, so that its numbers mean what they mean here.
+pub fn proc_is_ours() -> bool {
+    read::link("/proc/self").is_some_and(|pid| pid == std::process::id().to_string().as_bytes())
 }
 
 /// `attr/current` holds `unconfined`, `profile (mode)`, or an SELinux context; empty without such a module.

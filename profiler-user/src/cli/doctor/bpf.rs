@@ -41,7 +41,7 @@ pub(super) fn explain(
             .why("capabilities inside a user namespace do not count for this")
             .fix("run it outside of the user namespace or rootless container"),
         Some(libc::EPERM | libc::EACCES) if !me.effective.allows(needed) => {
-            check.why(format!("{needed} is missing (see the rights below)")).fix("run as root (sudo)")
+            check.why(format!("{needed} is missing (see below)")).fix("run as root (sudo)")
         }
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS) if me.seccomp != Seccomp::Off => check
             .why("the capability is there, but a seccomp filter refuses the system call")

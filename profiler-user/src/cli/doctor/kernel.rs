@@ -6,7 +6,7 @@ use crate::system::btf::{BtfError, KernelTypes};
 use crate::system::features::{Features, Lockdown, Release, Tracefs, kernel_addresses_visible};
 
 /// Fields of kernel structs that programs read, each with the names it has had.
-const FIELDS: [(&str, &[&str]); 12] = [
+const FIELDS: [(&str, &[&str]); 13] = [
     ("task_struct", &["pid"]),
     ("task_struct", &["tgid"]),
     ("task_struct", &["thread_pid"]),
@@ -18,6 +18,7 @@ const FIELDS: [(&str, &[&str]); 12] = [
     ("pid", &["numbers"]),
     ("upid", &["nr"]),
     ("upid", &["ns"]),
+    ("pid_namespace", &["ns"]),
     ("ns_common", &["inum"]),
 ];
 

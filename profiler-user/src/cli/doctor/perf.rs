@@ -66,7 +66,7 @@ fn paranoid(setting: Option<i64>, opened: bool) -> Check {
         return Check::ok(Perf, id, title, value.to_string()).why("this process is above it");
     }
     Check::warn(Perf, id, title, value.to_string())
-        .why("without CAP_PERFMON it keeps this user from the kernel and from other users' processes")
+        .why("it keeps those without CAP_PERFMON from the kernel and from other users' processes")
         .fix("run as root or with CAP_PERFMON; the setting can stay as it is")
 }
 

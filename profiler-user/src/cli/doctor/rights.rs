@@ -3,6 +3,7 @@
 use super::Facts;
 use super::check::{Check, Group::Rights};
 use crate::system::features::{Features, Limit};
+use crate::system::permission::capability_fixes;
 use crate::system::privileges::{Capability, Need, Privileges, Seccomp};
 
 /// Descriptors for maps, programs, logs and files that are open whatever the number of CPUs.
@@ -14,6 +15,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let (me, host) = (&facts.me, &facts.host);
     let works = facts.perf.is_ok() && facts.program.is_ok() && facts.ring_buffer.is_ok();
     let mut checks: Vec<Check> = Capability::USED.into_iter().map(|cap| capability(cap, me, host)).collect();
+    checks.extend(capabilities(me));
     checks.push(user_namespace(me));
     checks.push(pid_namespace(me));
     checks.push(confinement(me, works));
@@ -36,8 +38,6 @@ fn capability(cap: Capability, me: &Privileges, host: &Features) -> Check {
     if me.effective.allows(cap) {
         return Check::ok(Rights, &id, title, "held through CAP_SYS_ADMIN");
     }
-    let fix =
-        format!("sudo, or setcap {}+ep, or docker run --cap-add {}", id, title.trim_start_matches("CAP_"));
     if cap == Capability::SysResource && !counts_locked_memory(host) {
         return Check::ok(Rights, &id, title, "missing").why("not needed on this kernel");
     }
@@ -45,7 +45,16 @@ fn capability(cap: Capability, me: &Privileges, host: &Features) -> Check {
         Need::Required => Check::fail(Rights, &id, title, "missing"),
         Need::Useful | Need::Rare => Check::warn(Rights, &id, title, "missing"),
     };
-    check.why(format!("needed to {}", cap.purpose())).fix(fix)
+    check.why(format!("needed to {}", cap.purpose())).fix("see `all capabilities` below")
+}
+
+/// The fixes for all missing capabilities at once: `setcap` replaces what a file had, so one at a time would not do.
+fn capabilities(me: &Privileges) -> Option<Check> {
+    let lacking = me.missing(Need::Required).len() + me.missing(Need::Useful).len();
+    let verdict = if me.missing(Need::Required).is_empty() { Check::warn } else { Check::fail };
+    let check = verdict(Rights, "capabilities", "all capabilities", format!("{lacking} missing"))
+        .why("any one of these ways gives all that are missing");
+    (lacking > 0).then(|| capability_fixes(me).into_iter().fold(check, Check::fix))
 }
 
 fn user_namespace(me: &Privileges) -> Check {

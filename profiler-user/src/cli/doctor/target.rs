@@ -53,6 +53,7 @@ fn of_target(target: &Target, me: &Privileges) -> Vec<Check> {
     if let Ok(found) = &found {
         checks.extend(binary::checks(found, target));
     }
+    checks.extend(binary::libraries(&software.libraries, target));
     let go = found.as_ref().is_ok_and(|found| found.go);
     if let Some(check) = runtime(&software, target, go) {
         checks.push(check);

@@ -58,17 +58,28 @@ impl Allocator {
     }
 }
 
+/// The best source of function names inside an executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// DWARF: names, source lines and inlined functions.
+    DebugInfo,
+    /// A full symbol table (`.symtab`).
+    SymbolTable,
+    /// A compressed symbol table (`.gnu_debugdata`, Fedora and its relatives).
+    MiniDebugInfo,
+    /// Go's own table (`.gopclntab`), which survives stripping.
+    GoTable,
+    /// Exported functions only.
+    Stripped,
+}
+
 /// Facts about one executable.
 #[derive(Debug, Clone)]
 pub struct Binary {
     /// What processor it is for.
     pub machine: Machine,
-    /// Has a full symbol table (`.symtab`).
-    pub symbols: bool,
-    /// Has DWARF debug information.
-    pub debug_info: bool,
-    /// Has a compressed mini symbol table (`.gnu_debugdata`, Fedora and its relatives).
-    pub mini_debug_info: bool,
+    /// Where its function names come from.
+    pub names: Names,
     /// File name of the separate debug file (`.gnu_debuglink`), cleaned.
     pub debug_link: Option<String>,
     /// GNU build ID in lower-case hex.
@@ -93,29 +104,21 @@ impl Binary {
     pub fn inspect(file: File) -> Result<Self, ElfError> {
         let elf = Elf::open(file)?;
         let go = elf.section(b".go.buildinfo").is_some() || elf.section(b".note.go.buildid").is_some();
-        let strings = [&b".strtab"[..], b".dynstr"].into_iter().filter_map(|name| {
+        let mut strings = [&b".strtab"[..], b".dynstr"].into_iter().filter_map(|name| {
             let section = elf.section(name)?;
             elf.read(section.offset, section.size.min(STRING_TABLE_BYTES))
         });
         Ok(Self {
             machine: elf.machine,
-            symbols: elf.sections.iter().any(|section| section.kind == SectionKind::Symbols),
-            debug_info: elf.section(b".debug_info").or_else(|| elf.section(b".zdebug_info")).is_some(),
-            mini_debug_info: elf.section(b".gnu_debugdata").is_some(),
+            names: names(&elf, go),
             debug_link: elf.debug_link(),
             build_id: elf.build_id(),
             unwind_tables: elf.section(b".eh_frame").is_some() || elf.unwind_index().is_some(),
             interpreter: elf.interpreter(),
             go,
-            allocator: strings.filter_map(|table| Allocator::in_string_table(&table)).next(),
+            allocator: strings.find_map(|table| Allocator::in_string_table(&table)),
             frame_pointers: FramePointers::estimate(&elf, go),
         })
-    }
-
-    /// Function names can be had from the file alone.
-    pub fn has_names(&self) -> bool {
-        // Go's own line table (.gopclntab) survives stripping.
-        self.symbols || self.debug_info || self.mini_debug_info || self.go
     }
 
     /// Where a separate debug file with this build ID would be, under a root directory.
@@ -123,6 +126,21 @@ impl Binary {
         let id = self.build_id.as_ref()?;
         let (first, rest) = (id.get(..2)?, id.get(2..)?);
         (!rest.is_empty()).then(|| format!("/usr/lib/debug/.build-id/{first}/{rest}.debug"))
+    }
+}
+
+fn names(elf: &Elf, go: bool) -> Names {
+    let has = |name: &[u8]| elf.section(name).is_some();
+    if has(b".debug_info") || has(b".zdebug_info") {
+        Names::DebugInfo
+    } else if elf.sections.iter().any(|section| section.kind == SectionKind::Symbols) {
+        Names::SymbolTable
+    } else if has(b".gnu_debugdata") {
+        Names::MiniDebugInfo
+    } else if go {
+        Names::GoTable
+    } else {
+        Names::Stripped
     }
 }
 
@@ -135,7 +153,7 @@ mod tests {
     #[test]
     fn this_test_program_is_a_linked_elf_with_names_and_tables() {
         let me = Binary::inspect(File::open("/proc/self/exe").unwrap()).unwrap();
-        assert!(me.symbols && me.unwind_tables && me.has_names() && !me.go);
+        assert!(me.names != Names::Stripped && me.unwind_tables && !me.go);
         assert!(me.frame_pointers.is_some_and(|found| found.functions > 100));
     }
 

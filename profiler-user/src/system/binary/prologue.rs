@@ -108,7 +108,17 @@ fn sets_rbp(code: &[u8]) -> bool {
     let together = code.windows(4).any(|part| part[0] == PUSH_RBP && is_move(&part[1..]));
     let body = code.strip_prefix(ENDBR64).unwrap_or(code);
     let scheduled = body.first() == Some(&PUSH_RBP) && body.windows(3).take(24).any(is_move);
-    together || scheduled
+    together || scheduled || stores_rbp_in_frame(code)
+}
+
+/// Go before 1.21 makes the whole frame first: `sub rsp, N; mov [rsp+N-8], rbp; lea rbp, [rsp+N-8]`.
+fn stores_rbp_in_frame(code: &[u8]) -> bool {
+    let with = |store: &[u8], displacement: usize, set: &[u8]| {
+        code.windows(store.len() + displacement + set.len())
+            .any(|part| part.starts_with(store) && part.ends_with(set))
+    };
+    with(&[0x48, 0x89, 0x6c, 0x24], 1, &[0x48, 0x8d, 0x6c, 0x24])
+        || with(&[0x48, 0x89, 0xac, 0x24], 4, &[0x48, 0x8d, 0xac, 0x24])
 }
 
 /// `stp x29, x30, [sp, …]` and then `mov x29, sp` or `add x29, sp, …` (Arm ARM, C6.2).
@@ -132,6 +142,8 @@ mod tests {
         assert!(sets_rbp(&[0x55, 0x48, 0x8d, 0x05, 1, 0, 0, 0, 0x48, 0x89, 0xe5]));
         // Go: cmp rsp, [r14+16]; jbe; push rbp; mov rbp, rsp
         assert!(sets_rbp(&[0x49, 0x3b, 0x66, 0x10, 0x76, 0x20, 0x55, 0x48, 0x89, 0xe5]));
+        // Go 1.19: sub rsp, 24; mov [rsp+16], rbp; lea rbp, [rsp+16]
+        assert!(sets_rbp(&[0x48, 0x83, 0xec, 24, 0x48, 0x89, 0x6c, 0x24, 16, 0x48, 0x8d, 0x6c, 0x24, 16]));
         // push r15; push rbp; sub rsp, 8: rbp is just a saved register
         assert!(!sets_rbp(&[0x41, 0x57, 0x55, 0x48, 0x83, 0xec, 0x08]));
         assert!(!sets_rbp(&[]));

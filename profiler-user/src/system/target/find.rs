@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use regex::Regex;
 
-use super::super::{features::Mounts, privileges::Privileges, read};
+use super::super::{features::Mounts, privileges::proc_is_ours, read};
 use super::{Stat, TargetError, proc_path};
 use crate::profile::clean;
 
@@ -147,7 +147,7 @@ impl Candidate {
 }
 
 fn list() -> Result<Vec<Candidate>, TargetError> {
-    if !Privileges::gather().own_proc {
+    if !proc_is_ours() {
         return Err(TargetError::List("/proc belongs to another PID namespace than this process".to_owned()));
     }
     let me = std::process::id();

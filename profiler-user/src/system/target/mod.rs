@@ -21,7 +21,7 @@ pub use root::{LastLink, open_in_root};
 pub use runtime::{Libc, PerfMap, Runtime, Software};
 pub use stat::{Stat, State};
 
-use super::{privileges::Privileges, read};
+use super::{privileges::proc_is_ours, read};
 use crate::profile::clean;
 
 /// What `/proc/PID/exe` says.
@@ -74,9 +74,11 @@ impl Target {
     /// # Errors
     /// When there is no such process, when the number is that of a single thread, and for zombies and kernel threads.
     pub fn inspect(pid: u32) -> Result<Self, TargetError> {
+        if !proc_is_ours() {
+            return Err(TargetError::ForeignProc { pid });
+        }
         let stat = Stat::gather(pid).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => TargetError::Hidden { pid },
-            _ if !Privileges::gather().own_proc => TargetError::ForeignProc { pid },
             _ => TargetError::NoSuchProcess { pid },
         })?;
         let comm = clean(&stat.comm);

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
 
 use super::proc_path;
 
@@ -25,9 +26,9 @@ pub enum LastLink {
 ///
 /// # Errors
 /// When there is no such file, when it may not be read, or on kernels before 5.6 (no `openat2`).
-pub fn open_in_root(pid: u32, path: &str, last: LastLink) -> io::Result<File> {
+pub fn open_in_root(pid: u32, path: &Path, last: LastLink) -> io::Result<File> {
     let root = File::open(proc_path(pid, "root"))?;
-    let path = CString::new(path.trim_start_matches('/')).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let no_follow = if last == LastLink::Refuse { libc::O_NOFOLLOW } else { 0 };
     // SAFETY: open_how is plain data, for which zero is the kernel's default.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
@@ -57,10 +58,10 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         symlink(&file, &link).unwrap();
         let me = std::process::id();
-        let open = |path: &std::path::Path, last| open_in_root(me, path.to_str().unwrap(), last);
+        let open = |path: &Path, last| open_in_root(me, path, last);
         assert!(open(&file, LastLink::Refuse).is_ok());
         assert!(open(&link, LastLink::Follow).is_ok());
         assert_eq!(open(&link, LastLink::Refuse).unwrap_err().raw_os_error(), Some(libc::ELOOP));
-        assert!(open(std::path::Path::new("/proc/self/exe"), LastLink::Follow).is_err());
+        assert!(open(Path::new("/proc/self/exe"), LastLink::Follow).is_err());
     }
 }

@@ -3,8 +3,11 @@
 //! In: the file names in `/proc/PID/maps`, the command line and a few environment variables. Out: [`Software`], facts
 //! for advice. A heuristic over names; nothing is decided by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::super::{binary::Allocator, read};
 use super::{LastLink, Target, open_in_root, proc_path};
@@ -55,6 +58,9 @@ pub struct Software {
     pub runtime: Option<Runtime>,
     /// The C library; None when the mappings cannot be read.
     pub libc: Option<Libc>,
+    /// Paths of the shared objects with code, as the target sees them, each once, without deleted ones.
+    /// Those with the most code mapped come first.
+    pub libraries: Vec<PathBuf>,
     /// An allocator that is a library of its own.
     pub allocator: Option<Allocator>,
     /// Arguments and settings that make the runtime write names or keep frame pointers.
@@ -74,6 +80,7 @@ impl Software {
         Self {
             runtime: runtime(exe_name, &names),
             libc: maps.is_ok().then(|| libc(&names)),
+            libraries: maps.as_deref().map(libraries).unwrap_or_default(),
             allocator: names.iter().find_map(|name| Allocator::of_library(name)),
             switches: switches(&arguments.concat()),
             perf_map: perf_map(target),
@@ -102,6 +109,31 @@ fn file_names(maps: &[u8]) -> BTreeSet<String> {
     maps.split(|byte| *byte == b'\n').filter_map(path).collect()
 }
 
+/// Paths of executable mappings whose file name looks like that of a shared object, most code first.
+fn libraries(maps: &[u8]) -> Vec<PathBuf> {
+    let mut bytes_of: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for (path, bytes) in maps.split(|byte| *byte == b'\n').filter_map(library_code) {
+        let total = bytes_of.entry(path).or_default();
+        *total = total.saturating_add(bytes);
+    }
+    let mut paths: Vec<_> = bytes_of.into_iter().collect();
+    paths.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    paths.into_iter().map(|(path, _)| PathBuf::from(OsString::from_vec(path.to_vec()))).collect()
+}
+
+/// Path and size of one mapping of a shared object's code.
+fn library_code(line: &[u8]) -> Option<(&[u8], u64)> {
+    // address, permissions, offset, device, inode, path (proc(5)).
+    let mut words = line.split(|byte| *byte == b' ');
+    let (range, permissions) = (std::str::from_utf8(words.next()?).ok()?, words.next()?);
+    let path = line.get(line.iter().position(|byte| *byte == b'/')?..)?;
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let is_library = permissions.contains(&b'x') && name.windows(3).any(|part| part == b".so");
+    let (start, end) = range.split_once('-')?;
+    let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap_or(0));
+    (is_library && !path.ends_with(b" (deleted)")).then(|| (path, end.saturating_sub(start)))
+}
+
 fn runtime(exe_name: &str, names: &BTreeSet<String>) -> Option<Runtime> {
     let starting = |start: &str| names.iter().find(|name| name.starts_with(start));
     if starting("libjvm.so").is_some() {
@@ -124,7 +156,7 @@ fn libc(names: &BTreeSet<String>) -> Libc {
     let any = |matches: fn(&str) -> bool| names.iter().any(|name| matches(name));
     if any(|name| name.starts_with("ld-musl-") || name.starts_with("libc.musl-")) {
         Libc::Musl
-    } else if any(|name| name == "libc.so.6" || (name.starts_with("libc-2.") && name.ends_with(".so"))) {
+    } else if any(|name| name == "libc.so.6" || name.starts_with("libc-2.")) {
         Libc::Glibc
     } else {
         Libc::Static
@@ -156,7 +188,7 @@ fn switches(arguments: &[u8]) -> Vec<String> {
 
 fn perf_map(target: &Target) -> Option<PerfMap> {
     let path = format!("/tmp/perf-{}.map", target.own_pid());
-    let file = open_in_root(target.pid, &path, LastLink::Refuse).ok()?;
+    let file = open_in_root(target.pid, Path::new(&path), LastLink::Refuse).ok()?;
     let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     Some(PerfMap { path, uid: meta.uid(), bytes: meta.len() })
 }
@@ -173,8 +205,9 @@ mod tests {
     fn mapped_files_are_listed_once_by_name() {
         let maps = b"55d0-55d1 r--p 00000000 08:01 42   /usr/bin/a b\n\
             7f00-7f01 r-xp 00000000 08:01 43 /usr/lib/libc.so.6\n7f01-7f02 r--p 0 08:01 43 /usr/lib/libc.so.6\n\
-            7f03-7f04 rw-p 0 00:00 0 [stack]\n7f05-7f06 r-xp 0 08:01 9 /opt/x.so (deleted)\n";
-        assert_eq!(file_names(maps), names(&["a b", "libc.so.6", "x.so"]));
+            7f03-7f04 rw-p 0 00:00 0 [stack]\n7f05-7f06 r-xp 0 08:01 9 /opt/x.so (deleted)\n7f07-7f17 r-xp 0 08:01 9 /z/libz.so.1\n";
+        assert_eq!(file_names(maps), names(&["a b", "libc.so.6", "libz.so.1", "x.so"]));
+        assert_eq!(libraries(maps), [Path::new("/z/libz.so.1"), Path::new("/usr/lib/libc.so.6")]);
     }
 
     #[test]
