@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What this system is and who we are on it.
+
+pub mod identity;

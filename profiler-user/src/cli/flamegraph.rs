@@ -1,0 +1,61 @@
+//! `perf-agent flamegraph`: a picture, or any other format, from a profile that was written before.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use profiler_user::output::file::{Existing, NameParts, OutputPlan, PlanRequest};
+
+use super::input::{InputArgs, value_index};
+use super::output_args::{OutputArgs, PictureArgs, tell};
+
+/// Draw a flame graph of a recorded profile
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FlamegraphArgs {
+    #[command(flatten)]
+    input: InputArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Which of the profile's values to show, such as samples or cpu [default: the last one]
+    #[arg(long, value_name = "KIND")]
+    value: Option<String>,
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
+    let profile = args.input.read()?;
+    let value = value_index(&profile, args.value.as_deref())?;
+    let parts = NameParts {
+        slug: profile.meta.target_slug.clone(),
+        comm: profile.meta.target_slug.clone(),
+        host: profile.meta.host.clone(),
+        mode: profile.meta.profile_type.clone(),
+        start_unix_ns: profile.meta.start_unix_ns,
+        number: 1,
+        ..NameParts::default()
+    };
+    let plan = if args.output.output.is_empty() {
+        let request = PlanRequest {
+            paths: vec![beside(&args.input.path()?)],
+            format: args.output.format,
+            existing: if args.output.force { Existing::Replace } else { Existing::TakeNextName },
+        };
+        OutputPlan::open(&request, &parts)?
+    } else {
+        args.output.plan(&parts)?
+    };
+    tell(plan.write(&profile, &args.picture.options(value)))
+}
+
+/// The input's name with `.svg`, in the current directory. A link, such as last.pb.gz, stands for its file.
+fn beside(input: &Path) -> PathBuf {
+    let file = std::fs::read_link(input).unwrap_or_else(|_| input.to_owned());
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = [".pb.gz", ".pb", ".pprof", ".folded", ".txt", ".col", ".collapsed"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(&name);
+    let stem = if stem.is_empty() || stem == "-" { "flamegraph" } else { stem };
+    PathBuf::from(format!("{}.svg", stem.replace('%', "%%")))
+}

@@ -1,0 +1,58 @@
+//! The profile file that a verb reads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use profiler_user::import;
+use profiler_user::profile::Profile;
+
+use super::UsageError;
+
+/// The link to the newest recording.
+const NEWEST: &str = "last.pb.gz";
+
+/// Which file to read.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InputArgs {
+    /// Profile to read: .pb.gz or .pb (pprof), or folded stacks; `-` for standard input [default: last.pb.gz]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(short = 'i', long = "input", value_name = "FILE", conflicts_with = "file", hide = true)]
+    input: Option<PathBuf>,
+}
+
+impl InputArgs {
+    /// The file to read.
+    pub(crate) fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = self.file.as_ref().or(self.input.as_ref()) {
+            return Ok(path.clone());
+        }
+        if Path::new(NEWEST).exists() {
+            return Ok(PathBuf::from(NEWEST));
+        }
+        Err(UsageError(format!("name a profile to read: there is no {NEWEST} in this directory")).into())
+    }
+
+    /// Reads the profile.
+    pub(crate) fn read(&self) -> anyhow::Result<Profile> {
+        let path = self.path()?;
+        if path == Path::new("-") {
+            return Ok(import::read_from(io::stdin().lock(), Path::new("standard input"))?);
+        }
+        Ok(import::read_file(&path)?)
+    }
+}
+
+/// Which of the profile's values a name means.
+pub(crate) fn value_index(profile: &Profile, wanted: Option<&str>) -> anyhow::Result<Option<usize>> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    let found = profile.value_types.iter().position(|value| value.kind == wanted);
+    let known: Vec<&str> = profile.value_types.iter().map(|value| &*value.kind).collect();
+    let index = found.ok_or_else(|| {
+        UsageError(format!("this profile has no value {wanted:?}; it has {}", known.join(", ")))
+    });
+    Ok(Some(index.context("--value")?))
+}

@@ -1,0 +1,146 @@
+//! Options about results that all recording and picture verbs share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use profiler_user::output::file::{Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
+use profiler_user::output::{self, Format, Growth, OutputOptions};
+use profiler_user::report::{Merge, Roots};
+
+use super::UsageError;
+
+/// Where results go.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Write the result here; the ending selects the format. Repeatable; `-` is standard output. %p pid, %c command,
+    /// %h host, %t time, %m mode and %n number are filled in
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(crate) output: Vec<PathBuf>,
+    /// Format of all results, whatever their names end in
+    #[arg(short = 'f', long, value_name = "FORMAT", value_parser = parse_format)]
+    pub(crate) format: Option<&'static Format>,
+    /// Replace files that exist instead of renaming them to FILE.old
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// How results look.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Picture")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct PictureArgs {
+    /// Title of the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) title: Option<String>,
+    /// Subtitle of the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) subtitle: Option<String>,
+    /// Leave out boxes narrower than this share of the whole, in percent [default: what a browser can show]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub(crate) minwidth: Option<f64>,
+    /// Width of the picture in pixels [default: that of the window]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(200..=20_000))]
+    pub(crate) width: Option<u32>,
+    /// Let the picture grow downwards
+    #[arg(long)]
+    pub(crate) inverted: bool,
+    /// Merge stacks from the innermost function: who leads to it
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// One root per thread instead of one per process name
+    #[arg(long)]
+    pub(crate) per_thread: bool,
+    /// Colours
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) palette: PaletteArg,
+    /// Mark kernel, inlined and JIT frames in folded stacks with _[k], _[i] and _[j]
+    #[arg(long)]
+    pub(crate) annotate: bool,
+}
+
+/// Colours of a flame graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum PaletteArg {
+    /// By kind of code
+    #[default]
+    Kind,
+    /// By kind of code, for readers with a colour vision deficiency
+    Colorblind,
+    /// One hue per library
+    Module,
+    /// The classic red to yellow
+    Hot,
+}
+
+impl OutputArgs {
+    /// Settles names and opens places; before a recording, so that mistakes show at once.
+    pub(crate) fn plan(&self, parts: &NameParts) -> anyhow::Result<OutputPlan> {
+        let request = PlanRequest {
+            paths: self.output.clone(),
+            format: self.format,
+            existing: if self.force { Existing::Replace } else { Existing::KeepAsOld },
+        };
+        OutputPlan::open(&request, parts).map_err(told_apart)
+    }
+}
+
+impl PictureArgs {
+    /// The options for the writers; `value` is the index of the value to show.
+    pub(crate) fn options(&self, value: Option<usize>) -> OutputOptions {
+        OutputOptions {
+            title: self.title.clone(),
+            subtitle: self.subtitle.clone(),
+            width: self.width.map(|width| width as usize),
+            min_width_percent: self.minwidth,
+            growth: if self.inverted { Growth::Down } else { Growth::Up },
+            merge: if self.reverse { Merge::FromLeaf } else { Merge::FromRoot },
+            roots: if self.per_thread { Roots::Thread } else { Roots::Process },
+            palette: match self.palette {
+                PaletteArg::Kind => output::Palette::Kind,
+                PaletteArg::Colorblind => output::Palette::Colorblind,
+                PaletteArg::Module => output::Palette::Module,
+                PaletteArg::Hot => output::Palette::Hot,
+            },
+            value,
+            annotate: self.annotate,
+        }
+    }
+}
+
+/// Says on standard error what was written. The first failure is returned after all successes were told.
+#[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+pub(crate) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<()> {
+    let mut failure = None;
+    for result in results {
+        match result {
+            Ok(written) if written.bytes == 0 => {}
+            Ok(written) => {
+                let kept = written.old.map(|old| format!("; the file before it is {}", old.display()));
+                let size = output::bytes(written.bytes);
+                eprintln!("Wrote {} ({size}){}", written.path.display(), kept.unwrap_or_default());
+            }
+            Err(error) if failure.is_none() => failure = Some(error),
+            Err(error) => eprintln!("error: {error}"),
+        }
+    }
+    failure.map_or(Ok(()), |error| Err(told_apart(error)))
+}
+
+/// Mistakes of the caller get exit code 2.
+fn told_apart(error: FileError) -> anyhow::Error {
+    if error.is_usage() { UsageError(error.to_string()).into() } else { error.into() }
+}
+
+fn parse_format(text: &str) -> Result<&'static Format, String> {
+    Format::from_name(text).map_err(|_| {
+        let names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
+        format!("known formats: {}", names.join(", "))
+    })
+}
+
+/// A percentage, with or without its sign.
+pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.trim_end_matches('%').trim().parse().map_err(|_| "not a percentage".to_owned())?;
+    if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("not between 0 and 100".to_owned()) }
+}

@@ -1,0 +1,105 @@
+//! `perf-agent report`: tables of a profile that was written before.
+
+use std::io::{self, Write};
+
+use clap::{Args, ValueEnum};
+use profiler_user::output::{
+    hotspots_json, neighbours_json, write_header, write_hotspots, write_neighbours, write_quality,
+};
+use profiler_user::profile::Profile;
+use profiler_user::report::{Detail, Side, SortBy, hotspots, neighbours};
+
+use super::input::{InputArgs, value_index};
+use super::output_args::parse_percent;
+use super::terminal::{Colour, stdout_style};
+
+/// Show where the time of a recorded profile went
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    input: InputArgs,
+    /// Sort by the function's own cost, or with everything it calls
+    #[arg(long, value_enum, default_value_t, value_name = "COLUMN")]
+    sort: SortArg,
+    /// Show who calls this function (a part of its name is enough)
+    #[arg(long, value_name = "FUNCTION")]
+    callers: Option<String>,
+    /// Show what this function calls
+    #[arg(long, value_name = "FUNCTION")]
+    callees: Option<String>,
+    /// Steps to follow with --callers and --callees
+    #[arg(long, value_name = "STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    depth: u8,
+    /// Split functions by source line
+    #[arg(long)]
+    lines: bool,
+    /// Rows to show
+    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 20)]
+    top: usize,
+    /// Leave out what is below this share of the whole
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    min_percent: Option<f64>,
+    /// Which of the profile's values to show, such as samples or cpu [default: the last one]
+    #[arg(long, value_name = "KIND")]
+    value: Option<String>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", alias = "colour")]
+    color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum SortArg {
+    /// Cost of the function's own code
+    #[default]
+    #[value(name = "self")]
+    Own,
+    /// Cost with everything it calls
+    Total,
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    let profile = args.input.read()?;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    show(args, &profile, &mut out)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
+    let value = value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value());
+    let style = stdout_style(args.color);
+    let questions = [(Side::Callers, args.callers.as_deref()), (Side::Callees, args.callees.as_deref())];
+    let asked: Vec<_> = questions.iter().filter_map(|(side, name)| name.map(|name| (*side, name))).collect();
+    if !args.json {
+        write_header(out, profile, style)?;
+    }
+    for (side, name) in &asked {
+        let found = neighbours(profile, value, name, *side, usize::from(args.depth))?;
+        if args.json {
+            writeln!(out, "{}", neighbours_json(profile, &found, value))?;
+        } else {
+            write_neighbours(out, profile, &found, value, args.min_percent.unwrap_or(0.5), style)?;
+        }
+    }
+    if asked.is_empty() {
+        let detail = if args.lines { Detail::Line } else { Detail::Function };
+        let sort = match args.sort {
+            SortArg::Own => SortBy::Own,
+            SortArg::Total => SortBy::Total,
+        };
+        let table = hotspots(profile, value, detail, sort);
+        if args.json {
+            writeln!(out, "{}", hotspots_json(profile, &table, args.top))?;
+        } else {
+            write_hotspots(out, &table, args.top, args.min_percent.unwrap_or(0.0), style)?;
+        }
+    }
+    if !args.json {
+        write_quality(out, profile, style)?;
+    }
+    Ok(())
+}
