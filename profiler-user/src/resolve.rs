@@ -8,12 +8,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::aggregate::{Aggregate, Place};
+use crate::object::vdso_image;
 use crate::process::{CgroupNames, ObjectId, ProcessId, ProcessInfo, Processes};
 use crate::profile::{
-    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, ModuleUnknown, Profile, ProfileBuilder,
-    Quality, ValueType,
+    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, ModuleUnknown, Profile,
+    ProfileBuilder, Quality, ValueType,
 };
-use crate::object::vdso_image;
 use crate::symbolize::kernel::{KernelSymbols, kernel_build_id, module_build_id};
 use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols, unknown_frame};
 use crate::symbolize::{Names, jit};
@@ -78,8 +78,12 @@ impl Resolver<'_> {
         let own_root = std::fs::File::open("/").ok();
         for (id, places) in by_object {
             let object = processes.objects.object(id);
-            let roots: Vec<_> =
-                object.root.iter().map(|root| root.as_fd()).chain(own_root.as_ref().map(AsFd::as_fd)).collect();
+            let roots: Vec<_> = object
+                .root
+                .iter()
+                .map(|root| root.as_fd())
+                .chain(own_root.as_ref().map(AsFd::as_fd))
+                .collect();
             let content = object.file.as_ref().map_or(Content::Gone, Content::File);
             let source = ObjectSource { path: &object.path, content, roots: &roots, build_id: None };
             self.native(&source, &places);
@@ -116,7 +120,10 @@ impl Resolver<'_> {
                 self.unknown.insert(*index, (module.clone(), reason.to_string()));
             }
             let kind = FrameKind::Native;
-            self.place(*index, Location { mapping: Some(mapping), address: found.virt_addr, kind, frames: found.frames });
+            self.place(
+                *index,
+                Location { mapping: Some(mapping), address: found.virt_addr, kind, frames: found.frames },
+            );
         }
     }
 
@@ -145,11 +152,15 @@ impl Resolver<'_> {
                 Err(_) => (unknown_frame("[kernel]", address, &mut self.names), Arc::from("[kernel]")),
             };
             if !known {
-                let reason = symbols.as_ref().err().cloned().unwrap_or_else(|| "no symbol covers it".to_owned());
+                let reason =
+                    symbols.as_ref().err().cloned().unwrap_or_else(|| "no symbol covers it".to_owned());
                 self.unknown.insert(index, ("[kernel]".to_owned(), reason));
             }
             let mapping = self.pseudo_mapping(&path);
-            self.place(index, Location { mapping: Some(mapping), address, kind: FrameKind::Kernel, frames: vec![frame] });
+            self.place(
+                index,
+                Location { mapping: Some(mapping), address, kind: FrameKind::Kernel, frames: vec![frame] },
+            );
         }
     }
 
@@ -187,7 +198,9 @@ impl Resolver<'_> {
             return (Vec::new(), "the process was gone".to_owned());
         };
         match jit::open_perf_map(root.as_fd(), info.inner_pid, uid) {
-            Ok(map) => (jit::symbolize(map, addresses, &mut self.names).names, "not in the perf map".to_owned()),
+            Ok(map) => {
+                (jit::symbolize(map, addresses, &mut self.names).names, "not in the perf map".to_owned())
+            }
             Err(error) => (Vec::new(), error.to_string()),
         }
     }
@@ -203,17 +216,29 @@ impl Resolver<'_> {
                 Place::Unmapped { abs_addr } => {
                     self.unknown.insert(index, ("[unmapped]".to_owned(), "mapping unknown".to_owned()));
                     let frames = vec![self.named(&format!("[unmapped+{abs_addr:#x}]"))];
-                    self.place(index, Location { mapping: None, address: *abs_addr, kind: FrameKind::Native, frames });
+                    self.place(
+                        index,
+                        Location { mapping: None, address: *abs_addr, kind: FrameKind::Native, frames },
+                    );
                     continue;
                 }
-                Place::Object { .. } | Place::Vdso { .. } | Place::Anonymous { .. } | Place::Kernel { .. } => continue,
+                Place::Object { .. }
+                | Place::Vdso { .. }
+                | Place::Anonymous { .. }
+                | Place::Kernel { .. } => continue,
             };
             let frames = vec![self.named(&text)];
             self.place(index, Location { mapping: None, address: 0, kind: FrameKind::Marker, frames });
         }
     }
 
-    fn finish(mut self, aggregate: &Aggregate, processes: &Processes, cgroups: &mut CgroupNames, meta: Meta) -> Profile {
+    fn finish(
+        mut self,
+        aggregate: &Aggregate,
+        processes: &Processes,
+        cgroups: &mut CgroupNames,
+        meta: Meta,
+    ) -> Profile {
         let mut quality = Quality { samples: aggregate.samples(), ..Quality::default() };
         let mut unknown_by_place: HashMap<usize, u64> = HashMap::new();
         let stack_ids: Vec<_> = aggregate.stacks().iter().map(|stack| self.stack(stack)).collect();
@@ -258,9 +283,15 @@ impl Resolver<'_> {
         }
         quality.unknown_by_module = by_module
             .into_iter()
-            .map(|((module, reason), frames)| ModuleUnknown { module: module.clone(), frames, reason: reason.clone() })
+            .map(|((module, reason), frames)| ModuleUnknown {
+                module: module.clone(),
+                frames,
+                reason: reason.clone(),
+            })
             .collect();
-        quality.unknown_by_module.sort_by(|a, b| b.frames.cmp(&a.frames).then_with(|| a.module.cmp(&b.module)));
+        quality
+            .unknown_by_module
+            .sort_by(|a, b| b.frames.cmp(&a.frames).then_with(|| a.module.cmp(&b.module)));
     }
 
     fn place(&mut self, index: usize, location: Location) {
@@ -286,7 +317,8 @@ impl Resolver<'_> {
 
 /// The selected places with their addresses, by address.
 fn places(aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<(u64, usize)> {
-    let selected = aggregate.places().iter().enumerate().filter_map(|(index, place)| Some((select(place)?, index)));
+    let selected =
+        aggregate.places().iter().enumerate().filter_map(|(index, place)| Some((select(place)?, index)));
     let mut selected: Vec<_> = selected.collect();
     selected.sort_unstable();
     selected
@@ -294,7 +326,11 @@ fn places(aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<
 
 fn is_code(place: &Place) -> bool {
     match place {
-        Place::Object { .. } | Place::Vdso { .. } | Place::Anonymous { .. } | Place::Kernel { .. } | Place::Unmapped { .. } => true,
+        Place::Object { .. }
+        | Place::Vdso { .. }
+        | Place::Anonymous { .. }
+        | Place::Kernel { .. }
+        | Place::Unmapped { .. } => true,
         Place::Stopped(_) | Place::WalkedOut | Place::UserMode | Place::Overflow => false,
     }
 }
@@ -304,8 +340,9 @@ fn cut_short(aggregate: &Aggregate) -> Vec<Counter> {
     let walked_out = (aggregate.walked_out() > 0)
         .then(|| ("walked_out", "return address is not in code", aggregate.walked_out()));
     let counters = stops.chain(walked_out);
-    let mut counters: Vec<_> =
-        counters.map(|(id, what, count)| Counter { id: id.to_owned(), what: what.to_owned(), count }).collect();
+    let mut counters: Vec<_> = counters
+        .map(|(id, what, count)| Counter { id: id.to_owned(), what: what.to_owned(), count })
+        .collect();
     counters.sort_by_key(|counter| std::cmp::Reverse(counter.count));
     counters
 }

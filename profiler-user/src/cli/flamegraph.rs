@@ -1,55 +1,61 @@
-//! `perf-agent flamegraph`: a recorded profile in another format, a picture unless told otherwise.
+//! `perf-agent flamegraph`: a picture, or any other format, from a profile that was written before.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
+use crate::output::file::{Existing, NameParts, OutputPlan, PlanRequest};
 use clap::Args;
 
-use super::exit::Exit;
-use super::output_args::OutputArgs;
-use super::record::file_error;
-use super::report::read_profile;
-use crate::output::file::{NameParts, OutputPlan};
+use super::input::{InputArgs, value_index};
+use super::output_args::{OutputArgs, PictureArgs, tell};
 
-/// `perf-agent flamegraph`.
-#[derive(Debug, Args)]
+/// Draw a flame graph of a recorded profile
+#[derive(Debug, Clone, Args)]
 pub(super) struct FlamegraphArgs {
-    /// Profile to read: pprof (.pb.gz, .pb) or folded stacks
-    #[arg(value_name = "FILE", default_value = "last.pb.gz")]
-    file: PathBuf,
+    #[command(flatten)]
+    input: InputArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Which of the profile's values to show, such as samples or cpu [default: the last one]
+    #[arg(long, value_name = "KIND")]
+    value: Option<String>,
 }
 
-/// Runs `flamegraph`.
-///
-/// # Errors
-///
-/// The file cannot be read or the picture cannot be written.
-#[expect(clippy::print_stderr, reason = "what was written where belongs on standard error")]
-pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<ExitCode> {
-    let profile = read_profile(&args.file)?;
-    let stem = args.file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let stem = stem.split('.').next().unwrap_or("profile").to_owned();
+/// Runs the verb.
+pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
+    let profile = args.input.read()?;
+    let value = value_index(&profile, args.value.as_deref())?;
     let parts = NameParts {
-        slug: if profile.meta.target_slug.is_empty() { stem } else { profile.meta.target_slug.clone() },
+        slug: profile.meta.target_slug.clone(),
+        comm: profile.meta.target_slug.clone(),
         host: profile.meta.host.clone(),
         mode: profile.meta.profile_type.clone(),
         start_unix_ns: profile.meta.start_unix_ns,
         number: 1,
         ..NameParts::default()
     };
-    let files = OutputPlan::open(&args.output.request()?, &parts).map_err(|error| file_error(&error))?;
-    let mut exit = Exit::Ok;
-    for result in files.write(&profile, &args.output.options()) {
-        match result {
-            Ok(written) if written.path.as_os_str() == "-" => {}
-            Ok(written) => eprintln!("Wrote {}", written.path.display()),
-            Err(error) => {
-                eprintln!("error: {error}");
-                exit = Exit::Runtime;
-            }
-        }
-    }
-    Ok(exit.into())
+    let plan = if args.output.output.is_empty() {
+        let request = PlanRequest {
+            paths: vec![beside(&args.input.path()?)],
+            format: args.output.format,
+            existing: if args.output.force { Existing::Replace } else { Existing::TakeNextName },
+        };
+        OutputPlan::open(&request, &parts)?
+    } else {
+        args.output.plan(&parts)?
+    };
+    tell(plan.write(&profile, &args.picture.options(value)))
+}
+
+/// The input's name with `.svg`, in the current directory. A link, such as last.pb.gz, stands for its file.
+fn beside(input: &Path) -> PathBuf {
+    let file = std::fs::read_link(input).unwrap_or_else(|_| input.to_owned());
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = [".pb.gz", ".pb", ".pprof", ".folded", ".txt", ".col", ".collapsed"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(&name);
+    let stem = if stem.is_empty() || stem == "-" { "flamegraph" } else { stem };
+    PathBuf::from(format!("{}.svg", stem.replace('%', "%%")))
 }

@@ -24,7 +24,9 @@ impl Caller {
         // Read here and not asked of the C library, which a static binary has without its name services.
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        let entry = entry.into_iter().find(|fields| fields.get(2).and_then(|uid| uid.parse().ok()) == Some(invoker.uid));
+        let entry = entry
+            .into_iter()
+            .find(|fields| fields.get(2).and_then(|uid| uid.parse().ok()) == Some(invoker.uid));
         let field = |index: usize, default: &str| {
             let found = entry.as_ref().and_then(|fields| fields.get(index)).filter(|field| !field.is_empty());
             found.map_or_else(|| default.to_owned(), |field| (*field).to_owned())
@@ -87,7 +89,8 @@ impl Launch {
         if let Some(user) = user {
             let bare = !program.as_bytes().contains(&b'/');
             let own_path = std::env::var_os("PATH").unwrap_or_default();
-            if bare && find(&program, &own_path).is_none()
+            if bare
+                && find(&program, &own_path).is_none()
                 && let Some(path) = user.login_path()
             {
                 if let Some(found) = find(&program, &path) {

@@ -3,11 +3,13 @@
 mod doctor;
 mod exit;
 mod flamegraph;
+mod input;
 mod launch;
 mod output_args;
 mod quantity;
 mod record;
 mod report;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -57,8 +59,8 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Attach(args) => record::attach(*args),
         Verb::Record(args) => record::record(*args),
-        Verb::Report(args) => report::run(&args),
-        Verb::Flamegraph(args) => flamegraph::run(&args),
+        Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
+        Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
@@ -79,7 +81,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         // `perf-agent report | head`: the reader has what it wanted.
         return Exit::Ok.into();
     }
-    let exit = error.chain().find_map(|cause| cause.downcast_ref::<CliError>()).map_or(Exit::Runtime, CliError::exit);
+    let exit = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<CliError>())
+        .map_or(Exit::Runtime, CliError::exit);
     eprintln!("error: {error:#}");
     exit.into()
 }

@@ -1,136 +1,150 @@
-//! Options that say where results go and what they look like, the same for every verb that has results.
+//! Options about results that all recording and picture verbs share.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use crate::output::file::{Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
+use crate::output::{self, Format, Growth, OutputOptions};
+use crate::report::{Merge, Roots};
 use clap::{Args, ValueEnum};
 
-use super::exit::CliError;
-use crate::output::file::PlanRequest;
-use crate::output::{Format, Growth, OutputOptions, Palette, TextStyle};
-use crate::report::{Merge, Roots};
+use super::exit::{CliError, Exit};
 
-/// When to use colours on the terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(super) enum Color {
-    /// On a terminal, unless `NO_COLOR` is set
-    #[default]
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
+/// Where results go.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArgs {
+    /// Write the result here; the ending selects the format. Repeatable; `-` is standard output. %p pid, %c command,
+    /// %h host, %t time, %m mode and %n number are filled in
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(super) output: Vec<PathBuf>,
+    /// Format of all results, whatever their names end in
+    #[arg(short = 'f', long, value_name = "FORMAT", value_parser = parse_format)]
+    pub(super) format: Option<&'static Format>,
+    /// Replace files that exist instead of renaming them to FILE.old
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
-/// Pictures: what they show and how they look.
+/// How results look.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Picture")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct PictureArgs {
     /// Title of the picture
-    #[arg(long, value_name = "TEXT", help_heading = "Picture")]
-    title: Option<String>,
-    /// Subtitle of the picture, instead of target, clock, rate, time and quality
-    #[arg(long, value_name = "TEXT", help_heading = "Picture")]
-    subtitle: Option<String>,
-    /// Width in pixels; without it the picture fits the window
-    #[arg(long, value_name = "PIXELS", help_heading = "Picture")]
-    width: Option<usize>,
-    /// Leave boxes out that are narrower than this share of the whole, percent
-    #[arg(long, value_name = "PERCENT", help_heading = "Picture")]
-    minwidth: Option<f64>,
-    /// Roots at the top
-    #[arg(long, help_heading = "Picture")]
-    inverted: bool,
-    /// Merge from the leaf: who calls what is hot
-    #[arg(long, help_heading = "Picture")]
-    reverse: bool,
-    /// One root for each thread instead of each process name
-    #[arg(long, help_heading = "Picture")]
-    per_thread: bool,
-    /// Hues that stay apart for readers with a colour vision deficiency
-    #[arg(long, help_heading = "Picture")]
-    colorblind: bool,
+    #[arg(long, value_name = "TEXT")]
+    pub(super) title: Option<String>,
+    /// Subtitle of the picture
+    #[arg(long, value_name = "TEXT")]
+    pub(super) subtitle: Option<String>,
+    /// Leave out boxes narrower than this share of the whole, in percent [default: what a browser can show]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub(super) minwidth: Option<f64>,
+    /// Width of the picture in pixels [default: that of the window]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(200..=20_000))]
+    pub(super) width: Option<u32>,
+    /// Let the picture grow downwards
+    #[arg(long)]
+    pub(super) inverted: bool,
+    /// Merge stacks from the innermost function: who leads to it
+    #[arg(long)]
+    pub(super) reverse: bool,
+    /// One root per thread instead of one per process name
+    #[arg(long)]
+    pub(super) per_thread: bool,
+    /// Colours
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) palette: PaletteArg,
     /// Mark kernel, inlined and JIT frames in folded stacks with _[k], _[i] and _[j]
-    #[arg(long, help_heading = "Picture")]
-    annotate: bool,
+    #[arg(long)]
+    pub(super) annotate: bool,
+}
+
+/// Colours of a flame graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(super) enum PaletteArg {
+    /// By kind of code
+    #[default]
+    Kind,
+    /// By kind of code, for readers with a colour vision deficiency
+    Colorblind,
+    /// One hue per library
+    Module,
+    /// The classic red to yellow
+    Hot,
+}
+
+impl OutputArgs {
+    /// Settles names and opens places; before a recording, so that mistakes show at once.
+    pub(super) fn plan(&self, parts: &NameParts) -> anyhow::Result<OutputPlan> {
+        let request = PlanRequest {
+            paths: self.output.clone(),
+            format: self.format,
+            existing: if self.force { Existing::Replace } else { Existing::KeepAsOld },
+        };
+        OutputPlan::open(&request, parts).map_err(told_apart)
+    }
 }
 
 impl PictureArgs {
-    pub(super) fn options(&self) -> OutputOptions {
+    /// The options for the writers; `value` is the index of the value to show.
+    pub(super) fn options(&self, value: Option<usize>) -> OutputOptions {
         OutputOptions {
             title: self.title.clone(),
             subtitle: self.subtitle.clone(),
-            width: self.width,
+            width: self.width.map(|width| width as usize),
             min_width_percent: self.minwidth,
             growth: if self.inverted { Growth::Down } else { Growth::Up },
             merge: if self.reverse { Merge::FromLeaf } else { Merge::FromRoot },
             roots: if self.per_thread { Roots::Thread } else { Roots::Process },
-            palette: if self.colorblind { Palette::Colorblind } else { Palette::Kind },
-            value: None,
+            palette: match self.palette {
+                PaletteArg::Kind => output::Palette::Kind,
+                PaletteArg::Colorblind => output::Palette::Colorblind,
+                PaletteArg::Module => output::Palette::Module,
+                PaletteArg::Hot => output::Palette::Hot,
+            },
+            value,
             annotate: self.annotate,
         }
     }
 }
 
-/// Where results go.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct OutputArgs {
-    /// Write to this file, format from its ending (.svg .folded .pb.gz .json); `-` is standard output; may be given more
-    /// than once. %p pid, %c command, %h host, %t time, %m mode. Without it: an .svg and a .pb.gz under new names
-    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
-    output: Vec<PathBuf>,
-    /// Format of the output files, whatever their names: svg, folded, pprof, json
-    #[arg(short, long, value_name = "FORMAT", help_heading = "Output")]
-    format: Option<String>,
-    /// Replace existing files instead of keeping them as FILE.old
-    #[arg(long, help_heading = "Output")]
-    force: bool,
-    /// Rows of the table
-    #[arg(short = 'T', long, value_name = "N", help_heading = "Output")]
-    pub(super) top: Option<usize>,
-    /// Functions that were inlined get no frames of their own
-    #[arg(long, help_heading = "Output")]
-    pub(super) no_inline: bool,
-    /// Exit with code 4 when the data is not good enough
-    #[arg(long, help_heading = "Output")]
-    pub(super) strict: bool,
-    /// No progress
-    #[arg(short, long, help_heading = "Output")]
-    pub(super) quiet: bool,
-    /// Colours in the table
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN", help_heading = "Output")]
-    pub(super) color: Color,
-    #[command(flatten)]
-    picture: PictureArgs,
-}
-
-impl OutputArgs {
-    /// The files to write.
-    pub(super) fn request(&self) -> Result<PlanRequest, CliError> {
-        let format = self.format.as_deref().map(Format::from_name).transpose();
-        let format = format.map_err(|error| CliError::usage(error.to_string()))?;
-        Ok(PlanRequest { paths: self.output.clone(), format, force: self.force })
+/// Says on standard error what was written. The first failure is returned after all successes were told.
+#[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<()> {
+    let mut failure = None;
+    for result in results {
+        match result {
+            Ok(written) if written.bytes == 0 => {}
+            Ok(written) => {
+                let kept = written.old.map(|old| format!("; the file before it is {}", old.display()));
+                let size = output::bytes(written.bytes);
+                eprintln!("Wrote {} ({size}){}", written.path.display(), kept.unwrap_or_default());
+            }
+            Err(error) if failure.is_none() => failure = Some(error),
+            Err(error) => eprintln!("error: {error}"),
+        }
     }
-
-    /// How they look.
-    pub(super) fn options(&self) -> OutputOptions {
-        self.picture.options()
-    }
+    failure.map_or(Ok(()), |error| Err(told_apart(error)))
 }
 
-/// Colours and width of tables on standard output.
-pub(super) fn text_style(color: Color) -> TextStyle {
-    let terminal = std::io::stdout().is_terminal();
-    let colour = match color {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-    };
-    TextStyle { width: if terminal { terminal_width() } else { None }, colour }
+/// Mistakes of the caller get exit code 2.
+fn told_apart(error: FileError) -> anyhow::Error {
+    CliError::new(
+        if error.is_usage() { Exit::Usage } else { Exit::Runtime },
+        format!("{:#}", anyhow::Error::new(error)),
+    )
+    .into()
 }
 
-fn terminal_width() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the request writes one `winsize`.
-    let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+fn parse_format(text: &str) -> Result<&'static Format, String> {
+    Format::from_name(text).map_err(|_| {
+        let names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
+        format!("known formats: {}", names.join(", "))
+    })
+}
+
+/// A percentage, with or without its sign.
+pub(super) fn parse_percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.trim_end_matches('%').trim().parse().map_err(|_| "not a percentage".to_owned())?;
+    if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("not between 0 and 100".to_owned()) }
 }

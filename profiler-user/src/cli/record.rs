@@ -5,16 +5,15 @@ mod scope;
 mod status;
 mod write;
 
-pub(super) use write::file_error;
-
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit};
-use super::output_args::OutputArgs;
+use super::output_args::{OutputArgs, PictureArgs};
 use super::quantity::{Length, length, number_list};
+use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, Idle, PerfEvent};
 use crate::profile_type::OnCpuError;
@@ -39,7 +38,7 @@ pub(super) struct AttachArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    results: ResultArgs,
 }
 
 /// `perf-agent record`: profile the whole host, processes, threads, a control group or a command.
@@ -69,7 +68,7 @@ pub(super) struct RecordArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    results: ResultArgs,
     /// The command to start and profile, with its children
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -89,7 +88,15 @@ enum Event {
 #[derive(Debug, Args)]
 struct SamplingArgs {
     /// Samples per second and CPU
-    #[arg(short = 'F', long = "freq", value_name = "HZ", default_value_t = 99, alias = "rate", allow_hyphen_values = true, help_heading = "Sampling")]
+    #[arg(
+        short = 'F',
+        long = "freq",
+        value_name = "HZ",
+        default_value_t = 99,
+        alias = "rate",
+        allow_hyphen_values = true,
+        help_heading = "Sampling"
+    )]
     frequency: i64,
     /// What makes a CPU take a sample
     #[arg(short, long, value_enum, default_value = "cpu-clock", help_heading = "Sampling")]
@@ -112,6 +119,30 @@ struct SamplingArgs {
     /// Only the processes named, not their children
     #[arg(long, help_heading = "Sampling")]
     no_subprocesses: bool,
+}
+
+/// What becomes of a recording.
+#[derive(Debug, Clone, Args)]
+struct ResultArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    picture: PictureArgs,
+    /// Rows of the table
+    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 10, help_heading = "Table")]
+    top: usize,
+    /// When to use colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", alias = "colour", help_heading = "Table")]
+    color: Colour,
+    /// Functions that were inlined get no frames of their own
+    #[arg(long, help_heading = "Output")]
+    no_inline: bool,
+    /// Exit with code 4 when the data is not good enough to rely on
+    #[arg(long, help_heading = "Output")]
+    strict: bool,
+    /// Say nothing about progress
+    #[arg(short, long, help_heading = "Output")]
+    quiet: bool,
 }
 
 /// A recording as the command line describes it.
@@ -138,7 +169,7 @@ pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let found = scope::from_target(&args.target)?;
     let length = args.duration.or(args.trailing).unwrap_or(Length::For(std::time::Duration::from_secs(30)));
     let plan = plan(found, &args.sampling, length, Vec::new(), false)?;
-    drive::run(plan, args.output)
+    drive::run(plan, args.results)
 }
 
 /// Runs `record`.
@@ -150,7 +181,7 @@ pub(super) fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
     let found = scope::from_record(&args)?;
     let length = args.duration.unwrap_or(Length::Unlimited);
     let plan = plan(found, &args.sampling, length, args.command, args.keep_root)?;
-    drive::run(plan, args.output)
+    drive::run(plan, args.results)
 }
 
 fn plan(
@@ -165,8 +196,13 @@ fn plan(
         Event::Cycles => Clock::Cycles,
     };
     if clock == Clock::Cycles && !PerfEvent::cycles_available(0) {
-        let error = CliError::new(Exit::Permission, "this machine has no hardware cycle counter (PERF_COUNT_HW_CPU_CYCLES)");
-        return Err(error.hint("virtual machines rarely have one; leave --event away to sample by cpu-clock").into());
+        let error = CliError::new(
+            Exit::Permission,
+            "this machine has no hardware cycle counter (PERF_COUNT_HW_CPU_CYCLES)",
+        );
+        return Err(error
+            .hint("virtual machines rarely have one; leave --event away to sample by cpu-clock")
+            .into());
     }
     let mut scope_notes = Vec::new();
     let stacks = match (sampling.kernel_only, sampling.user_only) {
@@ -224,11 +260,16 @@ fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
         _ => "bpf",
     };
     match refused {
-        Some(errno @ (libc::EPERM | libc::EACCES)) => {
-            CliError::new(Exit::Permission, PermissionReport::gather(&chain[0], syscall, errno, pid).to_string())
-        }
+        Some(errno @ (libc::EPERM | libc::EACCES)) => CliError::new(
+            Exit::Permission,
+            PermissionReport::gather(&chain[0], syscall, errno, pid).to_string(),
+        ),
         _ => {
-            let exit = if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
+            let exit = if matches!(error, SessionError::Unsupported { .. }) {
+                Exit::Permission
+            } else {
+                Exit::Runtime
+            };
             CliError::new(exit, chain.join(": ")).hint("`perf-agent doctor` says what this host can do")
         }
     }
@@ -239,10 +280,14 @@ fn frequency(asked: i64) -> Result<u64, CliError> {
     let limit = limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(FALLBACK_MAX_RATE_HZ);
     match u64::try_from(asked) {
         Ok(hz @ 1..) if hz <= limit => Ok(hz),
-        Ok(hz @ 1..) => Err(CliError::usage(format!("-F {hz}: the kernel allows at most {limit} samples a second here")).hint(format!(
+        Ok(hz @ 1..) => Err(CliError::usage(format!(
+            "-F {hz}: the kernel allows at most {limit} samples a second here"
+        ))
+        .hint(format!(
             "use -F {limit} or less, or raise the limit: sysctl kernel.perf_event_max_sample_rate={hz}"
         ))),
-        _ => Err(CliError::usage(format!("-F {asked}: the rate must be at least 1 sample a second")).hint("the default is -F 99")),
+        _ => Err(CliError::usage(format!("-F {asked}: the rate must be at least 1 sample a second"))
+            .hint("the default is -F 99")),
     }
 }
 

@@ -1,126 +1,105 @@
-//! `perf-agent report`: tables from a recorded profile.
+//! `perf-agent report`: tables of a profile that was written before.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
-
-use super::exit::{CliError, Exit};
-use super::output_args::{Color, text_style};
-use crate::import::read_file;
 use crate::output::{
     hotspots_json, neighbours_json, write_header, write_hotspots, write_neighbours, write_quality,
 };
 use crate::profile::Profile;
 use crate::report::{Detail, Side, SortBy, hotspots, neighbours};
+use clap::{Args, ValueEnum};
 
-/// Steps from a function to its callers or callees that are shown.
-const NEIGHBOUR_LEVELS: usize = 6;
+use super::input::{InputArgs, value_index};
+use super::output_args::parse_percent;
+use super::terminal::{Colour, stdout_style};
 
-/// `perf-agent report`.
-#[derive(Debug, Args)]
+/// Show where the time of a recorded profile went
+#[derive(Debug, Clone, Args)]
 pub(super) struct ReportArgs {
-    /// Profile to read: pprof (.pb.gz, .pb) or folded stacks
-    #[arg(value_name = "FILE", default_value = "last.pb.gz")]
-    file: PathBuf,
-    /// Column to sort by
-    #[arg(long, value_enum, default_value = "self")]
-    sort: Sort,
-    /// Who calls this function, with shares
-    #[arg(long, value_name = "FUNCTION", conflicts_with = "callees")]
+    #[command(flatten)]
+    input: InputArgs,
+    /// Sort by the function's own cost, or with everything it calls
+    #[arg(long, value_enum, default_value_t, value_name = "COLUMN")]
+    sort: SortArg,
+    /// Show who calls this function (a part of its name is enough)
+    #[arg(long, value_name = "FUNCTION")]
     callers: Option<String>,
-    /// What this function calls, with shares
+    /// Show what this function calls
     #[arg(long, value_name = "FUNCTION")]
     callees: Option<String>,
-    /// One row per source line instead of one per function
+    /// Steps to follow with --callers and --callees
+    #[arg(long, value_name = "STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    depth: u8,
+    /// Split functions by source line
     #[arg(long)]
     lines: bool,
-    /// Everything as JSON
+    /// Rows to show
+    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 20)]
+    top: usize,
+    /// Leave out what is below this share of the whole
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    min_percent: Option<f64>,
+    /// Which of the profile's values to show, such as samples or cpu [default: the last one]
+    #[arg(long, value_name = "KIND")]
+    value: Option<String>,
+    /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
-    /// Rows of the table
-    #[arg(short = 'T', long, value_name = "N", default_value_t = 20)]
-    top: usize,
-    /// Leave out what is below this share, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
-    min_percent: f64,
-    /// Colours
-    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
-    color: Color,
+    /// When to use colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", alias = "colour")]
+    color: Colour,
 }
 
-/// Columns to sort by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sort {
-    /// The function's own code
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum SortArg {
+    /// Cost of the function's own code
+    #[default]
     #[value(name = "self")]
     Own,
-    /// With everything it calls
+    /// Cost with everything it calls
     Total,
 }
 
-/// Runs `report`.
-///
-/// # Errors
-///
-/// The file cannot be read, or no function has the name asked for.
-pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
-    let profile = read_profile(&args.file)?;
+/// Runs the verb.
+pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
+    let profile = args.input.read()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let side = match (&args.callers, &args.callees) {
-        (Some(name), _) => Some((name, Side::Callers)),
-        (_, Some(name)) => Some((name, Side::Callees)),
-        _ => None,
-    };
-    match side {
-        Some((name, side)) => write_side(&mut out, &profile, args, name, side)?,
-        None => write_table(&mut out, &profile, args)?,
-    }
+    show(args, &profile, &mut out)?;
     out.flush()?;
-    Ok(Exit::Ok.into())
+    Ok(())
 }
 
-fn write_table(out: &mut dyn Write, profile: &Profile, args: &ReportArgs) -> anyhow::Result<()> {
-    let sort = match args.sort {
-        Sort::Own => SortBy::Own,
-        Sort::Total => SortBy::Total,
-    };
-    let detail = if args.lines { Detail::Line } else { Detail::Function };
-    let table = hotspots(profile, profile.default_value(), detail, sort);
-    if args.json {
-        return print_json(out, &hotspots_json(profile, &table, args.top));
+fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
+    let value = value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value());
+    let style = stdout_style(args.color);
+    let questions = [(Side::Callers, args.callers.as_deref()), (Side::Callees, args.callees.as_deref())];
+    let asked: Vec<_> = questions.iter().filter_map(|(side, name)| name.map(|name| (*side, name))).collect();
+    if !args.json {
+        write_header(out, profile, style)?;
     }
-    let style = text_style(args.color);
-    write_header(out, profile, style)?;
-    write_hotspots(out, &table, args.top, args.min_percent, style)?;
-    Ok(write_quality(out, profile, style)?)
-}
-
-fn write_side(out: &mut dyn Write, profile: &Profile, args: &ReportArgs, name: &str, side: Side) -> anyhow::Result<()> {
-    let value = profile.default_value();
-    let found = neighbours(profile, value, name, side, NEIGHBOUR_LEVELS)
-        .map_err(|error| CliError::new(Exit::Runtime, error.to_string()).hint("`perf-agent report -T 100` lists functions"))?;
-    if args.json {
-        return print_json(out, &neighbours_json(profile, &found, value));
-    }
-    Ok(write_neighbours(out, profile, &found, value, args.min_percent, text_style(args.color))?)
-}
-
-fn print_json(out: &mut dyn Write, json: &serde_json::Value) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, json).map_err(io::Error::from)?;
-    Ok(writeln!(out)?)
-}
-
-/// Reads a profile for a verb that shows one.
-pub(super) fn read_profile(path: &std::path::Path) -> Result<Profile, CliError> {
-    read_file(path).map_err(|error| {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
+    for (side, name) in &asked {
+        let found = neighbours(profile, value, name, *side, usize::from(args.depth))?;
+        if args.json {
+            writeln!(out, "{}", neighbours_json(profile, &found, value))?;
+        } else {
+            write_neighbours(out, profile, &found, value, args.min_percent.unwrap_or(0.5), style)?;
         }
-        CliError::new(Exit::Runtime, text).hint("perf-agent reads what it wrote (.pb.gz, .folded) and other tools' pprof files")
-    })
+    }
+    if asked.is_empty() {
+        let detail = if args.lines { Detail::Line } else { Detail::Function };
+        let sort = match args.sort {
+            SortArg::Own => SortBy::Own,
+            SortArg::Total => SortBy::Total,
+        };
+        let table = hotspots(profile, value, detail, sort);
+        if args.json {
+            writeln!(out, "{}", hotspots_json(profile, &table, args.top))?;
+        } else {
+            write_hotspots(out, &table, args.top, args.min_percent.unwrap_or(0.0), style)?;
+        }
+    }
+    if !args.json {
+        write_quality(out, profile, style)?;
+    }
+    Ok(())
 }

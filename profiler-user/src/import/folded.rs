@@ -11,8 +11,8 @@ use super::FormatError;
 use super::foreign::describe;
 use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES};
 use crate::profile::{
-    Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, Profile, ProfileBuilder, Quality, ValueType,
-    clean,
+    Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, Profile, ProfileBuilder, Quality,
+    ValueType, clean,
 };
 
 /// Reads folded stacks.
@@ -102,7 +102,10 @@ impl Reader {
         let root = parts.next().unwrap_or_default();
         let frames = parts.clone().count();
         if frames > MAX_STACK_FRAMES {
-            return Err(FormatError::TooLarge { what: "a stack", limit: format!("{MAX_STACK_FRAMES} frames") });
+            return Err(FormatError::TooLarge {
+                what: "a stack",
+                limit: format!("{MAX_STACK_FRAMES} frames"),
+            });
         }
         self.frames += frames;
         if self.frames > MAX_FRAMES {
@@ -145,7 +148,13 @@ impl Reader {
         };
         let mapping = mapping.map(|path| {
             let path = self.builder.name(path);
-            self.builder.mapping(Mapping { start: 0, limit: 0, file_offset: 0, path, build_id: String::new() })
+            self.builder.mapping(Mapping {
+                start: 0,
+                limit: 0,
+                file_offset: 0,
+                path,
+                build_id: String::new(),
+            })
         });
         let inlined = mark == b'i';
         let frame = Frame { function, file: None, line: None, inlined };

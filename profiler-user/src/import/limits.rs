@@ -45,8 +45,10 @@ impl Budget {
     }
 
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), FormatError> {
-        self.left =
-            self.left.checked_sub(bytes).ok_or_else(|| too_large("the profile in memory", MAX_MODEL_BYTES as u64))?;
+        self.left = self
+            .left
+            .checked_sub(bytes)
+            .ok_or_else(|| too_large("the profile in memory", MAX_MODEL_BYTES as u64))?;
         Ok(())
     }
 }

@@ -17,8 +17,8 @@ use super::wire::Fields;
 use crate::output::pprof::extra::{Extra, guess_kind};
 use crate::output::pprof::proto;
 use crate::profile::{
-    Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, Profile, ProfileBuilder, Quality,
-    ValueType, clean,
+    Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, Profile, ProfileBuilder,
+    Quality, ValueType, clean,
 };
 
 /// Memory that one entry of a hash map costs beyond its key and value.
@@ -210,18 +210,15 @@ impl<'t, 'a> Model<'t, 'a> {
         }
         let Self { tables, builder, extra, .. } = self;
         let mut profile = builder.finish(Meta::default(), Quality::default());
-        match extra {
-            Some(extra) => {
-                profile.meta = cleaned_meta(extra.meta.into_owned());
-                profile.quality = cleaned_quality(extra.quality.into_owned());
-            }
-            None => {
-                let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
-                profile.meta.start_unix_ns = unsigned(tables.time_nanos);
-                profile.meta.duration_ns = unsigned(tables.duration_nanos);
-                profile.meta.period = unsigned(tables.period);
-                describe(&mut profile);
-            }
+        if let Some(extra) = extra {
+            profile.meta = cleaned_meta(extra.meta.into_owned());
+            profile.quality = cleaned_quality(extra.quality.into_owned());
+        } else {
+            let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+            profile.meta.start_unix_ns = unsigned(tables.time_nanos);
+            profile.meta.duration_ns = unsigned(tables.duration_nanos);
+            profile.meta.period = unsigned(tables.period);
+            describe(&mut profile);
         }
         Ok(profile)
     }
@@ -244,16 +241,15 @@ impl<'t, 'a> Model<'t, 'a> {
     fn location(&mut self, location: &proto::Location) -> Result<(), FormatError> {
         let mapping = match location.mapping_id {
             0 => None,
-            id => {
-                Some(self.mappings.get(&id).cloned().ok_or(FormatError::Dangling { what: "mapping", id })?)
-            }
+            id => Some(self.mappings.get(&id).cloned().ok_or(FormatError::Dangling { what: "mapping", id })?),
         };
         let count = location.line.len().max(1);
         self.budget.spend(2 * (size_of::<Location>() + count * size_of::<Frame>()) + MAP_ENTRY)?;
         let mut frames = Vec::with_capacity(count);
         for (index, line) in location.line.iter().enumerate() {
             let id = line.function_id;
-            let function = self.tables.functions.get(&id).ok_or(FormatError::Dangling { what: "function", id })?;
+            let function =
+                self.tables.functions.get(&id).ok_or(FormatError::Dangling { what: "function", id })?;
             let file = Some(self.name(function.filename)?).filter(|file| !file.is_empty());
             frames.push(Frame {
                 function: self.name(if function.name == 0 { function.system_name } else { function.name })?,
@@ -298,7 +294,10 @@ impl<'t, 'a> Model<'t, 'a> {
             frames += count;
         }
         if frames > MAX_STACK_FRAMES {
-            return Err(FormatError::TooLarge { what: "a stack", limit: format!("{MAX_STACK_FRAMES} frames") });
+            return Err(FormatError::TooLarge {
+                what: "a stack",
+                limit: format!("{MAX_STACK_FRAMES} frames"),
+            });
         }
         self.frames += frames;
         if self.frames > MAX_FRAMES {

@@ -101,6 +101,16 @@ fn what_a_file_says_about_itself_is_cleaned() {
     assert!(!back.quality.notes[0].contains('\x1b'));
 }
 
+/// Folded lines with equal stacks added up: names that only differ in what the format can't hold are one.
+fn counts(folded: &[u8]) -> std::collections::BTreeMap<String, u64> {
+    let mut counts = std::collections::BTreeMap::new();
+    for line in std::str::from_utf8(folded).unwrap().lines() {
+        let (stack, count) = line.rsplit_once(' ').unwrap();
+        *counts.entry(stack.to_owned()).or_default() += count.parse::<u64>().unwrap();
+    }
+    counts
+}
+
 /// Profiles of up to twelve samples over a handful of functions.
 fn profiles() -> impl Strategy<Value = Profile> {
     let frame = (0_u64..6, 0_u32..3, 0_u8..4);
@@ -118,7 +128,7 @@ fn profiles() -> impl Strategy<Value = Profile> {
                 ][kind as usize];
                 let mapping = path.map(|path| b.mapping(path.as_bytes(), "ab"));
                 let names: Vec<String> = (0..=inlined).map(|depth| format!("f{address}.{depth}")).collect();
-                let functions: Vec<(&[u8], Option<(&str, u32)>)> =
+                let functions: Vec<fixture::Named<'_>> =
                     names.iter().map(|name| (name.as_bytes(), Some(("a.c", 3)))).collect();
                 stack.push(b.location(mapping, address, kind, &functions));
             }
@@ -142,7 +152,8 @@ proptest! {
         match read_folded(&first) {
             Ok(back) => {
                 prop_assert_eq!(back.total(0), profile.total(0));
-                prop_assert_eq!(written("folded", &back, &OutputOptions { annotate: true, ..OutputOptions::default() }), first);
+                let again = written("folded", &back, &OutputOptions { annotate: true, ..OutputOptions::default() });
+                prop_assert_eq!(counts(&again), counts(&first));
             }
             Err(error) => prop_assert_eq!((error, profile.total(0)), (FormatError::Empty, 0)),
         }

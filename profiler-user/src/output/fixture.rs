@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use crate::profile::{
-    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, ModuleUnknown, Overhead,
-    Profile, ProfileBuilder, Quality, ValueType, clean,
+    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, ModuleUnknown,
+    Overhead, Profile, ProfileBuilder, Quality, ValueType, clean,
 };
+
+/// A function's raw name, and its source file and line.
+pub(crate) type Named<'a> = (&'a [u8], Option<(&'a str, u32)>);
 
 /// Builds locations without ceremony.
 pub(crate) struct Builder {
@@ -34,10 +37,10 @@ impl Builder {
         mapping: Option<MappingId>,
         address: u64,
         kind: FrameKind,
-        functions: &[(&[u8], Option<(&str, u32)>)],
+        functions: &[Named<'_>],
     ) -> LocationId {
         let last = functions.len() - 1;
-        let frame = |(index, (function, source)): (usize, &(&[u8], Option<(&str, u32)>))| Frame {
+        let frame = |(index, (function, source)): (usize, &Named<'_>)| Frame {
             function: self.name(function),
             file: source.map(|(file, _)| self.name(file.as_bytes())),
             line: source.map(|(_, line)| line),
@@ -110,8 +113,10 @@ pub(crate) fn hostile() -> Profile {
     let operator = b.location(Some(lib), 0x30, native, &[(b"operator new 17", None)]);
     let nameless = b.location(Some(lib), 0x1a2b, native, &[(b"[libfoo.so+0x1a2b]", None)]);
     let script = b.location(Some(jit), 0x7f00_0000, FrameKind::Jit, &[(b"LazyCompile:*on (app.js:1)", None)]);
-    let syscall = b.location(Some(kernel), 0xffff_ffff_8100_0000, FrameKind::Kernel, &[(b"do_syscall_64", None)]);
-    let packet = b.location(Some(module), 0xffff_ffff_c000_0000, FrameKind::Kernel, &[(b"nf_conntrack_in", None)]);
+    let syscall =
+        b.location(Some(kernel), 0xffff_ffff_8100_0000, FrameKind::Kernel, &[(b"do_syscall_64", None)]);
+    let packet =
+        b.location(Some(module), 0xffff_ffff_c000_0000, FrameKind::Kernel, &[(b"nf_conntrack_in", None)]);
     let marker = b.location(None, 0, FrameKind::Marker, &[(b"[unwind: no table for libfoo.so]", None)]);
 
     let (web, worker): (&[u8], &[u8]) = (b"we b;<\"\n", b"# worker\x1b]0;x");
@@ -137,7 +142,10 @@ pub(crate) fn hostile() -> Profile {
     };
     let quality = Quality {
         samples: 3_012,
-        lost: vec![counter("no_process", "sample without a process", 2), counter("ring_full", "ring buffer full", 10)],
+        lost: vec![
+            counter("no_process", "sample without a process", 2),
+            counter("ring_full", "ring buffer full", 10),
+        ],
         cut_short: vec![counter("max_frames", "more than 256 frames", 36)],
         frames: 1_512,
         unknown_frames: 62,

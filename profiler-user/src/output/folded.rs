@@ -52,7 +52,9 @@ fn frame_name(function: &Function<'_>, annotate: bool) -> String {
 }
 
 fn safe(name: &str) -> Cow<'_, str> {
-    if name.trim().is_empty() {
+    // Readers trim lines.
+    let name = name.trim();
+    if name.is_empty() {
         return Cow::Borrowed("[unknown]");
     }
     let mut name = Cow::Borrowed(name);

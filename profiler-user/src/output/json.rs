@@ -172,7 +172,12 @@ fn sample_row<'p>(profile: &'p Profile, functions: &Functions<'p>, sample: &Samp
         thread: &labels.thread,
         cgroup: labels.cgroup.as_deref(),
         cpu: labels.cpu,
-        values: profile.value_types.iter().map(|value| &*value.kind).zip(sample.values.iter().copied()).collect(),
+        values: profile
+            .value_types
+            .iter()
+            .map(|value| &*value.kind)
+            .zip(sample.values.iter().copied())
+            .collect(),
         stack: stack.map(|id| functions.get(id).name).collect(),
     }
 }
@@ -209,8 +214,12 @@ mod tests {
             value["samples"].as_array().unwrap().iter().map(|row| row["values"][key].as_u64().unwrap()).sum()
         };
         assert_eq!((sum("samples"), sum("cpu")), (profile.total(0), profile.total(1)));
-        let own: u64 =
-            value["functions"].as_array().unwrap().iter().map(|f| f["values"]["cpu"]["self"].as_u64().unwrap()).sum();
+        let own: u64 = value["functions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f["values"]["cpu"]["self"].as_u64().unwrap())
+            .sum();
         assert_eq!(own, profile.total(1));
         assert_eq!(value["quality"]["samples"], 3012);
     }

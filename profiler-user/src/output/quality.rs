@@ -132,8 +132,11 @@ mod tests {
         let quality = Quality { samples: 50, frames: 100, unknown_frames: 12, ..Quality::default() };
         let marked = quality_line_styled(&quality, &|level, text| format!("<{level:?}>{text}"));
         assert!(marked.contains("<Warn>12.0 % unknown") && marked.contains("<Good>0 lost"), "{marked}");
-        let bad = Quality { samples: 0, lost: vec![Counter {
-            id: "x".into(), what: "x".into(), count: 1 }], ..Quality::default() };
+        let bad = Quality {
+            samples: 0,
+            lost: vec![Counter { id: "x".into(), what: "x".into(), count: 1 }],
+            ..Quality::default()
+        };
         assert_eq!(quality_level(&bad), Level::Fail);
     }
 }

@@ -54,8 +54,7 @@ pub fn write_hotspots(
         return writeln!(out, "Nothing was sampled.");
     }
     let share = |value: u64| value as f64 * 100.0 / table.total as f64;
-    let shown: Vec<_> =
-        table.rows.iter().filter(|row| share(row.total) >= min_percent).take(top).collect();
+    let shown: Vec<_> = table.rows.iter().filter(|row| share(row.total) >= min_percent).take(top).collect();
     let with_lines = shown.iter().any(|row| table.functions.get(row.function).line.is_some());
     let source = |row: &crate::report::Hotspot| {
         let function = table.functions.get(row.function);
@@ -290,6 +289,9 @@ mod tests {
     fn an_empty_profile_says_so() {
         let profile = fixture::empty();
         let table = hotspots(&profile, 1, Detail::Function, SortBy::Own);
-        assert_eq!(text(|out| write_hotspots(out, &table, 20, 0.0, TextStyle::default())), "Nothing was sampled.\n");
+        assert_eq!(
+            text(|out| write_hotspots(out, &table, 20, 0.0, TextStyle::default())),
+            "Nothing was sampled.\n"
+        );
     }
 }

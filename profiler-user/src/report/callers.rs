@@ -123,7 +123,7 @@ struct Level {
 
 impl Level {
     /// Adds one path. True when it was empty.
-    fn add<'a>(&mut self, path: &mut dyn Iterator<Item = &'a FunctionId>, amount: u64) -> bool {
+    fn add(&mut self, path: &mut dyn Iterator<Item = &FunctionId>, amount: u64) -> bool {
         let mut level = self;
         let mut empty = true;
         for id in path {

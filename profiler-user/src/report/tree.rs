@@ -32,6 +32,7 @@ impl Roots {
         let process = if labels.process.is_empty() { "[unknown]" } else { &labels.process };
         match self {
             Self::Process => process.to_owned(),
+            Self::Thread if labels.thread.is_empty() => format!("{process}-{}/{}", labels.pid, labels.tid),
             Self::Thread => format!("{process}-{}/{} {}", labels.pid, labels.tid, labels.thread),
         }
     }
@@ -78,7 +79,8 @@ impl<'p> CallTree<'p> {
                 continue;
             }
             paths.push(root_of_labels[labels.0 as usize]);
-            let path = functions.of_stack(profile.stack(*stack)).map(|id| first_function + rank[id.0 as usize]);
+            let path =
+                functions.of_stack(profile.stack(*stack)).map(|id| first_function + rank[id.0 as usize]);
             match merge {
                 Merge::FromRoot => paths.extend(path.rev()),
                 Merge::FromLeaf => paths.extend(path),
@@ -186,16 +188,16 @@ mod tests {
     #[test]
     fn paths_merge_from_the_root() {
         let tree = drawn(&fixture::recursive(), Merge::FromRoot, Roots::Process);
-        assert_eq!(
-            tree,
-            "prog 0/10\n  main 1/10\n    fib 4/9\n      fib 3/5\n        leaf 2/2\n",
-        );
+        assert_eq!(tree, "prog 0/10\n  main 1/10\n    fib 4/9\n      fib 3/5\n        leaf 2/2\n",);
     }
 
     #[test]
     fn paths_merge_from_the_leaf_below_the_thread() {
         let tree = drawn(&fixture::recursive(), Merge::FromLeaf, Roots::Thread);
-        assert!(tree.starts_with("prog-10/11 worker 0/10\n  fib 0/7\n    fib 0/3\n      main 3/3\n"), "{tree}");
+        assert!(
+            tree.starts_with("prog-10/11 worker 0/10\n  fib 0/7\n    fib 0/3\n      main 3/3\n"),
+            "{tree}"
+        );
     }
 
     #[test]

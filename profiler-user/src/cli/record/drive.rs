@@ -8,12 +8,11 @@ use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::Plan;
 use super::status::Status;
 use super::write::{Outputs, Report};
+use super::{Plan, ResultArgs};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::launch::{Launch, RunAs};
-use crate::cli::output_args::OutputArgs;
 use crate::cli::quantity::Length;
 use crate::session::{Recorded, Scope, Session};
 
@@ -36,13 +35,13 @@ enum Ending {
 }
 
 /// Records, writes and reports.
-pub(super) fn run(plan: Plan, output: OutputArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(record(plan, output))
+    runtime.block_on(record(plan, results))
 }
 
-async fn record(plan: Plan, output: OutputArgs) -> anyhow::Result<ExitCode> {
-    let outputs = Outputs::prepare(&plan, output)?;
+async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
+    let outputs = Outputs::prepare(&plan, results)?;
     let mut signals = Signals::new()?;
     let mut session = Session::start(&plan.session).map_err(|error| super::start_error(&error, plan.pid))?;
     let mut child = start_command(&plan, &mut session)?;
@@ -66,10 +65,13 @@ fn start_command(plan: &Plan, session: &mut Session) -> Result<Option<Child>, Cl
     }
     let run_as = if plan.keep_root { RunAs::Agent } else { RunAs::Caller };
     let launch = Launch::prepare(&plan.command, run_as);
-    let started = session.follow_children(|| launch.start()).map_err(|error| super::start_error(&error, None))?;
-    let program = plan.command.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned());
+    let started =
+        session.follow_children(|| launch.start()).map_err(|error| super::start_error(&error, None))?;
+    let program =
+        plan.command.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned());
     let child = started.map_err(|error| {
-        CliError::new(Exit::Runtime, format!("cannot start `{program}`: {error}")).hint("check its name, or give the full path")
+        CliError::new(Exit::Runtime, format!("cannot start `{program}`: {error}"))
+            .hint("check its name, or give the full path")
     })?;
     if let Some(pid) = child.id() {
         session.add_target(pid).map_err(|error| super::start_error(&error, None))?;
@@ -77,7 +79,13 @@ fn start_command(plan: &Plan, session: &mut Session) -> Result<Option<Child>, Cl
     Ok(Some(child))
 }
 
-async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, signals: &mut Signals, mut child: Option<&mut Child>) -> Ending {
+async fn drive(
+    plan: &Plan,
+    outputs: &Outputs,
+    session: &mut Session,
+    signals: &mut Signals,
+    mut child: Option<&mut Child>,
+) -> Ending {
     let deadline = match plan.length {
         Length::For(duration) => Some(Instant::now() + duration),
         Length::Unlimited => None,
@@ -123,7 +131,9 @@ async fn exit_code(child: &mut Option<&mut Child>) -> u8 {
     let Some(child) = child else { return std::future::pending().await };
     match child.wait().await {
         // A shell's way to tell of a signal.
-        Ok(status) => status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(1, |code| code as u8),
+        Ok(status) => {
+            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(1, |code| code as u8)
+        }
         Err(_) => 1,
     }
 }
@@ -151,7 +161,9 @@ fn nothing_sampled(plan: &Plan, ending: Ending) -> ExitCode {
         Ending::Time | Ending::Asked => "the target used no CPU in that time",
     };
     eprintln!("error: nothing was sampled of {}: {why}", plan.target);
-    eprintln!("hint: record longer (-d 60s) or faster (-F 999); `perf-agent doctor` says what this host can do");
+    eprintln!(
+        "hint: record longer (-d 60s) or faster (-F 999); `perf-agent doctor` says what this host can do"
+    );
     Exit::NothingSampled.into()
 }
 

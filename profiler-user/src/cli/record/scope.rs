@@ -76,7 +76,9 @@ fn from_pids(pids: &[u32], name: Option<&str>) -> Result<Found, CliError> {
     let targets: Vec<Target> = match name {
         // A process that matched a name may be gone by now; the others still count.
         Some(_) => pids.iter().filter_map(|pid| Target::inspect(*pid).ok()).collect(),
-        None => pids.iter().map(|pid| Target::inspect(*pid).map_err(target_error)).collect::<Result<_, _>>()?,
+        None => {
+            pids.iter().map(|pid| Target::inspect(*pid).map_err(target_error)).collect::<Result<_, _>>()?
+        }
     };
     let living: Vec<u32> = targets.iter().map(|target| target.pid).collect();
     let scope = Scope::Processes(living.clone());
@@ -106,12 +108,17 @@ fn from_threads(tids: &[u32]) -> Result<Found, CliError> {
         }
     }
     let list = tids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    Ok(Found::new(Scope::Threads(tids.to_vec()), format!("thread {list}"), format!("tid-{}", tids.first().unwrap_or(&0))))
+    Ok(Found::new(
+        Scope::Threads(tids.to_vec()),
+        format!("thread {list}"),
+        format!("tid-{}", tids.first().unwrap_or(&0)),
+    ))
 }
 
 fn from_cgroup(path: &str) -> Result<Found, CliError> {
     let root = hierarchy()?;
-    let inside = Path::new(path).strip_prefix(&root).unwrap_or_else(|_| Path::new(path.trim_start_matches('/')));
+    let inside =
+        Path::new(path).strip_prefix(&root).unwrap_or_else(|_| Path::new(path.trim_start_matches('/')));
     group(&root, inside)
 }
 
@@ -132,8 +139,11 @@ fn from_group_name(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Found, C
             queue.push(entry.path());
         }
     }
-    Err(CliError::new(Exit::Runtime, format!("no control group below {} belongs to `{}`", root.display(), clean(text.as_bytes())))
-        .hint("systemd-cgls shows what there is; cgroup:PATH takes a path"))
+    Err(CliError::new(
+        Exit::Runtime,
+        format!("no control group below {} belongs to `{}`", root.display(), clean(text.as_bytes())),
+    )
+    .hint("systemd-cgls shows what there is; cgroup:PATH takes a path"))
 }
 
 fn group(root: &Path, inside: &Path) -> Result<Found, CliError> {
@@ -141,8 +151,11 @@ fn group(root: &Path, inside: &Path) -> Result<Found, CliError> {
     let path = root.join(inside);
     let name = clean(inside.as_os_str().as_bytes());
     let id = cgroup_id(&path).map_err(|error| {
-        CliError::new(Exit::Runtime, format!("there is no control group `{name}` below {}: {error}", root.display()))
-            .hint("systemd-cgls shows what there is")
+        CliError::new(
+            Exit::Runtime,
+            format!("there is no control group `{name}` below {}: {error}", root.display()),
+        )
+        .hint("systemd-cgls shows what there is")
     })?;
     let level = inside.components().count() as u32;
     let leaf = inside.file_name().map_or_else(|| "root".into(), |leaf| clean(leaf.as_bytes()));
@@ -172,8 +185,11 @@ fn target_error(error: TargetError) -> CliError {
 
 /// Letters, digits, dots, dashes and underscores; everything else, slashes above all, becomes a dash.
 fn slug_of(name: &str) -> String {
-    let slug: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' }).take(64).collect();
+    let slug: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' })
+        .take(64)
+        .collect();
     let slug = slug.trim_matches(|c| c == '-' || c == '.');
     if slug.is_empty() { "target".to_owned() } else { slug.to_owned() }
 }

@@ -33,9 +33,14 @@ impl Status {
             Length::Unlimited => " s".to_owned(),
         };
         let lost: u64 = session.lost().iter().map(|counter| counter.count).sum();
-        let busiest = session.busiest().map_or_else(String::new, |(name, share)| format!("  top: {name} {:.0} %", share * 100.0));
+        let busiest = session
+            .busiest()
+            .map_or_else(String::new, |(name, share)| format!("  top: {name} {:.0} %", share * 100.0));
         let cost = session.overhead().percent_of_one_cpu();
-        let line = format!("  {elapsed:.1}{length}  {} samples  lost {lost}{busiest}  agent {cost:.2} % CPU", session.samples());
+        let line = format!(
+            "  {elapsed:.1}{length}  {} samples  lost {lost}{busiest}  agent {cost:.2} % CPU",
+            session.samples()
+        );
         self.print(&format!("\r{line}\x1b[K"));
     }
 

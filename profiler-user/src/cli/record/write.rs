@@ -3,10 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Plan;
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::output_args::{OutputArgs, text_style};
-use crate::output::file::{FileError, NameParts, OutputPlan};
+use super::{Plan, ResultArgs};
+use crate::cli::exit::Exit;
+use crate::cli::output_args::tell;
+use crate::cli::terminal::stdout_style;
+use crate::output::file::{NameParts, OutputPlan};
 use crate::output::{
     Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality,
 };
@@ -18,29 +19,28 @@ use crate::session::Recorded;
 use crate::symbolize::native::{Inlines, Options};
 use crate::system::features::Mounts;
 
-/// Rows of the table after a recording.
-const TABLE_ROWS: usize = 10;
-
 /// Where results go, settled before the recording starts.
 pub(super) struct Outputs {
-    args: OutputArgs,
+    args: ResultArgs,
     files: OutputPlan,
     parts: NameParts,
 }
 
 impl Outputs {
     /// Settles names and formats and makes sure that the places can be written.
-    pub(super) fn prepare(plan: &Plan, args: OutputArgs) -> Result<Self, CliError> {
+    pub(super) fn prepare(plan: &Plan, args: ResultArgs) -> anyhow::Result<Self> {
         let parts = NameParts {
             slug: plan.slug.clone(),
             pid: plan.pid,
             comm: plan.comm.clone().unwrap_or_default(),
             host: host_name(),
             mode: "cpu".to_owned(),
-            start_unix_ns: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
+            start_unix_ns: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as u64),
             number: 1,
         };
-        let files = OutputPlan::open(&args.request()?, &parts).map_err(|error| file_error(&error))?;
+        let files = args.output.plan(&parts)?;
         Ok(Self { args, files, parts })
     }
 
@@ -60,7 +60,8 @@ impl Outputs {
             Length::Unlimited if plan.command.is_empty() => "until Ctrl-C".to_owned(),
             Length::Unlimited => "until it ends".to_owned(),
         };
-        let mut parts = vec![format!("perf-agent {}", env!("CARGO_PKG_VERSION")), "cpu".to_owned(), plan.target.clone()];
+        let mut parts =
+            vec![format!("perf-agent {}", env!("CARGO_PKG_VERSION")), "cpu".to_owned(), plan.target.clone()];
         parts.push(format!("{} at {} Hz", plan.session.clock.name(), plan.session.frequency_hz));
         parts.extend(plan.scope_notes.iter().cloned());
         parts.push(length);
@@ -70,7 +71,7 @@ impl Outputs {
 
 /// Everything that turning a recording into results takes, able to move to another thread.
 pub(super) struct Report {
-    args: OutputArgs,
+    args: ResultArgs,
     parts: NameParts,
     files: Option<OutputPlan>,
     meta: Meta,
@@ -112,17 +113,17 @@ impl Report {
         let profile = self.profile(recorded);
         let files = match self.files.take() {
             Some(files) => files,
-            None => OutputPlan::open(&self.args.request()?, &self.parts).map_err(|error| file_error(&error))?,
+            None => self.args.output.plan(&self.parts)?,
         };
         let to_stdout = files.uses_stdout();
-        let mut exit = self.write_files(files, &profile);
+        let told = tell(files.write(&profile, &self.args.picture.options(None)));
         if !to_stdout {
+            // Also when a file could not be written: this may be all that is left of the recording.
             self.print(&profile)?;
         }
-        if exit == Exit::Ok && self.args.strict && quality_level(&profile.quality) == Level::Fail {
-            exit = Exit::Quality;
-        }
-        Ok(exit)
+        told?;
+        let insufficient = self.args.strict && quality_level(&profile.quality) == Level::Fail;
+        Ok(if insufficient { Exit::Quality } else { Exit::Ok })
     }
 
     fn profile(&self, recorded: &Recorded) -> Profile {
@@ -135,41 +136,18 @@ impl Report {
         let hierarchy = Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone());
         let mut cgroups = CgroupNames::new(hierarchy);
         let (aggregate, processes) = (&recorded.aggregate, &recorded.processes);
-        let mut profile = resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
+        let mut profile =
+            resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
         profile.quality.lost.clone_from(&recorded.lost);
         profile.quality.notes.extend(recorded.notes.iter().cloned());
         profile.quality.overhead = Some(recorded.overhead);
         profile
     }
 
-    #[expect(clippy::print_stderr, reason = "what was written where belongs on standard error")]
-    fn write_files(&self, files: OutputPlan, profile: &Profile) -> Exit {
-        let options = self.args.options();
-        let mut exit = Exit::Ok;
-        for result in files.write(profile, &options) {
-            match result {
-                Ok(written) if written.path.as_os_str() == "-" => {}
-                Ok(written) => {
-                    if let Some(old) = &written.old {
-                        eprintln!("Kept  {} (the file that was there before)", old.display());
-                    }
-                    if !self.args.quiet {
-                        eprintln!("Wrote {}", written.path.display());
-                    }
-                }
-                Err(error) => {
-                    eprintln!("error: {error}");
-                    exit = Exit::Runtime;
-                }
-            }
-        }
-        exit
-    }
-
     fn print(&self, profile: &Profile) -> io::Result<()> {
-        let style = text_style(self.args.color);
+        let style = stdout_style(self.args.color);
         let mut out = io::stdout().lock();
-        let result = Self::print_to(&mut out, profile, style, self.args.top.unwrap_or(TABLE_ROWS));
+        let result = Self::print_to(&mut out, profile, style, self.args.top);
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result,
@@ -177,20 +155,22 @@ impl Report {
     }
 
     fn print_to(out: &mut dyn Write, profile: &Profile, style: TextStyle, top: usize) -> io::Result<()> {
-        let table = hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
+        let table =
+            hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
         write_header(out, profile, style)?;
         write_hotspots(out, &table, top, 0.0, style)?;
         write_quality(out, profile, style)?;
         if io::stdout().is_terminal() {
-            write_next(out, &["perf-agent report --callers FUNCTION".to_owned(), "perf-agent flamegraph -o x.svg".to_owned()])?;
+            write_next(
+                out,
+                &[
+                    "perf-agent report --callers FUNCTION".to_owned(),
+                    "perf-agent flamegraph -o x.svg".to_owned(),
+                ],
+            )?;
         }
         out.flush()
     }
-}
-
-/// A failed output as an error with the right exit code.
-pub(in crate::cli) fn file_error(error: &FileError) -> CliError {
-    CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, error.to_string())
 }
 
 fn host_name() -> String {

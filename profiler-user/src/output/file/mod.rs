@@ -24,7 +24,9 @@ pub enum FileError {
     #[error(transparent)]
     Format(#[from] UnknownFormat),
     /// A placeholder that does not exist.
-    #[error("unknown placeholder %{placeholder} in {name:?}; known: %p pid, %c command, %h host, %t time, %m mode, %n number, %% percent")]
+    #[error(
+        "unknown placeholder %{placeholder} in {name:?}; known: %p pid, %c command, %h host, %t time, %m mode, %n number, %% percent"
+    )]
     Placeholder {
         /// The name with the placeholder.
         name: String,

@@ -18,11 +18,12 @@ use crate::output::OutputError;
 use crate::system::identity::{ActingAs, Invoker};
 
 /// What to do when the name is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Existing {
     /// Leave it and take the next free name: `x-2.svg`.
     TakeNextName,
     /// Rename the file that is there to `x.svg.old`.
+    #[default]
     KeepAsOld,
     /// Replace the file that is there.
     Replace,
@@ -221,7 +222,11 @@ impl Destination {
     }
 
     fn path_of(&self, name: &OsStr) -> PathBuf {
-        if self.directory_path == Path::new(".") { PathBuf::from(name) } else { self.directory_path.join(name) }
+        if self.directory_path == Path::new(".") {
+            PathBuf::from(name)
+        } else {
+            self.directory_path.join(name)
+        }
     }
 
     fn write_error(&self, written: u64, source: OutputError) -> FileError {
@@ -269,14 +274,10 @@ impl Draft {
 
     /// Gives the file a name whether it is free or not.
     fn name_over(&self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-        let temporary = match &self.temporary {
-            Some(temporary) => temporary.clone(),
-            None => {
-                let temporary = temporary_name("output");
-                self.name(directory, &temporary)?;
-                temporary
-            }
-        };
+        let temporary = self.temporary.clone().unwrap_or_else(|| temporary_name("output"));
+        if self.temporary.is_none() {
+            self.name(directory, &temporary)?;
+        }
         rustix::fs::renameat(directory, &*temporary, directory, name).inspect_err(|_| {
             let _ = rustix::fs::unlinkat(directory, &*temporary, AtFlags::empty());
         })

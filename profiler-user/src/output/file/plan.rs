@@ -20,8 +20,8 @@ pub struct PlanRequest {
     pub paths: Vec<PathBuf>,
     /// The format of all of them; none takes it from each name.
     pub format: Option<&'static Format>,
-    /// Replace files that exist instead of keeping them as `FILE.old`.
-    pub force: bool,
+    /// What to do with files that exist.
+    pub existing: Existing,
 }
 
 /// Formats written when no file is named, and the links that point at the newest.
@@ -68,7 +68,7 @@ impl OutputPlan {
             if seen.contains(&path) {
                 return Err(FileError::Twice { path });
             }
-            let sink = open_sink(&path, request.force, user.as_ref())?;
+            let sink = open_sink(&path, request.existing, user.as_ref())?;
             let format = match (request.format, &sink) {
                 (Some(format), _) => format,
                 // Standard output has no name: the text format is the one that a terminal and a pipe both take.
@@ -119,7 +119,9 @@ impl OutputPlan {
         }
         let names: Vec<OsString> =
             files.iter().filter_map(|file| file.path().file_name().map(ToOwned::to_owned)).collect();
-        let free = |number: &u32| files.iter().zip(&names).all(|(file, name)| file.is_free(&numbered(name, *number)));
+        let free = |number: &u32| {
+            files.iter().zip(&names).all(|(file, name)| file.is_free(&numbered(name, *number)))
+        };
         let number = (1..1000).find(free).unwrap_or(1);
         for (file, name) in files.iter_mut().zip(&names) {
             file.rename_to(numbered(name, number));
@@ -139,7 +141,11 @@ impl Entry {
                     Err(OutputError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                     result => result,
                 }
-                .map_err(|source| FileError::Write { path: PathBuf::from("-"), written: 0, source })?;
+                .map_err(|source| FileError::Write {
+                    path: PathBuf::from("-"),
+                    written: 0,
+                    source,
+                })?;
                 Ok(Written { path: PathBuf::from("-"), bytes: 0, old: None })
             }
             Sink::Special(path, file) => {
@@ -160,7 +166,7 @@ impl Entry {
     }
 }
 
-fn open_sink(path: &Path, force: bool, user: Option<&Invoker>) -> Result<Sink, FileError> {
+fn open_sink(path: &Path, existing: Existing, user: Option<&Invoker>) -> Result<Sink, FileError> {
     const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
     if STDOUT.iter().any(|name| path == Path::new(name)) {
         return Ok(Sink::Stdout);
@@ -168,7 +174,6 @@ fn open_sink(path: &Path, force: bool, user: Option<&Invoker>) -> Result<Sink, F
     if let Some(file) = open_special(path, user) {
         return Ok(Sink::Special(path.to_owned(), file?));
     }
-    let existing = if force { Existing::Replace } else { Existing::KeepAsOld };
     Destination::open(path, existing, user).map(Sink::File)
 }
 
@@ -181,5 +186,9 @@ fn open_special(path: &Path, user: Option<&Invoker>) -> Option<Result<File, File
     let opened = user.map(Invoker::act).transpose().and_then(|_acting| {
         File::options().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY).open(path)
     });
-    Some(opened.map_err(|source| FileError::Write { path: path.to_owned(), written: 0, source: source.into() }))
+    Some(opened.map_err(|source| FileError::Write {
+        path: path.to_owned(),
+        written: 0,
+        source: source.into(),
+    }))
 }

@@ -119,8 +119,11 @@ fn default_files_share_a_stem_and_the_links_follow() {
             fs::write(directory.path().join(format!("{stem}-2.svg")), "x").unwrap();
         }
         let plan = OutputPlan::open_default(directory.path(), &parts, None).unwrap();
-        let written: Vec<_> =
-            plan.write(&profile, &OutputOptions::default()).into_iter().map(|result| result.unwrap().path).collect();
+        let written: Vec<_> = plan
+            .write(&profile, &OutputOptions::default())
+            .into_iter()
+            .map(|result| result.unwrap().path)
+            .collect();
         assert_eq!(written[0], directory.path().join(format!("{stem}{number}.svg")));
         assert_eq!(written[1], directory.path().join(format!("{stem}{number}.pb.gz")));
         let link = fs::read_link(directory.path().join("last.svg")).unwrap();
@@ -200,7 +203,7 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
     let request = PlanRequest {
         paths: vec![full.to_owned()],
         format: Format::from_name("svg").ok(),
-        force: false,
+        existing: Existing::Replace,
     };
     let plan = OutputPlan::open(&request, &NameParts::default()).unwrap();
     let error = plan.write(&fixture::hostile(), &OutputOptions::default()).remove(0).unwrap_err();

@@ -28,8 +28,8 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
         Palette::Kind => shade(kind(function.class), seed),
         Palette::Colorblind => shade(kind_colorblind(function.class), seed),
         Palette::Module if function.module.is_empty() => shade(kind(function.class), seed),
-        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 75.0), seed),
-        Palette::Hot => shade(tone(30.0, 28.0, 90.0, 62.0), seed),
+        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 78.0), seed),
+        Palette::Hot => shade(tone(30.0, 28.0, 90.0, 68.0), seed),
     }
 }
 

@@ -14,7 +14,11 @@ pub fn title_of(profile: &Profile) -> String {
             format!("{first}{} flame graph", letters.as_str())
         }
     };
-    if profile.meta.target.is_empty() { profile_type } else { format!("{profile_type}: {}", profile.meta.target) }
+    if profile.meta.target.is_empty() {
+        profile_type
+    } else {
+        format!("{profile_type}: {}", profile.meta.target)
+    }
 }
 
 /// Subtitle of a picture: target, clock, rate, duration, samples, and the quality in short.

@@ -110,9 +110,11 @@ pub(super) fn complete(svg: &[u8], footer: &Footer, out: &mut dyn Write) -> io::
     };
     let top: usize = height.parse().map_err(io::Error::other)?;
     let taller = top + footer.height();
-    let header = header
-        .replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\""))
-        .replacen(&format!(" {height}\" xmlns"), &format!(" {taller}\" xmlns"), 1);
+    let header = header.replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\"")).replacen(
+        &format!(" {height}\" xmlns"),
+        &format!(" {taller}\" xmlns"),
+        1,
+    );
     out.write_all(header.as_bytes())?;
     out.write_all(b"<svg id=\"frames\"")?;
     restore(body.0, out)?;
@@ -135,7 +137,9 @@ fn restore(boxes: &str, out: &mut dyn Write) -> io::Result<()> {
             out.write_all(b";")?;
         } else if after.starts_with(HASH) {
             out.write_all(b"#")?;
-        } else if let Some((hover, counts)) = rest.split_once(NAME_END).filter(|(hover, _)| !hover.contains('<')) {
+        } else if let Some((hover, counts)) =
+            rest.split_once(NAME_END).filter(|(hover, _)| !hover.contains('<'))
+        {
             // A box's name is followed by what the script shows of it: ` (1,234 samples, 5.6%)` in a title.
             if let Some(counts) = counts.strip_prefix(" (") {
                 let separator = if hover.is_empty() { "" } else { " · " };

@@ -35,7 +35,9 @@ fn texts_of(svg: &str, name: &str) -> Vec<String> {
                 }
                 depth -= 1;
             }
-            Event::Text(text) if inside.is_some() => texts.last_mut().unwrap().push_str(&text.decode().unwrap()),
+            Event::Text(text) if inside.is_some() => {
+                texts.last_mut().unwrap().push_str(&text.decode().unwrap())
+            }
             Event::GeneralRef(entity) if inside.is_some() => {
                 let c = match &*entity.decode().unwrap() {
                     "lt" => '<',
@@ -74,10 +76,9 @@ fn golden() {
 #[test]
 fn every_picture_is_sound() {
     for profile in [fixture::hostile(), fixture::recursive(), fixture::empty(), Profile::default()] {
-        for (merge, roots, growth) in [
-            (Merge::FromRoot, Roots::Process, Growth::Up),
-            (Merge::FromLeaf, Roots::Thread, Growth::Down),
-        ] {
+        for (merge, roots, growth) in
+            [(Merge::FromRoot, Roots::Process, Growth::Up), (Merge::FromLeaf, Roots::Thread, Growth::Down)]
+        {
             let options = OutputOptions {
                 merge,
                 roots,
@@ -94,7 +95,9 @@ fn every_picture_is_sound() {
 #[test]
 fn hover_texts_have_name_module_kind_and_share() {
     let titles = texts_of(&svg(&fixture::hostile(), &OutputOptions::default()), "title");
-    let hover = |start: &str| titles.iter().find(|title| title.starts_with(start)).unwrap_or_else(|| panic!("{start}: {titles:#?}"));
+    let hover = |start: &str| {
+        titles.iter().find(|title| title.starts_with(start)).unwrap_or_else(|| panic!("{start}: {titles:#?}"))
+    };
     assert_eq!(hover("parse "), "parse (we<b>; · 17,172 ms, 56.44%)");
     assert_eq!(hover("core::"), "core::str::next_char (we<b>;, inlined · 9,091 ms, 29.88%)");
     assert_eq!(hover("nf_"), "nf_conntrack_in ([nf_conntrack], kernel · 4,040 ms, 13.28%)");

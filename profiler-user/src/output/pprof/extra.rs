@@ -33,7 +33,12 @@ impl<'a> Extra<'a> {
                 kinds.entry(location.kind).or_default().push(index as u64 + 1);
             }
         }
-        Self { schema: SCHEMA, meta: Cow::Borrowed(&profile.meta), quality: Cow::Borrowed(&profile.quality), kinds }
+        Self {
+            schema: SCHEMA,
+            meta: Cow::Borrowed(&profile.meta),
+            quality: Cow::Borrowed(&profile.quality),
+            kinds,
+        }
     }
 
     /// The comment line. None when the content can't be written as JSON, which plain data always can.
@@ -55,12 +60,14 @@ pub(crate) fn guess_kind(mapping: Option<&str>, function: &str) -> FrameKind {
         let bracketed = function.starts_with('[') && function.ends_with(']');
         return if bracketed { FrameKind::Marker } else { FrameKind::Native };
     };
-    let module = path.strip_suffix(".xz").or_else(|| path.strip_suffix(".zst")).unwrap_or(path);
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let module = file.strip_suffix(".xz").or_else(|| file.strip_suffix(".zst")).unwrap_or(file);
     match path {
         "[vdso]" | "[vsyscall]" => FrameKind::Native,
         "[jit]" => FrameKind::Jit,
-        _ if path.ends_with(".map") && path.contains("perf-") => FrameKind::Jit,
-        _ if path.starts_with('[') || module.ends_with(".ko") || path.ends_with("/vmlinux") => FrameKind::Kernel,
+        _ if file.strip_suffix(".map").is_some_and(|stem| stem.starts_with("perf-")) => FrameKind::Jit,
+        _ if path.starts_with('[') || file == "vmlinux" => FrameKind::Kernel,
+        _ if module.strip_suffix(".ko").is_some() => FrameKind::Kernel,
         _ => FrameKind::Native,
     }
 }

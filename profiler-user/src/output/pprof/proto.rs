@@ -63,6 +63,7 @@ pub(crate) struct Label {
 }
 
 /// An object.
+#[expect(clippy::struct_excessive_bools, reason = "the message has these fields")]
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Mapping {
     #[prost(uint64, tag = "1")]

@@ -150,7 +150,8 @@ fn write_objects<'p>(
             line,
         });
         if list.len() == PIECE {
-            pieces.put(&proto::Profile { location: std::mem::take(&mut list), ..proto::Profile::default() })?;
+            pieces
+                .put(&proto::Profile { location: std::mem::take(&mut list), ..proto::Profile::default() })?;
         }
     }
     pieces.put(&proto::Profile { mapping: mappings, location: list, ..proto::Profile::default() })?;

@@ -1,0 +1,65 @@
+//! The profile file that a verb reads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::import;
+use crate::profile::Profile;
+use anyhow::Context;
+use clap::Args;
+
+use super::exit::{CliError, Exit};
+
+/// The link to the newest recording.
+const NEWEST: &str = "last.pb.gz";
+
+/// Which file to read.
+#[derive(Debug, Clone, Args)]
+pub(super) struct InputArgs {
+    /// Profile to read: .pb.gz or .pb (pprof), or folded stacks; `-` for standard input [default: last.pb.gz]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(short = 'i', long = "input", value_name = "FILE", conflicts_with = "file", hide = true)]
+    input: Option<PathBuf>,
+}
+
+impl InputArgs {
+    /// The file to read.
+    pub(super) fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = self.file.as_ref().or(self.input.as_ref()) {
+            return Ok(path.clone());
+        }
+        if Path::new(NEWEST).exists() {
+            return Ok(PathBuf::from(NEWEST));
+        }
+        Err(CliError::usage(format!("name a profile to read: there is no {NEWEST} in this directory")).into())
+    }
+
+    /// Reads the profile.
+    pub(super) fn read(&self) -> anyhow::Result<Profile> {
+        let path = self.path()?;
+        if path == Path::new("-") {
+            return import::read_from(io::stdin().lock(), Path::new("standard input")).map_err(explained);
+        }
+        import::read_file(&path).map_err(explained)
+    }
+}
+
+/// A file that cannot be read as a profile, with what can.
+fn explained(error: import::ImportError) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    let hint = "perf-agent reads what it wrote (.pb.gz, .folded) and other tools' pprof and folded files";
+    CliError::new(Exit::Runtime, text).hint(hint).into()
+}
+
+/// Which of the profile's values a name means.
+pub(super) fn value_index(profile: &Profile, wanted: Option<&str>) -> anyhow::Result<Option<usize>> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    let found = profile.value_types.iter().position(|value| value.kind == wanted);
+    let known: Vec<&str> = profile.value_types.iter().map(|value| &*value.kind).collect();
+    let index = found.ok_or_else(|| {
+        CliError::usage(format!("this profile has no value {wanted:?}; it has {}", known.join(", ")))
+    });
+    Ok(Some(index.context("--value")?))
+}
