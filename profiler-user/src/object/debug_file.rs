@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{BuildId, Elf, ObjectError, Result, limits, open_in_root};
+use super::{BuildId, Elf, ObjectError, Result, Section, limits, open_in_root};
 
 /// Where to look for debug files.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ fn by_build_id(id: &BuildId) -> Option<PathBuf> {
 }
 
 fn has_symbols(elf: &Elf) -> bool {
-    let has = |name| elf.section(name).is_some_and(|section| section.has_bytes());
+    let has = |name| elf.section(name).is_some_and(Section::has_bytes);
     [".symtab", ".debug_info", ".zdebug_info"].into_iter().any(has)
 }
 

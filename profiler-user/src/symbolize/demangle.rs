@@ -21,14 +21,18 @@ pub fn demangle(raw: &[u8]) -> Cow<'_, [u8]> {
     if name.len() > LONGEST_INPUT_BYTES {
         return Cow::Borrowed(raw);
     }
-    let mangled = name.starts_with("_Z") || name.starts_with("_R") || name.starts_with("__Z");
-    if !mangled {
+    if !is_mangled(raw) {
         return Cow::Borrowed(raw);
     }
     if let Ok(symbol) = rustc_demangle::try_demangle(name) {
         return bounded(format_args!("{symbol:#}")).map_or(Cow::Borrowed(raw), Cow::Owned);
     }
     cpp(name).map_or(Cow::Borrowed(raw), Cow::Owned)
+}
+
+/// True for names that carry their namespace and types: Rust's and C++'s.
+pub(super) fn is_mangled(raw: &[u8]) -> bool {
+    raw.starts_with(b"_Z") || raw.starts_with(b"_R") || raw.starts_with(b"__Z")
 }
 
 fn cpp(name: &str) -> Option<Vec<u8>> {

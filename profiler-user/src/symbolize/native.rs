@@ -8,8 +8,10 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::dwarf::{self, Chain};
+use super::demangle::is_mangled;
+use super::dwarf::{self, Chain, DwarfFrame, FunctionName};
 use super::{Names, plt, symbols};
 use crate::object::{BuildId, DebugFiles, Elf, ObjectError, SymbolTable, mini_debug_info, supplementary};
 use crate::profile::{Frame, clean};
@@ -238,7 +240,10 @@ impl<'e> Batch<'e> {
             (chains, problem) = dwarf::locate(elf, shared.as_ref(), &addresses, options.inlines, names);
         }
 
-        let unnamed = |index: &usize| chains[*index].last().is_none_or(|frame| frame.function.is_none());
+        let unnamed = |index: &usize| {
+            let last = chains[*index].last().and_then(|frame| frame.function.as_ref());
+            !matches!(last, Some(FunctionName::Full(_)))
+        };
         let rest: Vec<usize> = (0..addresses.len()).filter(unnamed).collect();
         let wanted: Vec<u64> = rest.iter().map(|index| addresses[*index]).collect();
         let (found, reason) = self.names_from_tables(&wanted, own_table, separate.as_ref(), &mut problem);
@@ -249,8 +254,9 @@ impl<'e> Batch<'e> {
 
         let mut result: Vec<Option<Symbolized>> = vec![None; self.addresses.len() + self.outside.len()];
         for (((address, position), chain), raw) in self.addresses.into_iter().zip(chains).zip(by_table) {
+            let mangled = raw.as_ref().is_some_and(|raw| is_mangled(raw));
             let name = raw.map(|raw| names.function(&raw));
-            result[position] = Some(match frames(chain, name) {
+            result[position] = Some(match frames(chain, name, mangled) {
                 Some(frames) => Symbolized { virt_addr: address, frames, unknown: None },
                 None => unknown(source.path, address, reason, names),
             });
@@ -305,23 +311,30 @@ impl<'e> Batch<'e> {
         *problem = problem.take().or(limited);
         let stubs: Vec<usize> = (0..wanted.len()).filter(|index| found[*index].is_none()).collect();
         let stub_addresses: Vec<u64> = stubs.iter().map(|index| wanted[*index]).collect();
-        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses)) {
+        let name_of = |addresses: &[u64]| symbols::look_up(&tables, addresses).0;
+        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses, name_of)) {
             found[index] = name;
         }
         (found, reason)
     }
 }
 
-/// The frames of a chain from debug information, whose function the symbol table names where the chain does not.
-/// None when neither knows the function.
-fn frames(chain: Chain, name: Option<std::sync::Arc<str>>) -> Option<Vec<Frame>> {
+/// The frames of a chain from debug information. The symbol table names the last function where the chain does not,
+/// and where its mangled name says more than the chain's plain one. None when neither knows the function.
+fn frames(chain: Chain, symbol: Option<Arc<str>>, mangled: bool) -> Option<Vec<Frame>> {
     let Some(last) = chain.len().checked_sub(1) else {
-        return Some(vec![Frame { function: name?, file: None, line: None, inlined: false }]);
+        return Some(vec![Frame { function: symbol?, file: None, line: None, inlined: false }]);
     };
-    let frame = |(index, frame): (usize, dwarf::DwarfFrame)| {
+    let frame = |(index, frame): (usize, DwarfFrame)| {
         let inlined = index < last;
-        // An inlined call without a name says nothing; its callers still do.
-        let function = if inlined { frame.function } else { frame.function.or_else(|| name.clone()) };
+        let function = match (frame.function, &symbol) {
+            (None | Some(FunctionName::Plain(_)), Some(symbol)) if !inlined && mangled => {
+                Some(Arc::clone(symbol))
+            }
+            (None, Some(symbol)) if !inlined => Some(Arc::clone(symbol)),
+            // An inlined call without a name says nothing; its callers still do.
+            (function, _) => function.map(FunctionName::into_text),
+        };
         function.map(|function| Frame { function, file: frame.file, line: frame.line, inlined })
     };
     let frames: Vec<Frame> = chain.into_iter().enumerate().filter_map(frame).collect();

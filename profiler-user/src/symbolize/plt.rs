@@ -14,7 +14,7 @@ use crate::object::{Elf, Section, SectionData, SymbolTable};
 const RELOCATIONS: u64 = 4 << 20;
 
 /// Bytes of one 64-bit relocation with addend: place, symbol and type, addend.
-const RELOCATION_BYTES: usize = 24;
+const RELOCATION_BYTES: u64 = 24;
 
 /// How a stub says which function it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,30 +25,54 @@ enum Target {
     Relocation(u64),
 }
 
-/// Raw names, `malloc@plt`, of those of `addresses` that are stubs.
-pub(super) fn look_up(elf: &Elf, addresses: &[u64]) -> Vec<Option<Vec<u8>>> {
+/// What fills a stub's slot.
+#[derive(Debug, Clone, Copy)]
+enum Filler {
+    /// The function of this index in the dynamic symbol table.
+    Symbol(u32),
+    /// Whatever the function at this address chooses, in statically linked programs: `strlen` for this processor.
+    Resolver(u64),
+}
+
+/// Raw names, `malloc@plt`, of those of `addresses` that are stubs. `name_of` names sorted addresses of functions.
+pub(super) fn look_up(
+    elf: &Elf,
+    addresses: &[u64],
+    name_of: impl Fn(&[u64]) -> Vec<Option<Vec<u8>>>,
+) -> Vec<Option<Vec<u8>>> {
     let targets: Vec<Option<Target>> = addresses.iter().map(|address| target(elf, *address)).collect();
-    let mut symbols: HashMap<Target, u32> = HashMap::new();
     let unique: HashSet<Target> = targets.iter().flatten().copied().collect();
+    let mut fillers: HashMap<Target, Filler> = HashMap::new();
     if !unique.is_empty() {
         for (section, is_plt) in [(".rela.plt", true), (".rela.dyn", false)] {
-            read_relocations(elf, section, |index, slot, symbol| {
-                let by_slot = Target::Slot(slot);
-                let by_index = Target::Relocation(index);
+            read_relocations(elf, section, |index, slot, filler| {
+                let (by_slot, by_index) = (Target::Slot(slot), Target::Relocation(index));
                 if unique.contains(&by_slot) {
-                    symbols.insert(by_slot, symbol);
+                    fillers.insert(by_slot, filler);
                 } else if is_plt && unique.contains(&by_index) {
-                    symbols.insert(by_index, symbol);
+                    fillers.insert(by_index, filler);
                 }
             });
         }
     }
-    let Some(table) = SymbolTable::dynamic(elf) else { return vec![None; addresses.len()] };
+    let mut resolvers: Vec<u64> = fillers
+        .values()
+        .filter_map(|filler| if let Filler::Resolver(address) = filler { Some(*address) } else { None })
+        .collect();
+    resolvers.sort_unstable();
+    resolvers.dedup();
+    let resolver_names = if resolvers.is_empty() { Vec::new() } else { name_of(&resolvers) };
+    let table = SymbolTable::dynamic(elf);
     let name = |target: Option<Target>| {
-        let symbol = table.get(*symbols.get(&target?)?).ok()?;
-        let mut name = table.name(&symbol).ok().filter(|name| !name.is_empty())?;
+        let mut name = match *fillers.get(&target?)? {
+            Filler::Symbol(index) => {
+                let table = table.as_ref()?;
+                table.name(&table.get(index).ok()?).ok()?
+            }
+            Filler::Resolver(address) => resolver_names[resolvers.binary_search(&address).ok()?].clone()?,
+        };
         name.extend_from_slice(b"@plt");
-        Some(name)
+        (name.len() > b"@plt".len()).then_some(name)
     };
     targets.into_iter().map(name).collect()
 }
@@ -111,19 +135,41 @@ fn target_aarch64(elf: &Elf, section: &Section, address: u64) -> Option<Target> 
     })
 }
 
-/// Calls `each` with position, slot and symbol index of every relocation in a section.
-fn read_relocations(elf: &Elf, name: &str, mut each: impl FnMut(u64, u64, u32)) {
+/// Calls `each` with position, slot and filler of every relocation in a section.
+fn read_relocations(elf: &Elf, name: &str, mut each: impl FnMut(u64, u64, Filler)) {
     let Some(section) = elf.section(name).filter(|section| section.has_bytes() && elf.is_64()) else {
         return;
     };
     let Ok(data) = SectionData::range(elf.source(), section.file_offset, section.size) else { return };
-    let count = (section.size / RELOCATION_BYTES as u64).min(RELOCATIONS);
+    let count = (section.size / RELOCATION_BYTES).min(RELOCATIONS);
     for index in 0..count {
-        let mut entry = [0; 16];
-        if data.read_exact_at(index * RELOCATION_BYTES as u64, &mut entry).is_err() {
+        let mut entry = [0; RELOCATION_BYTES as usize];
+        if data.read_exact_at(index * RELOCATION_BYTES, &mut entry).is_err() {
             return;
         }
         let word = |at: usize| entry[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        each(index, word(0), (word(8) >> 32) as u32);
+        let filler = match (word(8) >> 32) as u32 {
+            0 => Filler::Resolver(word(16)),
+            symbol => Filler::Symbol(symbol),
+        };
+        each(index, word(0), filler);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stubs that the linker made for us: each must jump to a function that the dynamic table imports.
+    #[test]
+    fn our_own_stubs_have_names() {
+        let elf = Elf::open(std::fs::File::open("/proc/self/exe").unwrap()).unwrap();
+        let Some(section) = elf.sections().iter().find(|section| section.name.starts_with(".plt.")) else {
+            return; // Linked without stubs.
+        };
+        let addresses: Vec<u64> = (section.virt_addr..section.virt_end()).step_by(8).collect();
+        let names = look_up(&elf, &addresses, |_| Vec::new());
+        assert!(names.iter().flatten().next().is_some());
+        assert!(names.iter().flatten().all(|name| name.ends_with(b"@plt")));
     }
 }

@@ -8,8 +8,8 @@ use gimli::{AttributeValue, Dwarf, EntriesRaw, Result, Unit, UnitOffset, constan
 use super::super::Names;
 use super::lines::{Lines, Row};
 use super::reader::{SectionReader, Work};
-use super::unit::{Units, end_address, indexes};
-use super::{Chain, DwarfFrame, INLINE_DEPTH, Inlines};
+use super::unit::{EntryName, Units, end_address, indexes};
+use super::{Chain, DwarfFrame, FunctionName, INLINE_DEPTH, Inlines};
 
 type Reader<'a> = SectionReader<'a>;
 
@@ -67,14 +67,15 @@ impl<'u, 'a> Functions<'u, 'a> {
         while !entries.is_empty() {
             let (offset, depth) = (entries.next_offset(), base + entries.next_depth());
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
+            // For every entry: a block after a nested declaration is no part of that declaration.
+            while around.last().is_some_and(|(outer, _)| *outer >= depth) {
+                around.pop();
+            }
             let tag = abbreviation.tag();
             let is_call = tag == constants::DW_TAG_inlined_subroutine;
             if !is_call && tag != constants::DW_TAG_subprogram {
                 entries.skip_attributes(abbreviation.attributes())?;
                 continue;
-            }
-            while around.last().is_some_and(|(outer, _)| *outer >= depth) {
-                around.pop();
             }
             let code = Code::read(&mut entries, abbreviation.attributes())?;
             let inside = code.addresses(dwarf, unit, addresses, work)?;
@@ -132,9 +133,12 @@ impl<'u, 'a> Functions<'u, 'a> {
         let mut chain = Chain::with_capacity(hit.inlined.len() + 1);
         let mut at = row;
         let mut frame = |entry: Option<UnitOffset<u64>>, at: Option<Row>| DwarfFrame {
-            function: entry
-                .and_then(|entry| units.name(self.unit, entry).ok().flatten())
-                .map(|name| names.function(&name)),
+            function: entry.and_then(|entry| units.name(self.unit, entry).ok().flatten()).map(|name| {
+                match name {
+                    EntryName::Linkage(name) => FunctionName::Full(names.function(&name)),
+                    EntryName::Plain(name) => FunctionName::Plain(names.function(&name)),
+                }
+            }),
             file: at.and_then(|row| lines.file(row.file, names)),
             line: at.and_then(|row| row.line),
         };
@@ -201,7 +205,7 @@ impl<'a> Code<'a> {
     ) -> Result<Vec<usize>> {
         let mut inside = Vec::new();
         if let Some(ranges) = &self.ranges {
-            if let Ok(Some(mut ranges)) = dwarf.attr_ranges(unit, ranges.clone()) {
+            if let Ok(Some(mut ranges)) = dwarf.attr_ranges(unit, *ranges) {
                 while let Some(range) = ranges.next()? {
                     let part = indexes(addresses, range.begin, range.end);
                     work.charge(1 + part.len() as u64)?;
@@ -210,7 +214,7 @@ impl<'a> Code<'a> {
             }
             inside.sort_unstable();
             inside.dedup();
-        } else if let (Some(low_pc), Some(high_pc)) = (self.low_pc.clone(), self.high_pc.clone())
+        } else if let (Some(low_pc), Some(high_pc)) = (self.low_pc, self.high_pc)
             && let Ok(Some(low_pc)) = dwarf.attr_address(unit, low_pc)
         {
             inside.extend(indexes(addresses, low_pc, end_address(dwarf, unit, low_pc, high_pc)));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use gimli::{Dwarf, DwarfSections, SectionId};
 
 use super::Names;
-use crate::object::{Elf, ObjectError, Result, SectionData, limits};
+use crate::object::{Elf, ObjectError, Result, Section, SectionData, limits};
 use functions::Functions;
 use reader::{SectionReader, Work};
 use unit::Units;
@@ -27,9 +27,26 @@ const INLINE_DEPTH: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DwarfFrame {
     /// Readable name; none where the information has lines but no function, as for assembly.
-    pub(super) function: Option<Arc<str>>,
+    pub(super) function: Option<FunctionName>,
     pub(super) file: Option<Arc<str>>,
     pub(super) line: Option<u32>,
+}
+
+/// A readable name, and whether a symbol table can know better.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FunctionName {
+    /// From a linkage name: everything that there is to know.
+    Full(Arc<str>),
+    /// The bare name. rustc writes no more than that with line tables only, and the symbol has the path.
+    Plain(Arc<str>),
+}
+
+impl FunctionName {
+    pub(super) fn into_text(self) -> Arc<str> {
+        match self {
+            Self::Full(name) | Self::Plain(name) => name,
+        }
+    }
 }
 
 /// The frames of one address, innermost inlined function first; empty when nothing is known.
@@ -47,9 +64,7 @@ pub enum Inlines {
 
 /// True when there is anything for [`locate`] to read.
 pub(super) fn is_in(elf: &Elf) -> bool {
-    [".debug_info", ".zdebug_info"]
-        .iter()
-        .any(|name| elf.section(name).is_some_and(|section| section.has_bytes()))
+    [".debug_info", ".zdebug_info"].iter().any(|name| elf.section(name).is_some_and(Section::has_bytes))
 }
 
 /// Looks up `addresses`, which are sorted. The second value is what kept part of the information from being read.
@@ -130,4 +145,77 @@ fn load<'a>(elf: &'a Elf, budget: &mut u64) -> Result<DwarfSections<SectionData<
         | SectionId::DebugStrOffsets => elf.debug_section(id.name(), budget),
         _ => Ok(SectionData::empty()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbolize::demangle;
+
+    fn own() -> Elf {
+        Elf::open(std::fs::File::open("/proc/self/exe").unwrap()).unwrap()
+    }
+
+    /// Addresses spread over our own code, sorted.
+    fn spread(elf: &Elf, count: u64) -> Vec<u64> {
+        let text = elf.section(".text").unwrap();
+        (0..count).map(|n| text.virt_addr + text.size / count * n).collect()
+    }
+
+    /// Frames as another reader of the same information has them: function, file, line; innermost first.
+    fn reference(
+        loader: &addr2line::Loader,
+        address: u64,
+    ) -> Vec<(Option<String>, Option<String>, Option<u32>)> {
+        let (mut frames, mut out) = (loader.find_frames(address).unwrap(), Vec::new());
+        while let Some(frame) = frames.next().unwrap() {
+            let function = frame.function.map(|function| {
+                String::from_utf8(
+                    demangle(&function.raw_name().unwrap().into_owned().into_bytes()).into_owned(),
+                )
+                .unwrap()
+            });
+            let line = frame.location.as_ref().and_then(|at| at.line).filter(|line| *line != 0);
+            out.push((function, frame.location.and_then(|at| at.file.map(str::to_owned)), line));
+        }
+        out
+    }
+
+    #[test]
+    fn frames_are_those_of_another_reader() {
+        let (elf, loader) = (own(), addr2line::Loader::new("/proc/self/exe").unwrap());
+        let addresses = spread(&elf, 3000);
+        let (chains, problem) = locate(&elf, None, &addresses, Inlines::Show, &mut Names::default());
+        assert!(problem.is_none());
+        let mut compared = 0;
+        for (address, chain) in addresses.iter().zip(chains) {
+            // The other reader has no order among identical functions that the linker folded into one.
+            let expected = reference(&loader, *address);
+            let ours: Vec<_> = chain
+                .into_iter()
+                .map(|frame| {
+                    let function = frame.function.map(|name| name.into_text().to_string());
+                    (function, frame.file.map(|file| file.to_string()), frame.line)
+                })
+                .collect();
+            if !expected.is_empty() && ours.first().is_some_and(|frame| frame.0.is_some()) {
+                assert_eq!(ours, expected, "at {address:#x}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 2000, "only {compared} addresses have debug information");
+    }
+
+    #[test]
+    fn hiding_inlined_calls_leaves_the_function_and_its_own_line() {
+        let elf = own();
+        let addresses = spread(&elf, 500);
+        let (shown, _) = locate(&elf, None, &addresses, Inlines::Show, &mut Names::default());
+        let (hidden, _) = locate(&elf, None, &addresses, Inlines::Hide, &mut Names::default());
+        assert!(shown.iter().any(|chain| chain.len() > 1));
+        for (shown, hidden) in shown.iter().zip(&hidden) {
+            assert_eq!(shown.last(), hidden.last());
+            assert!(hidden.len() <= 1);
+        }
+    }
 }

@@ -151,7 +151,7 @@ impl<'d, 'a> Units<'d, 'a> {
     }
 
     /// The linkage name of an entry, or its plain name, following references to where it was declared.
-    pub(super) fn name(&self, unit: &Unit<Reader<'a>>, offset: UnitOffset<u64>) -> Result<Option<Vec<u8>>> {
+    pub(super) fn name(&self, unit: &Unit<Reader<'a>>, offset: UnitOffset<u64>) -> Result<Option<EntryName>> {
         let mut next = self.name_or_reference(Info::Main, unit, offset)?;
         for _ in 0..REFERENCE_STEPS {
             match next {
@@ -183,7 +183,7 @@ impl<'d, 'a> Units<'d, 'a> {
             match attribute.name() {
                 constants::DW_AT_linkage_name | constants::DW_AT_MIPS_linkage_name => {
                     if let Ok(text) = dwarf.attr_string(unit, attribute.value()) {
-                        return text.bytes().map(Found::Name);
+                        return text.bytes().map(EntryName::Linkage).map(Found::Name);
                     }
                 }
                 constants::DW_AT_name => name = dwarf.attr_string(unit, attribute.value()).ok(),
@@ -194,15 +194,24 @@ impl<'d, 'a> Units<'d, 'a> {
             }
         }
         match (name, reference) {
-            (Some(name), _) => name.bytes().map(Found::Name),
+            (Some(name), _) => name.bytes().map(EntryName::Plain).map(Found::Name),
             (None, Some((file, at))) => Ok(Found::Reference(file, at)),
             (None, None) => Ok(Found::Nothing),
         }
     }
 }
 
+/// A function's name as an entry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum EntryName {
+    /// What the linker sees: unique, and in C++ and Rust mangled with all that it is part of.
+    Linkage(Vec<u8>),
+    /// What the source says, without namespace, type or module.
+    Plain(Vec<u8>),
+}
+
 enum Found {
-    Name(Vec<u8>),
+    Name(EntryName),
     Reference(Info, DebugInfoOffset<u64>),
     Nothing,
 }
@@ -283,9 +292,9 @@ impl<'a> Root<'a> {
         work: &Work,
     ) -> Result<Vec<usize>> {
         let mut held = Vec::new();
-        match (&self.ranges, self.high_pc.clone()) {
+        match (&self.ranges, self.high_pc) {
             (Some(ranges), _) => {
-                if let Some(mut ranges) = dwarf.attr_ranges(&self.unit, ranges.clone())? {
+                if let Some(mut ranges) = dwarf.attr_ranges(&self.unit, *ranges)? {
                     while let Some(range) = ranges.next()? {
                         let inside = indexes(addresses, range.begin, range.end);
                         work.charge(1 + inside.len() as u64)?;
@@ -308,10 +317,10 @@ impl<'a> Root<'a> {
 
     /// Name and compilation directory of the source file.
     pub(super) fn source_file(&self, dwarf: &Dwarf<Reader<'a>>) -> (Option<Reader<'a>>, Option<Reader<'a>>) {
-        let string = |value: &Option<AttributeValue<Reader<'a>>>| {
-            value.clone().and_then(|value| dwarf.attr_string(&self.unit, value).ok())
+        let string = |value: Option<AttributeValue<Reader<'a>>>| {
+            value.and_then(|value| dwarf.attr_string(&self.unit, value).ok())
         };
-        (string(&self.name), string(&self.comp_dir))
+        (string(self.name), string(self.comp_dir))
     }
 }
 
@@ -336,7 +345,7 @@ pub(super) fn end_address<'a>(
 }
 
 /// A unit as its header describes it, before the root entry is read.
-fn bare_unit<'a>(header: UnitHeader<Reader<'a>>, abbreviations: Arc<Abbreviations>) -> Unit<Reader<'a>> {
+fn bare_unit(header: UnitHeader<Reader<'_>>, abbreviations: Arc<Abbreviations>) -> Unit<Reader<'_>> {
     let encoding = header.encoding();
     let file_type = gimli::DwarfFileType::Main;
     Unit {
