@@ -82,6 +82,12 @@ pub struct Config {
     pub cgroup_level: u32,
     /// Control group (v2) to sample.
     pub cgroup_id: u64,
+    /// Nanoseconds between two ticks of the sampling timer; zero when a hardware counter samples.
+    pub tick_ns: u64,
+    /// One when the idle task is sampled too.
+    pub include_idle: u32,
+    /// Zero.
+    pub padding: u32,
     /// Bits of a user code pointer that are address, for AArch64 pointer authentication; all ones elsewhere.
     pub code_mask: u64,
     /// Kernel structure offsets.
@@ -114,7 +120,7 @@ pub struct SelfCheck {
 
 const _: () = {
     assert!(size_of::<KernelOffsets>() == 56);
-    assert!(size_of::<Config>() == 32 + 16 + 56);
+    assert!(size_of::<Config>() == 32 + 32 + 56);
     assert!(size_of::<SelfCheck>() == 40);
 };
 

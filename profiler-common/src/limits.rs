@@ -22,6 +22,10 @@ pub const MAX_FRAMES: usize = MAX_USER_FRAMES + MAX_KERNEL_FRAMES;
 /// has the rest counted as dropped.
 pub const MAX_TARGETS: u32 = 16_384;
 
+/// Ticks of the sampling timer that one sample may stand for. A CPU that stalls (a hypervisor that runs somebody else, a long section
+/// with interrupts off) takes its next sample late; up to a second at 99 Hz is accounted to what it interrupts.
+pub const MAX_TICKS_PER_SAMPLE: u64 = 100;
+
 /// Levels of nested PID namespaces: `MAX_PID_NS_LEVEL`, include/linux/pid_namespace.h.
 pub const MAX_PID_NAMESPACE_LEVEL: usize = 32;
 

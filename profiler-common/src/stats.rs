@@ -14,12 +14,20 @@ pub enum Stat {
     TargetsFull = 3,
     /// Samples of tasks that have no number in the agent's PID namespace.
     OutsideNamespace = 4,
+    /// Ticks of the sampling timer that passed while the CPU stalled; the next sample stands for them.
+    LateTicks = 5,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 5] =
-        [Self::Emitted, Self::RingFull, Self::NoScratch, Self::TargetsFull, Self::OutsideNamespace];
+    pub const ALL: [Self; 6] = [
+        Self::Emitted,
+        Self::RingFull,
+        Self::NoScratch,
+        Self::TargetsFull,
+        Self::OutsideNamespace,
+        Self::LateTicks,
+    ];
 
     /// Stable identifier.
     pub fn id(self) -> &'static str {
@@ -29,6 +37,7 @@ impl Stat {
             Self::NoScratch => "no_scratch",
             Self::TargetsFull => "targets_full",
             Self::OutsideNamespace => "outside_namespace",
+            Self::LateTicks => "late_ticks",
         }
     }
 
@@ -40,6 +49,7 @@ impl Stat {
             Self::NoScratch => "no scratch memory",
             Self::TargetsFull => "new processes not followed: target table full",
             Self::OutsideNamespace => "samples of tasks outside this PID namespace",
+            Self::LateTicks => "timer ticks missed by stalled CPUs",
         }
     }
 

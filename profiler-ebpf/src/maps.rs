@@ -20,6 +20,9 @@ static CONFIG: Config = Config {
     pid_namespace_inum: 0,
     cgroup_level: 0,
     cgroup_id: 0,
+    tick_ns: 0,
+    include_idle: 0,
+    padding: 0,
     code_mask: 0,
     offsets: profiler_common::config::KernelOffsets {
         task_pid: 0,
@@ -66,6 +69,10 @@ pub(crate) static THREADS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0
 /// The record under construction. One per CPU; a program of one type never interrupts itself on a CPU.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// When each CPU's sampling timer fired last, nanoseconds of the monotonic clock.
+#[map]
+pub(crate) static LAST_TICK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The walk of CPU samples. Filled by the loader; the chain's length is bounded by `MAX_WALK_PROGRAMS`.
 #[map]

@@ -53,6 +53,8 @@ pub enum Place {
     WalkedOut,
     /// Not code: user mode was interrupted, and only kernel stacks are recorded.
     UserMode,
+    /// Not code: the user side of a process that our PID namespace does not see.
+    Invisible,
     /// Not code: stacks past the limit on distinct ones.
     Overflow,
 }
@@ -155,6 +157,13 @@ impl Aggregate {
     }
 
     fn push_user(&mut self, sample: &RawSample, process: ProcessId, processes: &mut Processes) {
+        if sample.pid == 0 {
+            // The idle task has no user side; what our PID namespace does not see has mappings that we cannot know.
+            if !sample.user.is_empty() {
+                self.push(Place::Invisible);
+            }
+            return;
+        }
         let mut walked_out = false;
         for (index, address) in sample.user.iter().enumerate() {
             let abs_addr = look_up_address(*address, index);

@@ -212,6 +212,7 @@ impl Resolver<'_> {
                 Place::Stopped(reason) => format!("[unwind: {}]", reason.describe()),
                 Place::WalkedOut => "[unwind: return address is not in code]".to_owned(),
                 Place::UserMode => "[user mode]".to_owned(),
+                Place::Invisible => "[user code outside this PID namespace]".to_owned(),
                 Place::Overflow => "[stack table full]".to_owned(),
                 Place::Unmapped { abs_addr } => {
                     self.unknown.insert(index, ("[unmapped]".to_owned(), "mapping unknown".to_owned()));
@@ -331,7 +332,7 @@ fn is_code(place: &Place) -> bool {
         | Place::Anonymous { .. }
         | Place::Kernel { .. }
         | Place::Unmapped { .. } => true,
-        Place::Stopped(_) | Place::WalkedOut | Place::UserMode | Place::Overflow => false,
+        Place::Stopped(_) | Place::WalkedOut | Place::UserMode | Place::Invisible | Place::Overflow => false,
     }
 }
 

@@ -9,7 +9,7 @@ use profiler_common::stats::Stat;
 use thiserror::Error;
 
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{Clock, Idle, LoadError, Programs, map_memory_bytes};
+use crate::bpf::{Clock, LoadError, Programs, map_memory_bytes};
 use crate::ingest::{ProcessEvent, RawSample, SideBand, decode_sample};
 use crate::process::Processes;
 use crate::profile::{Counter, Overhead, ValueType};
@@ -36,6 +36,15 @@ pub enum Scope {
     },
     /// The command that the caller starts with [`Session::follow_children`].
     Command,
+}
+
+/// Whether samples of the idle task are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Take them: the profile adds up to all CPU time.
+    Include,
+    /// Leave them out.
+    Exclude,
 }
 
 /// What to record.

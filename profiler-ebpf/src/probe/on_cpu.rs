@@ -1,26 +1,37 @@
 //! On-CPU samples: a clock or counter of this CPU overflowed; what runs now stands for one period.
 
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::programs::PerfEventContext;
+use profiler_common::limits::MAX_TICKS_PER_SAMPLE;
 use profiler_common::stats::Stat;
 
 use crate::collect::{Next, begin};
 use crate::context::sample_period;
 use crate::emit::finish;
 use crate::kernel::{current_ids, in_scope};
-use crate::maps::{WALK_CPU, config};
+use crate::maps::{LAST_TICK, WALK_CPU, config};
 use crate::scratch::scratch;
-use crate::stats::count;
+use crate::stats::{add, count};
 use crate::unwind::{Round, walk_on};
 
 pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
+    // First of all, so that the ticks of idle and of tasks out of scope are seen too.
+    let ticks = ticks_passed();
+    if config!(include_idle) == 0 && is_idle() {
+        return 0;
+    }
     let ids = current_ids();
     if !in_scope(ids) {
         return 0;
     }
+    if ticks > 1 {
+        add(Stat::LateTicks, ticks - 1);
+    }
     if config!(pid_namespace_inum) != 0 && ids.tid == 0 {
         count(Stat::OutsideNamespace);
     }
-    match begin(ctx, ids, sample_period(ctx)) {
+    let weight = if config!(tick_ns) != 0 { config!(tick_ns).wrapping_mul(ticks) } else { sample_period(ctx) };
+    match begin(ctx, ids, weight) {
         Next::Walk => {
             // SAFETY: the table holds programs of this type only. Returning means that the kernel refused.
             unsafe { WALK_CPU.tail_call(ctx, 0) };
@@ -30,6 +41,32 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
         Next::Nothing => {}
     }
     0
+}
+
+/// Ticks since this CPU's timer fired last. More than one when the CPU stalled: the kernel's timer stays on its grid and leaves out what
+/// it missed (`hrtimer_forward_now` in `perf_swevent_hrtimer`, kernel/events/core.c).
+#[inline(always)]
+fn ticks_passed() -> u64 {
+    let tick_ns = config!(tick_ns);
+    if tick_ns == 0 {
+        return 1;
+    }
+    let Some(last) = LAST_TICK.get_ptr_mut(0) else { return 1 };
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the slot belongs to this CPU, and only this program, which does not interrupt itself, uses it.
+    let before = unsafe { core::mem::replace(&mut *last, now) };
+    if before == 0 {
+        return 1;
+    }
+    let ticks = now.wrapping_sub(before).wrapping_add(tick_ns / 2) / tick_ns;
+    ticks.clamp(1, MAX_TICKS_PER_SAMPLE)
+}
+
+/// The idle task is number zero in the initial namespace.
+#[inline(always)]
+fn is_idle() -> bool {
+    bpf_get_current_pid_tgid() as u32 == 0
 }
 
 pub(crate) fn walk(ctx: &PerfEventContext) -> u32 {

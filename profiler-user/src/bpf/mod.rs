@@ -8,4 +8,4 @@ mod perf_event;
 
 pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
-pub use perf_event::{Clock, Idle, PerfEvent};
+pub use perf_event::{Clock, PerfEvent};

@@ -1,6 +1,6 @@
 //! Perf events: the sampling clock of each CPU, and the side band that reports processes and mappings.
 //!
-//! aya opens perf events too, but without the attributes that matter here (idle exclusion, clock, side-band records).
+//! aya opens perf events too, but without the attributes that matter here (clock, side-band records).
 
 use std::fs::File;
 use std::io;
@@ -40,7 +40,7 @@ impl PerfEvent {
     ///
     /// What `perf_event_open(2)` reports: `EACCES`/`EPERM` without privileges, `EINVAL` for a frequency above
     /// `kernel.perf_event_max_sample_rate`, `ENOENT`/`EOPNOTSUPP` without a hardware counter, `ENODEV` for a CPU that is offline.
-    pub fn open_sampler(cpu: u32, clock: Clock, frequency_hz: u64, idle: Idle) -> io::Result<Self> {
+    pub fn open_sampler(cpu: u32, clock: Clock, frequency_hz: u64) -> io::Result<Self> {
         let mut attr = new_attr();
         match clock {
             Clock::CpuClock => {
@@ -55,7 +55,6 @@ impl PerfEvent {
         attr.__bindgen_anon_1.sample_freq = frequency_hz;
         attr.set_freq(1);
         attr.set_disabled(1);
-        attr.set_exclude_idle(u64::from(idle == Idle::Exclude));
         open(&attr, cpu)
     }
 
@@ -87,7 +86,7 @@ impl PerfEvent {
 
     /// Opens a hardware cycle counter on this CPU just to see whether there is one.
     pub fn cycles_available(cpu: u32) -> bool {
-        Self::open_sampler(cpu, Clock::Cycles, 1, Idle::Exclude).is_ok()
+        Self::open_sampler(cpu, Clock::Cycles, 1).is_ok()
     }
 
     /// Runs a BPF program at each overflow.
@@ -127,15 +126,6 @@ impl PerfEvent {
         let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request as _, argument) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
-}
-
-/// Whether samples of the idle task are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Idle {
-    /// Take them: the profile adds up to all CPU time.
-    Include,
-    /// Leave them out.
-    Exclude,
 }
 
 /// Fields of the trailer that every side-band record carries, in this order.

@@ -129,11 +129,7 @@ pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
 
 /// Mistakes of the caller get exit code 2.
 fn told_apart(error: FileError) -> anyhow::Error {
-    CliError::new(
-        if error.is_usage() { Exit::Usage } else { Exit::Runtime },
-        format!("{:#}", anyhow::Error::new(error)),
-    )
-    .into()
+    CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, error.to_string()).into()
 }
 
 fn parse_format(text: &str) -> Result<&'static Format, String> {

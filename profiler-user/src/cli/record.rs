@@ -15,9 +15,9 @@ use super::output_args::{OutputArgs, PictureArgs};
 use super::quantity::{Length, length, number_list};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
-use crate::bpf::{Clock, Idle, PerfEvent};
+use crate::bpf::{Clock, PerfEvent};
 use crate::profile_type::OnCpuError;
-use crate::session::{SessionError, SessionOptions};
+use crate::session::{Idle, SessionError, SessionOptions};
 use crate::system::permission::PermissionReport;
 
 /// Highest rate that the sampler is asked for when the kernel does not say its own limit.

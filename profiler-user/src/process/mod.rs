@@ -14,4 +14,4 @@ pub use cgroup::{CgroupNames, cgroup_id};
 pub use mappings::{Mappings, Placement, Region};
 pub use objects::{Object, ObjectId, Objects};
 pub use snapshot::{Snapshot, numeric_entries};
-pub use table::{ProcessId, ProcessInfo, Processes};
+pub use table::{OutsidePid, ProcessId, ProcessInfo, Processes};

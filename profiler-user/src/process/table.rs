@@ -15,6 +15,24 @@ use crate::profile::clean;
 /// worth having as long as they are cheap.
 const LINGER_NS: u64 = 2_000_000_000;
 
+/// What samples with process ID zero are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutsidePid {
+    /// The idle task: we are in the initial PID namespace.
+    Idle,
+    /// Anything that our PID namespace does not see.
+    Invisible,
+}
+
+impl OutsidePid {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "[idle]",
+            Self::Invisible => "[outside this PID namespace]",
+        }
+    }
+}
+
 /// Index of a [`ProcessInfo`]. One process gets a new one with each exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u32);
@@ -55,18 +73,20 @@ pub struct Processes {
     pub objects: Objects,
     /// What to add to `CLOCK_MONOTONIC` to get Unix time, nanoseconds.
     unix_offset_ns: u64,
+    outside: OutsidePid,
     lost_events: u64,
     last_purge_ns: u64,
 }
 
 impl Processes {
     /// An empty table.
-    pub fn new(unix_offset_ns: u64) -> Self {
+    pub fn new(unix_offset_ns: u64, outside: OutsidePid) -> Self {
         Self {
             live: HashMap::new(),
             infos: Vec::new(),
             objects: Objects::default(),
             unix_offset_ns,
+            outside,
             lost_events: 0,
             last_purge_ns: 0,
         }
@@ -185,7 +205,11 @@ impl Processes {
         }
         let (uid, inner_pid) =
             owner(sample.pid).map_or((None, sample.pid), |(uid, inner)| (Some(uid), inner));
-        let comm = if process.comm.is_empty() { sample.comm() } else { &process.comm };
+        let comm = match (sample.pid, process.comm.as_slice()) {
+            (0, _) => self.outside.name().as_bytes(),
+            (_, []) => sample.comm(),
+            (_, known) => known,
+        };
         self.infos.push(ProcessInfo {
             pid: sample.pid,
             name: Arc::from(clean(comm)),
@@ -301,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_child_has_its_parents_mappings_until_it_execs() {
-        let mut processes = Processes::new(0);
+        let mut processes = Processes::new(0, OutsidePid::Idle);
         processes.enter(&Snapshot { pid: PARENT, comm: b"make".to_vec(), mappings: Vec::new() });
         processes.apply(&event(1, PARENT, map(0x1000, "/bin/make")));
         processes.apply(&event(2, CHILD, EventKind::Fork { parent: PARENT }));
@@ -319,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_given_out_again_is_somebody_else() {
-        let mut processes = Processes::new(0);
+        let mut processes = Processes::new(0, OutsidePid::Idle);
         processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
         let first = processes.identify(&sample(CHILD));
         processes.apply(&event(2, CHILD, EventKind::Exit));
@@ -329,7 +353,7 @@ mod tests {
 
     #[test]
     fn processes_that_ended_are_forgotten() {
-        let mut processes = Processes::new(0);
+        let mut processes = Processes::new(0, OutsidePid::Idle);
         processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
         processes.apply(&event(2, CHILD, EventKind::Exit));
         processes.apply(&event(3 + 2 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
@@ -338,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_rename_reaches_the_name_that_is_shown() {
-        let mut processes = Processes::new(0);
+        let mut processes = Processes::new(0, OutsidePid::Idle);
         processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
         let id = processes.identify(&sample(CHILD));
         processes.apply(&event(2, CHILD, EventKind::Rename { comm: b"new\x1bname".to_vec() }));

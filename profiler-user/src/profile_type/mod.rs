@@ -2,4 +2,4 @@
 
 mod on_cpu;
 
-pub use on_cpu::{OnCpu, OnCpuError};
+pub use on_cpu::{OnCpu, OnCpuError, tick_ns};

@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::bpf::{Clock, Idle, LoadError, PerfEvent, Programs};
+use crate::bpf::{Clock, LoadError, PerfEvent, Programs};
 use crate::profile::ValueType;
 
 /// Why CPU sampling could not start.
@@ -57,12 +57,11 @@ impl OnCpu {
         cpus: &[u32],
         clock: Clock,
         frequency_hz: u64,
-        idle: Idle,
     ) -> Result<Self, OnCpuError> {
         let program = programs.cpu_sampler()?;
         let mut events = Vec::with_capacity(cpus.len());
         for cpu in cpus.iter().copied() {
-            let event = match PerfEvent::open_sampler(cpu, clock, frequency_hz, idle) {
+            let event = match PerfEvent::open_sampler(cpu, clock, frequency_hz) {
                 Ok(event) => event,
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
                 Err(source) => return Err(OnCpuError::Open { clock, cpu, source }),
@@ -109,9 +108,15 @@ impl OnCpu {
 
     /// Distance of two samples in the unit of the last value type; zero when the kernel varies it.
     pub fn period(&self) -> u64 {
-        match self.clock {
-            Clock::CpuClock => 1_000_000_000 / self.frequency_hz.max(1),
-            Clock::Cycles => 0,
-        }
+        tick_ns(self.clock, self.frequency_hz)
+    }
+}
+
+/// Nanoseconds between two ticks of the sampling timer, as the kernel computes it from a frequency
+/// (`perf_swevent_init_hrtimer`, kernel/events/core.c); zero when a hardware counter samples.
+pub fn tick_ns(clock: Clock, frequency_hz: u64) -> u64 {
+    match clock {
+        Clock::CpuClock => 1_000_000_000 / frequency_hz.max(1),
+        Clock::Cycles => 0,
     }
 }

@@ -9,12 +9,12 @@ use profiler_common::config::{
     STACK_KERNEL, STACK_USER, TARGET_SAMPLED,
 };
 
-use super::{Scope, Session, SessionError, SessionOptions};
+use super::{Idle, Scope, Session, SessionError, SessionOptions};
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Programs, ProgramsOptions};
 use crate::ingest::SideBand;
-use crate::process::{Processes, Snapshot, numeric_entries};
-use crate::profile_type::OnCpu;
+use crate::process::{OutsidePid, Processes, Snapshot, numeric_entries};
+use crate::profile_type::{OnCpu, tick_ns};
 use crate::system::btf::KernelTypes;
 
 /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h: the inode number of the initial PID namespace.
@@ -48,13 +48,15 @@ impl Session {
         if follow_in_kernel {
             programs.follow_processes()?;
         }
-        let mut processes = Processes::new(unix_offset_ns());
+        let mut processes = Processes::new(
+            unix_offset_ns(),
+            if config.pid_namespace_inum == 0 { OutsidePid::Idle } else { OutsidePid::Invisible },
+        );
         let known = enter_targets(&mut programs, options)?;
         for snapshot in known.into_iter().filter_map(Snapshot::read) {
             processes.enter(&snapshot);
         }
-        let sampler =
-            OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz, options.idle)?;
+        let sampler = OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz)?;
         let start_unix_ns = unix_ns();
         sampler
             .start()
@@ -182,6 +184,9 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         pid_namespace_inum: if nested { namespace as u32 } else { 0 },
         cgroup_level,
         cgroup_id,
+        tick_ns: tick_ns(options.clock, options.frequency_hz),
+        include_idle: u32::from(options.idle == Idle::Include),
+        padding: 0,
         // 48 bits of user address unless the kernel and the program opted into more; the rest may be a signature.
         code_mask: if cfg!(target_arch = "aarch64") { (1 << 48) - 1 } else { u64::MAX },
         offsets: offsets.unwrap_or_default(),

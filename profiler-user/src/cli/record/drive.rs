@@ -53,8 +53,14 @@ async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     }
     let report = Report::new(&plan, outputs);
     let exit = finish(report, &recorded, &mut signals).await?;
-    Ok(match (ending, exit) {
-        (Ending::Child(code), Exit::Ok) => Exit::Child(code).into(),
+    let code = match (ending, child.as_mut()) {
+        (Ending::Child(code), _) => Some(code),
+        // The recording ended first. The command goes on, and its exit code is still the one to pass on.
+        (Ending::Time, Some(child)) => Some(outlive(child, &mut signals).await),
+        _ => None,
+    };
+    Ok(match (code, exit) {
+        (Some(code), Exit::Ok) => Exit::Child(code).into(),
         (_, exit) => exit.into(),
     })
 }
@@ -123,6 +129,18 @@ async fn drive(
     };
     status.clear();
     ending
+}
+
+/// Waits for a command that runs longer than its recording. Ctrl-C reaches it through the terminal; a request to end ends the waiting.
+async fn outlive(child: &mut Child, signals: &mut Signals) -> u8 {
+    let mut child = Some(child);
+    loop {
+        tokio::select! {
+            code = exit_code(&mut child) => return code,
+            _ = signals.terminate.recv() => return 0,
+            _ = signals.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Waits for the command; for ever when there is none.

@@ -1,0 +1,142 @@
+//! Hosts that lack something, and processes that are hard to look at: still right, and said so.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tests::{Folded, Run, agent, need_root, run, workload};
+
+/// Runs a shell script in namespaces of its own (`unshare` options), with the agent as `$A` and the programs in `$W`.
+fn in_namespaces(options: &[&str], script: &str, folder: &Path) -> Run {
+    need_root();
+    let mut command = Command::new("unshare");
+    command.args(options).args(["sh", "-c", script]).current_dir(folder);
+    command.env("A", agent().get_program()).env("W", workload("cpu_split").parent().unwrap());
+    run(&mut command).unwrap()
+}
+
+#[test]
+fn vm_inside_a_pid_namespace_the_numbers_are_the_callers() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mount -t proc proc /proc; $W/cpu_split 30 >/dev/null & P=$!; \
+                  unshare -p -f sh -c \"$W/execs 30 & wait\" & sleep 0.5; \
+                  $A attach $P -d 1 -F 199 -o one.json -q >/dev/null && $A record -d 1 -F 199 -o all.folded -q >/dev/null; R=$?; \
+                  echo pid $P; kill -9 -1; exit $R";
+    let run = in_namespaces(&["-p", "-f", "-m"], script, folder.path());
+    let pid: u64 = run.stdout.trim().strip_prefix("pid ").unwrap().parse().unwrap();
+    assert!(pid < 1000, "a fresh namespace counts from one: {pid}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("one.json")).unwrap()).unwrap();
+    assert_eq!(json["samples"][0]["pid"], pid, "{}", run.stderr);
+    let all = Folded::read(&folder.path().join("all.folded")).unwrap();
+    assert!(all.with("work_forty") > 5, "{} samples", all.total());
+    assert!(all.with("work_before_exec") > 5, "a process in a namespace below ours has a number here too");
+}
+
+#[test]
+fn vm_without_kernel_type_information_it_still_records_and_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs none /sys/kernel/btf; $A record -F 499 -o x.folded -- $W/forks 0.7";
+    let run = in_namespaces(&["-m"], script, folder.path());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("no kernel type information"), "{}", run.stdout);
+    let folded = Folded::read(&folder.path().join("x.folded")).unwrap();
+    for name in ["work_child", "work_grandchild", "work_late_child"] {
+        assert!(folded.with(name) > 30, "{name}: {:?}", folded.stacks);
+    }
+}
+
+/// Writes a sysctl and puts the old value back when dropped.
+struct Sysctl {
+    path: String,
+    before: String,
+}
+
+impl Sysctl {
+    fn set(name: &str, value: &str) -> Self {
+        let path = format!("/proc/sys/kernel/{name}");
+        let before = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, value).unwrap();
+        Self { path, before }
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        let _restored = std::fs::write(&self.path, &self.before);
+    }
+}
+
+fn record_cpu_split(folder: &Path) -> Run {
+    let mut agent = agent();
+    agent.args(["record", "-F", "499", "-o", "x.folded", "--"]).arg(workload("cpu_split")).arg("1");
+    run(agent.current_dir(folder)).unwrap()
+}
+
+#[test]
+fn vm_strict_perf_settings_do_not_stop_root() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    for value in ["2", "3"] {
+        let _paranoid = Sysctl::set("perf_event_paranoid", value);
+        let run = record_cpu_split(folder.path());
+        assert_eq!(run.code, 0, "perf_event_paranoid {value}: {}", run.stderr);
+        assert!(Folded::read(&folder.path().join("x.folded")).unwrap().with("work_forty") > 20);
+    }
+}
+
+#[test]
+fn vm_hidden_kernel_names_are_counted_and_explained() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let _hidden = Sysctl::set("kptr_restrict", "2");
+    let mut agent = agent();
+    agent.args(["record", "-F", "999", "-o", "x.folded", "--"]);
+    // System calls, so that there are kernel frames.
+    agent.args(["sh", "-c", "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo x > /dev/null; done"]);
+    let run = run(agent.current_dir(folder.path())).unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.contains("kptr_restrict"), "{}", run.stdout);
+    let folded = Folded::read(&folder.path().join("x.folded")).unwrap();
+    assert!(folded.stacks.iter().any(|(stack, _)| stack.iter().any(|name| name.starts_with("[kernel+0x"))));
+}
+
+#[test]
+fn vm_code_made_at_run_time_is_named_by_the_perf_map() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let jit = |extra: &[&str]| {
+        let mut agent = agent();
+        agent
+            .args(["record", "-F", "499", "-o", "x.folded", "--force", "--"])
+            .arg(workload("jit"))
+            .arg("1")
+            .args(extra);
+        let run = run(agent.current_dir(folder.path())).unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        (Folded::read(&folder.path().join("x.folded")).unwrap(), run)
+    };
+    let (folded, _) = jit(&[]);
+    assert!(folded.with("jitted_loop") > 300, "{:?}", folded.stacks);
+    let (folded, run) = jit(&["hostile"]);
+    assert_eq!(folded.with("planted_name"), 0, "a link in the place of a perf map was followed");
+    assert!(run.stdout.contains("perf map"), "the reason is in the quality line: {}", run.stdout);
+}
+
+#[test]
+fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("soon_gone");
+    std::fs::copy(workload("cpu_split"), &copy).unwrap();
+    let mut child = Command::new(&copy).arg("2").stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::fs::remove_file(&copy).unwrap();
+    let mut agent = agent();
+    // Longer than the program lives: its file is gone, and so is it, when names are looked up.
+    agent.args(["attach", &child.id().to_string(), "-F", "499", "-d", "60", "-o", "x.folded"]);
+    let run = run(agent.current_dir(folder.path())).unwrap();
+    child.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let folded = Folded::read(&folder.path().join("x.folded")).unwrap();
+    assert!(folded.with("work_forty") > 200, "{:?}", folded.stacks);
+}
