@@ -378,6 +378,7 @@ mod tests {
         inner(value) + 1
     }
 
+    #[expect(clippy::inline_always, reason = "test builds inline nothing else")]
     #[inline(always)]
     fn inner(value: u64) -> u64 {
         std::hint::black_box(value).rotate_left(3)
