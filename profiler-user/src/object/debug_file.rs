@@ -149,3 +149,69 @@ fn crc32(elf: &Elf) -> Option<u32> {
     }
     Some(crc.sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::object::fixtures;
+
+    /// Puts fixtures into a directory that stands for `/`, and searches there.
+    fn find(files: &[(&str, &str)], object: &str, path: &str) -> Option<PathBuf> {
+        let root = tempfile::tempdir().unwrap();
+        for (fixture, place) in files {
+            let place = root.path().join(place);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(fixtures::path(fixture), place).unwrap();
+        }
+        let dir = File::open(root.path()).unwrap();
+        let files = DebugFiles { roots: &[dir.as_fd()], dirs: &[PathBuf::from("/usr/lib/debug")] };
+        files.find(&fixtures::elf(object), Path::new(path)).map(|(_, path)| path)
+    }
+
+    #[test]
+    fn a_build_id_leads_to_the_file_that_has_the_same() {
+        let name = by_build_id(&BuildId::of(&fixtures::elf("stripped.so")).unwrap()).unwrap();
+        let place = format!("usr/lib/debug/{}", name.display());
+        let found = find(&[("inlines.debug", &place)], "stripped.so", "/opt/stripped.so");
+        assert_eq!(found, Some(PathBuf::from("/").join(&place)));
+        assert_eq!(find(&[("no-id.debug", &place)], "stripped.so", "/opt/stripped.so"), None);
+        assert_eq!(find(&[("stripped.so", &place)], "stripped.so", "/opt/stripped.so"), None);
+    }
+
+    #[test]
+    fn a_link_leads_to_the_file_of_that_checksum_in_each_usual_place() {
+        for place in ["opt/no-id.debug", "opt/.debug/no-id.debug", "usr/lib/debug/opt/no-id.debug"] {
+            let found = find(&[("no-id.debug", place)], "linked.so", "/opt/linked.so");
+            assert_eq!(found, Some(PathBuf::from("/").join(place)));
+            assert_eq!(
+                find(&[("inlines.debug", place)], "linked.so", "/opt/linked.so"),
+                None,
+                "other checksum"
+            );
+        }
+        assert_eq!(find(&[("no-id.debug", "srv/no-id.debug")], "linked.so", "/opt/linked.so"), None);
+    }
+
+    #[test]
+    fn the_small_table_is_unpacked_and_its_damage_is_an_error() {
+        let mini = mini_debug_info(&fixtures::elf("mini.so")).unwrap().unwrap();
+        assert!(mini.section(".symtab").is_some());
+        assert!(mini_debug_info(&fixtures::elf("stripped.so")).unwrap().is_none());
+        let mut bytes = fs::read(fixtures::path("mini.so")).unwrap();
+        let offset = fixtures::elf("mini.so").section(".gnu_debugdata").unwrap().file_offset as usize;
+        bytes[offset + 40..offset + 80].fill(0xff);
+        assert!(mini_debug_info(&Elf::from_bytes(bytes).unwrap()).is_err());
+    }
+
+    #[test]
+    fn shared_information_is_found_beside_the_file() {
+        let dir = File::open(fixtures::path("")).unwrap();
+        let files = DebugFiles { roots: &[dir.as_fd()], dirs: &[] };
+        assert!(supplementary(&files, &fixtures::elf("dwz.so"), Path::new("/dwz.so")).is_some());
+        assert!(supplementary(&files, &fixtures::elf("dwz.so"), Path::new("/elsewhere/dwz.so")).is_none());
+        assert!(supplementary(&files, &fixtures::elf("inlines.so"), Path::new("/inlines.so")).is_none());
+    }
+}

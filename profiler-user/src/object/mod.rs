@@ -50,3 +50,25 @@ pub enum ObjectError {
 
 /// Result of reading an object.
 pub type Result<T, E = ObjectError> = std::result::Result<T, E>;
+
+/// The small ELF files that tests read; `tests/fixtures/symbols/build.sh` says how they were made.
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use std::fs::File;
+    use std::path::PathBuf;
+
+    /// Where a file lies.
+    pub(crate) fn path(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/symbols").join(name)
+    }
+
+    /// A file, open.
+    pub(crate) fn open(name: &str) -> File {
+        File::open(path(name)).unwrap()
+    }
+
+    /// A file's headers.
+    pub(crate) fn elf(name: &str) -> super::Elf {
+        super::Elf::open(open(name)).unwrap()
+    }
+}

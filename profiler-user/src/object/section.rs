@@ -198,8 +198,8 @@ impl Chunks {
 struct Packed {
     format: CompressionFormat,
     file_offset: u64,
-    packed_len: u64,
-    unpacked_len: u64,
+    stored_len: u64,
+    len: u64,
 }
 
 impl Packed {
@@ -218,8 +218,8 @@ impl Packed {
                 return Ok(Some(Self {
                     format: CompressionFormat::Zlib,
                     file_offset: section.file_offset + 12,
-                    packed_len: section.size - 12,
-                    unpacked_len: u64::from_be_bytes(size),
+                    stored_len: section.size - 12,
+                    len: u64::from_be_bytes(size),
                 }));
             }
         }
@@ -229,7 +229,7 @@ impl Packed {
     fn with_header<H: CompressionHeader<Endian = LE>>(elf: &Elf, section: &Section) -> Result<Self> {
         let header_size = size_of::<H>() as u64;
         let damaged = ObjectError::Damaged("a compression header");
-        let Some(packed_len) = section.size.checked_sub(header_size) else {
+        let Some(stored_len) = section.size.checked_sub(header_size) else {
             return Err(damaged);
         };
         let head = elf.source().read_at(section.file_offset, header_size)?;
@@ -242,17 +242,16 @@ impl Packed {
             _ => return Err(ObjectError::Unsupported("compression method")),
         };
         let file_offset = section.file_offset + header_size;
-        Ok(Self { format, file_offset, packed_len, unpacked_len: header.ch_size(LE).into() })
+        Ok(Self { format, file_offset, stored_len, len: header.ch_size(LE).into() })
     }
 
     fn unpack(&self, elf: &Elf, budget: &mut u64) -> Result<Vec<u8>> {
-        if self.unpacked_len > *budget || self.packed_len > limits::DECOMPRESSED_BYTES {
+        if self.len > *budget || self.stored_len > limits::DECOMPRESSED_BYTES {
             return Err(ObjectError::Limit("decompressed sections"));
         }
-        *budget -= self.unpacked_len;
-        let packed = elf.source().read_at(self.file_offset, self.packed_len)?;
-        let data =
-            CompressedData { format: self.format, data: &packed, uncompressed_size: self.unpacked_len };
+        *budget -= self.len;
+        let packed = elf.source().read_at(self.file_offset, self.stored_len)?;
+        let data = CompressedData { format: self.format, data: &packed, uncompressed_size: self.len };
         let unpacked = data.decompress().map_err(|_| ObjectError::Damaged("a compressed section"))?;
         Ok(unpacked.into_owned())
     }

@@ -203,8 +203,8 @@ mod tests {
             mut addresses in proptest::collection::vec(0..260_u64, 1..30),
         ) {
             addresses.sort_unstable();
-            let map: String =
-                lines.iter().enumerate().map(|(n, (start, size))| format!("{start:x} {size:x} f{n}\n")).collect();
+            let line = |(n, (start, size)): (usize, &(u64, u64))| format!("{start:x} {size:x} f{n}");
+            let map = lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n");
             let (names, _) = look_up(&map, &addresses);
             for (address, name) in addresses.iter().zip(names) {
                 let last = lines.iter().rposition(|(start, size)| (*start..start + size).contains(address));

@@ -307,18 +307,21 @@ ffffffffc0000100 d ext4_data\t[ext4]
         symbols.lookup(address).map(|symbol| (symbol.name.to_owned(), symbol.module.to_owned()))
     }
 
-    fn named(name: &str, module: &str) -> Option<(String, String)> {
-        Some((name.to_owned(), module.to_owned()))
+    fn named(name: &str, module: &str) -> (String, String) {
+        (name.to_owned(), module.to_owned())
     }
 
     #[test]
     fn functions_and_modules_are_found() {
         let symbols = list();
-        assert_eq!(at(&symbols, 0xffff_ffff_8100_003f), named("_text", "[kernel]"));
-        assert_eq!(at(&symbols, 0xffff_ffff_8100_0040), named("helper", "[kernel]"));
-        assert_eq!(at(&symbols, 0xffff_ffff_8100_01ff), named("__x64_sys_read", "[kernel]"));
-        assert_eq!(at(&symbols, 0xffff_ffff_c000_0010), named("ext4_read", "[ext4]"));
-        assert_eq!(at(&symbols, 0xffff_ffff_c0a0_0001), named("bpf_prog_6deef7357e7b4530_probe", "[bpf]"));
+        assert_eq!(at(&symbols, 0xffff_ffff_8100_003f), Some(named("_text", "[kernel]")));
+        assert_eq!(at(&symbols, 0xffff_ffff_8100_0040), Some(named("helper", "[kernel]")));
+        assert_eq!(at(&symbols, 0xffff_ffff_8100_01ff), Some(named("__x64_sys_read", "[kernel]")));
+        assert_eq!(at(&symbols, 0xffff_ffff_c000_0010), Some(named("ext4_read", "[ext4]")));
+        assert_eq!(
+            at(&symbols, 0xffff_ffff_c0a0_0001),
+            Some(named("bpf_prog_6deef7357e7b4530_probe", "[bpf]"))
+        );
         assert_eq!(symbols.len(), 7);
     }
 

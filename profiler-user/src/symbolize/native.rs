@@ -343,7 +343,11 @@ fn frames(chain: Chain, symbol: Option<Arc<str>>, mangled: bool) -> Option<Vec<F
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::object::fixtures;
 
     /// Where a function of this test binary lies in its file.
     fn offset_of(function: *const ()) -> u64 {
@@ -374,6 +378,7 @@ mod tests {
         inner(value) + 1
     }
 
+    #[expect(clippy::inline_always, reason = "test builds inline nothing else")]
     #[inline(always)]
     fn inner(value: u64) -> u64 {
         std::hint::black_box(value).rotate_left(3)
@@ -441,5 +446,87 @@ mod tests {
         let named =
             |name: &str| result.addresses.iter().any(|address| address.frames[0].function.contains(name));
         assert!(named("clock_gettime") && named("[vdso+0x"));
+    }
+
+    /// All code of a fixture, looked up with the fixtures' directory as `/`.
+    fn fixture(name: &str) -> ObjectSymbols {
+        let (file, root) = (fixtures::open(name), File::open(fixtures::path("")).unwrap());
+        let path = format!("/{name}");
+        let roots = [root.as_fd()];
+        let source =
+            ObjectSource { path: &path, content: Content::File(&file), roots: &roots, build_id: None };
+        let elf = fixtures::elf(name);
+        let code = elf.sections().iter().filter(|section| section.executable);
+        let offsets: Vec<u64> =
+            code.flat_map(|section| section.file_offset..section.file_offset + section.size).collect();
+        symbolize(&source, &offsets, &Options::default(), &mut Names::default())
+    }
+
+    /// Every chain of frames that occurs, as `function file:line < caller file:line`.
+    fn chains(symbols: &ObjectSymbols) -> BTreeSet<String> {
+        let text = |frame: &Frame| {
+            let file = frame.file.as_deref().unwrap_or("?").rsplit('/').next().unwrap_or("?").to_owned();
+            format!("{} {file}:{}", frame.function, frame.line.unwrap_or(0))
+        };
+        let chain = |address: &Symbolized| address.frames.iter().map(text).collect::<Vec<_>>().join(" < ");
+        symbols.addresses.iter().map(chain).collect()
+    }
+
+    #[test]
+    fn all_forms_of_debug_information_say_the_same() {
+        let chain = "shared shared.h:4 < inner inlines.c:7 < middle inlines.c:11 < hidden inlines.c:15";
+        for name in [
+            "inlines.so",
+            "dwarf4.so",
+            "packed-zlib.so",
+            "packed-zstd.so",
+            "packed-zlib-gnu.so",
+            "linked.so",
+            "dwz.so",
+            "arm64.so",
+        ] {
+            let symbols = fixture(name);
+            let chains = chains(&symbols);
+            assert!(symbols.problem.is_none(), "{name}: {:?}", symbols.problem);
+            assert!(chains.contains(chain), "{name}: {chains:#?}");
+            assert!(chains.contains("exported inlines.c:19"), "{name}: {chains:#?}");
+            assert!(chains.contains("imported@plt ?:0"), "{name}: {chains:#?}");
+        }
+    }
+
+    #[test]
+    fn stripped_objects_keep_the_names_that_are_left() {
+        let small = chains(&fixture("mini.so"));
+        assert!(small.contains("hidden ?:0") && small.contains("exported ?:0"), "{small:#?}");
+        let stripped = fixture("stripped.so");
+        let names = chains(&stripped);
+        assert!(!names.contains("hidden ?:0") && names.contains("exported ?:0"), "{names:#?}");
+        assert!(stripped.addresses.iter().any(|address| address.unknown == Some(Unknown::OnlyExported)));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(150))]
+        #[test]
+        fn damaged_objects_never_panic(
+            which in 0..7_usize,
+            changes in proptest::collection::vec((0.0..1.0_f64, proptest::num::u8::ANY), 1..20),
+            cut in 0.0..1.0_f64,
+        ) {
+            let names = ["inlines.so", "dwarf4.so", "packed-zlib.so", "packed-zstd.so", "mini.so", "dwz.so", "arm64.so"];
+            let mut bytes = std::fs::read(fixtures::path(names[which])).unwrap();
+            for (at, byte) in changes {
+                let at = (at * bytes.len() as f64) as usize;
+                bytes[at] = byte;
+            }
+            // One in three is cut off as well.
+            if cut < 0.33 {
+                bytes.truncate((cut * 3.0 * bytes.len() as f64) as usize);
+            }
+            let offsets: Vec<u64> = (0..bytes.len() as u64).step_by(61).collect();
+            let source = ObjectSource { path: "/x", content: Content::Bytes(&bytes), roots: &[], build_id: None };
+            let result = symbolize(&source, &offsets, &Options::default(), &mut Names::default());
+            proptest::prop_assert_eq!(result.addresses.len(), offsets.len());
+            proptest::prop_assert!(result.addresses.iter().all(|address| !address.frames.is_empty()));
+        }
     }
 }

@@ -33,6 +33,15 @@ struct Call {
     at: Option<Row>,
 }
 
+/// An entry around the current one.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    depth: isize,
+    entry: UnitOffset<u64>,
+    /// None for a function.
+    call: Option<Call>,
+}
+
 /// The attributes of a function or inlined call that matter here.
 struct Code<'a> {
     low_pc: Option<AttributeValue<Reader<'a>>>,
@@ -62,13 +71,13 @@ impl<'u, 'a> Functions<'u, 'a> {
         let mut entries = unit.entries_raw(None)?;
         // Depth at which `entries` was started anew after skipping.
         let mut base = 0;
-        // Functions around the current entry, with their depths. Nested ones occur: closures, local classes.
-        let mut around: Vec<(isize, UnitOffset<u64>)> = Vec::new();
+        // The calls and functions around the current entry, innermost last. Functions nest too: closures, local classes.
+        let mut around: Vec<Scope> = Vec::new();
         while !entries.is_empty() {
             let (offset, depth) = (entries.next_offset(), base + entries.next_depth());
             let Some(abbreviation) = entries.read_abbreviation()? else { continue };
             // For every entry: a block after a nested declaration is no part of that declaration.
-            while around.last().is_some_and(|(outer, _)| *outer >= depth) {
+            while around.last().is_some_and(|scope| scope.depth >= depth) {
                 around.pop();
             }
             let tag = abbreviation.tag();
@@ -79,17 +88,18 @@ impl<'u, 'a> Functions<'u, 'a> {
             }
             let code = Code::read(&mut entries, abbreviation.attributes())?;
             let inside = code.addresses(dwarf, unit, addresses, work)?;
+            let call = is_call.then(|| Call { entry: offset, at: code.call_site() });
+            around.push(Scope { depth, entry: offset, call });
             if is_call {
-                let call = Call { entry: offset, at: code.call_site() };
-                if let Some((_, function)) = around.last() {
-                    self.add_call(&inside, *function, call);
-                }
+                work.charge((inside.len() * around.len()) as u64)?;
+                self.add_call(&inside, &around);
             } else {
-                around.push((depth, offset));
                 self.add_function(&inside, offset);
             }
-            // Most functions hold none of the addresses, and most of a unit's entries are inside functions.
+            // Most functions hold none of the addresses, and most of a unit's entries are inside functions. A call that
+            // holds none is different: gcc writes empty ranges for calls around others that do.
             if inside.is_empty()
+                && !is_call
                 && abbreviation.has_children()
                 && let Some(sibling) = code.sibling.filter(|sibling| *sibling > entries.next_offset())
             {
@@ -107,11 +117,17 @@ impl<'u, 'a> Functions<'u, 'a> {
         }
     }
 
-    fn add_call(&mut self, inside: &[usize], function: UnitOffset<u64>, call: Call) {
+    /// Notes the innermost of the calls `around` for the addresses inside it, with all calls that it is nested in. Where
+    /// calls beside each other claim the same address, the first of the deepest keeps it.
+    fn add_call(&mut self, inside: &[usize], around: &[Scope]) {
+        let Some(function) = around.iter().rposition(|scope| scope.call.is_none()) else { return };
+        let calls = &around[function + 1..];
+        let calls = &calls[..calls.len().min(INLINE_DEPTH)];
         for index in inside {
             let hit = &mut self.found[*index];
-            if hit.function == Some(function) && hit.inlined.len() < INLINE_DEPTH {
-                hit.inlined.push(call);
+            if hit.function == Some(around[function].entry) && hit.inlined.len() < calls.len() {
+                hit.inlined.clear();
+                hit.inlined.extend(calls.iter().filter_map(|scope| scope.call));
             }
         }
     }
