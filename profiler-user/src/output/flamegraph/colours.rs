@@ -29,7 +29,7 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
         Palette::Colorblind => shade(kind_colorblind(function.class), seed),
         Palette::Module if function.module.is_empty() => shade(kind(function.class), seed),
         Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 78.0), seed),
-        Palette::Hot => shade(tone(30.0, 28.0, 90.0, 68.0), seed),
+        Palette::Hot => shade(tone(32.0, 26.0, 90.0, 72.0), seed),
     }
 }
 

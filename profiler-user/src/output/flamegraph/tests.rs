@@ -36,7 +36,7 @@ fn texts_of(svg: &str, name: &str) -> Vec<String> {
                 depth -= 1;
             }
             Event::Text(text) if inside.is_some() => {
-                texts.last_mut().unwrap().push_str(&text.decode().unwrap())
+                texts.last_mut().unwrap().push_str(&text.decode().unwrap());
             }
             Event::GeneralRef(entity) if inside.is_some() => {
                 let c = match &*entity.decode().unwrap() {

@@ -200,3 +200,16 @@ impl<'p> Strings<'p> {
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::fixture;
+
+    #[test]
+    fn golden() {
+        let mut out = Vec::new();
+        write_uncompressed(&fixture::hostile(), &OutputOptions::default(), &mut out).unwrap();
+        fixture::golden("hostile.pb", &out);
+    }
+}
