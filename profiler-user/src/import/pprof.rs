@@ -57,7 +57,6 @@ struct Tables<'a> {
     functions: HashMap<u64, proto::Function>,
     mappings: Vec<proto::Mapping>,
     value_types: Vec<proto::ValueType>,
-    comments: Vec<i64>,
     time_nanos: i64,
     duration_nanos: i64,
     period: i64,
@@ -71,7 +70,6 @@ impl<'a> Tables<'a> {
             functions: HashMap::new(),
             mappings: Vec::new(),
             value_types: Vec::new(),
-            comments: Vec::new(),
             time_nanos: 0,
             duration_nanos: 0,
             period: 0,
@@ -102,11 +100,6 @@ impl<'a> Tables<'a> {
                 9 => tables.time_nanos = field.int("start time")?,
                 10 => tables.duration_nanos = field.int("duration")?,
                 12 => tables.period = field.int("period")?,
-                13 => {
-                    let ids = field.ints("comment")?;
-                    tables.budget.spend(ids.len() * size_of::<i64>())?;
-                    tables.comments.extend(ids);
-                }
                 _ => {}
             }
         }
@@ -152,11 +145,8 @@ impl<'t, 'a> Model<'t, 'a> {
         for value in &tables.value_types {
             value_types.push(ValueType { kind: tables.text(value.kind)?, unit: tables.text(value.unit)? });
         }
-        let mut extra = None;
-        for comment in &tables.comments {
-            let text = std::str::from_utf8(tables.bytes(*comment)?).unwrap_or_default();
-            extra = extra.or_else(|| Extra::from_comment(text));
-        }
+        let last = tables.strings.last().and_then(|text| std::str::from_utf8(text).ok());
+        let extra = last.and_then(Extra::from_text);
         let mut kinds = HashMap::new();
         for (kind, locations) in extra.iter().flat_map(|extra| &extra.kinds) {
             budget.spend(locations.len() * (size_of::<(u64, FrameKind)>() + MAP_ENTRY))?;

@@ -17,6 +17,14 @@ const LINE: usize = 18;
 /// Characters in a footer line: what 1200 pixels hold at 7.2 pixels a character, less the margins.
 const LINE_CHARS: usize = 160;
 
+/// Added to inferno's style: a hairline keeps neighbours of one colour apart, and the search button can be seen.
+const STYLE: &str = "
+#frames rect { stroke:#f4f4f4; stroke-opacity:0.7; stroke-width:0.6; }
+#frames > *:hover rect { stroke:black; stroke-opacity:1; }
+#frames > *:hover text { stroke:none; }
+#search { opacity:0.6; }
+";
+
 /// What stands below the boxes.
 pub(super) struct Footer {
     classes: Vec<FunctionClass>,
@@ -110,11 +118,10 @@ pub(super) fn complete(svg: &[u8], footer: &Footer, out: &mut dyn Write) -> io::
     };
     let top: usize = height.parse().map_err(io::Error::other)?;
     let taller = top + footer.height();
-    let header = header.replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\"")).replacen(
-        &format!(" {height}\" xmlns"),
-        &format!(" {taller}\" xmlns"),
-        1,
-    );
+    let header = header
+        .replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\""))
+        .replacen(&format!(" {height}\" xmlns="), &format!(" {taller}\" xmlns="), 1)
+        .replacen("</style>", &format!("{STYLE}</style>"), 1);
     out.write_all(header.as_bytes())?;
     out.write_all(b"<svg id=\"frames\"")?;
     restore(body.0, out)?;
