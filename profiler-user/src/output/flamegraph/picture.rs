@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{HASH, NAME_END, SEMICOLON, colours};
+use crate::output::Palette;
 use crate::output::numbers::percent;
 use crate::output::quality::quality_line;
 use crate::profile::Profile;
@@ -17,34 +18,34 @@ const LINE: usize = 18;
 /// Characters in a footer line: what 1200 pixels hold at 7.2 pixels a character, less the margins.
 const LINE_CHARS: usize = 160;
 
-/// Added to inferno's style: a hairline keeps neighbours of one colour apart, and the search button can be seen.
+/// Added to inferno's style: the search button can be seen, and text stays sharp under the pointer.
 const STYLE: &str = "
-#frames rect { stroke:#f4f4f4; stroke-opacity:0.7; stroke-width:0.6; }
-#frames > *:hover rect { stroke:black; stroke-opacity:1; }
 #frames > *:hover text { stroke:none; }
 #search { opacity:0.6; }
 ";
 
 /// What stands below the boxes.
 pub(super) struct Footer {
+    palette: Palette,
     classes: Vec<FunctionClass>,
     lines: Vec<String>,
 }
 
 impl Footer {
     /// The quality and notes of `profile`; the legend is empty so far.
-    pub(super) fn new(profile: &Profile) -> Self {
+    pub(super) fn new(profile: &Profile, palette: Palette) -> Self {
         let mut lines = Vec::new();
         wrap(&quality_line(&profile.quality), &mut lines);
         for note in &profile.quality.notes {
             wrap(note, &mut lines);
         }
-        Self { classes: Vec::new(), lines }
+        Self { palette, classes: Vec::new(), lines }
     }
 
-    /// Adds a kind of code to the legend.
+    /// Adds a kind of code to the legend, unless the palette's colours do not stand for kinds.
     pub(super) fn note_class(&mut self, class: FunctionClass) {
-        if !self.classes.contains(&class) {
+        let kinds = matches!(self.palette, Palette::Kind | Palette::Colorblind);
+        if kinds && !self.classes.contains(&class) {
             self.classes.push(class);
         }
     }
@@ -65,7 +66,7 @@ impl Footer {
         if !self.classes.is_empty() {
             let mut x = 10;
             for class in FunctionClass::ALL.iter().filter(|class| self.classes.contains(class)) {
-                let colour = colours::legend(*class);
+                let colour = colours::legend(*class, self.palette);
                 let name = class.name();
                 let _ = write!(
                     out,
