@@ -10,6 +10,7 @@ mod folded;
 mod foreign;
 mod limits;
 mod pprof;
+mod tables;
 mod wire;
 
 use std::fs::File;

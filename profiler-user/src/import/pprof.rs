@@ -13,16 +13,14 @@ use flate2::read::MultiGzDecoder;
 use super::FormatError;
 use super::foreign::{cleaned_meta, cleaned_quality, describe, nameless};
 use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, too_large, unpacked_limit};
+use super::tables::{MAP_ENTRY, Tables};
 use super::wire::Fields;
 use crate::output::pprof::extra::{Extra, guess_kind};
 use crate::output::pprof::proto;
 use crate::profile::{
     Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, Profile, ProfileBuilder,
-    Quality, ValueType, clean,
+    Quality, ValueType,
 };
-
-/// Memory that one entry of a hash map costs beyond its key and value.
-const MAP_ENTRY: usize = 32;
 
 /// Reads a pprof profile.
 ///
@@ -49,79 +47,6 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
         return Err(too_large("the unpacked file", limit));
     }
     Ok(unpacked)
-}
-
-/// What samples and locations refer to.
-struct Tables<'a> {
-    strings: Vec<&'a [u8]>,
-    functions: HashMap<u64, proto::Function>,
-    mappings: Vec<proto::Mapping>,
-    value_types: Vec<proto::ValueType>,
-    time_nanos: i64,
-    duration_nanos: i64,
-    period: i64,
-    budget: Budget,
-}
-
-impl<'a> Tables<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let mut tables = Self {
-            strings: Vec::new(),
-            functions: HashMap::new(),
-            mappings: Vec::new(),
-            value_types: Vec::new(),
-            time_nanos: 0,
-            duration_nanos: 0,
-            period: 0,
-            budget: Budget::new(),
-        };
-        let mut known = false;
-        for field in Fields::new(bytes) {
-            let field = field?;
-            known = known || (1..=15).contains(&field.number);
-            match field.number {
-                1 => {
-                    tables.budget.spend(size_of::<ValueType>() + MAP_ENTRY)?;
-                    tables.value_types.push(field.message("value type")?);
-                }
-                3 => {
-                    tables.budget.spend(size_of::<proto::Mapping>() + size_of::<Mapping>() + MAP_ENTRY)?;
-                    tables.mappings.push(field.message("mapping")?);
-                }
-                5 => {
-                    tables.budget.spend(size_of::<proto::Function>() + MAP_ENTRY)?;
-                    let function: proto::Function = field.message("function")?;
-                    tables.functions.insert(function.id, function);
-                }
-                6 => {
-                    tables.budget.spend(size_of::<&[u8]>())?;
-                    tables.strings.push(field.bytes("string")?);
-                }
-                9 => tables.time_nanos = field.int("start time")?,
-                10 => tables.duration_nanos = field.int("duration")?,
-                12 => tables.period = field.int("period")?,
-                _ => {}
-            }
-        }
-        if !known {
-            return Err(FormatError::Unknown { hint: "" });
-        }
-        Ok(tables)
-    }
-
-    fn bytes(&self, id: i64) -> Result<&'a [u8], FormatError> {
-        let index = usize::try_from(id).ok().filter(|index| *index < self.strings.len());
-        match index {
-            Some(index) => Ok(self.strings[index]),
-            // A file without any strings still has the empty one.
-            None if id == 0 => Ok(b""),
-            None => Err(FormatError::Dangling { what: "string", id: id as u64 }),
-        }
-    }
-
-    fn text(&self, id: i64) -> Result<String, FormatError> {
-        Ok(clean(self.bytes(id)?))
-    }
 }
 
 /// The model while it is being built.

@@ -4,6 +4,8 @@
 //! written, so that nobody waits thirty seconds for an error. Afterwards [`OutputPlan::write`] writes and gives each
 //! file its name only when it is complete.
 
+mod directory;
+mod draft;
 mod names;
 mod place;
 mod plan;

@@ -28,8 +28,8 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
         Palette::Kind => shade(kind(function.class), seed),
         Palette::Colorblind => shade(kind_colorblind(function.class), seed),
         Palette::Module if function.module.is_empty() => shade(kind(function.class), seed),
-        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 78.0), seed),
-        Palette::Hot => shade(tone(32.0, 26.0, 90.0, 72.0), seed),
+        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 80.0), seed),
+        Palette::Hot => shade(tone(32.0, 26.0, 90.0, 74.0), seed),
     }
 }
 
@@ -46,7 +46,7 @@ fn kind(class: FunctionClass) -> Tone {
         FunctionClass::Native => tone(42.0, 11.0, 90.0, 68.0),
         FunctionClass::Inlined => tone(188.0, 10.0, 52.0, 72.0),
         FunctionClass::Jit => tone(108.0, 14.0, 48.0, 68.0),
-        FunctionClass::Kernel => tone(12.0, 8.0, 84.0, 70.0),
+        FunctionClass::Kernel => tone(12.0, 8.0, 84.0, 72.0),
         FunctionClass::Unknown => tone(0.0, 0.0, 0.0, 78.0),
         FunctionClass::Marker => tone(285.0, 6.0, 36.0, 80.0),
         FunctionClass::Root => tone(216.0, 4.0, 34.0, 84.0),

@@ -103,8 +103,8 @@ pub(super) fn empty(title: &str, subtitle: &str, footer: &Footer) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#f4f4f4\"/>\
          <text x=\"600\" y=\"24\" font-size=\"17\" text-anchor=\"middle\">{title}</text>\
          <text x=\"600\" y=\"48\" text-anchor=\"middle\">{subtitle}</text>\
-         <text x=\"600\" y=\"92\" font-size=\"15\" text-anchor=\"middle\">Nothing was sampled: the target used no \
-         CPU time while it was recorded, or was gone.</text>{footer}</svg>\n"
+         <text x=\"600\" y=\"92\" font-size=\"15\" text-anchor=\"middle\">Nothing was sampled: the target was \
+         idle while it was recorded, or gone.</text>{footer}</svg>\n"
     )
 }
 

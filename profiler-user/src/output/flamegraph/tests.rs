@@ -70,7 +70,7 @@ fn golden() {
     let (before, after) = full.split_once("<script").unwrap();
     let after = after.split_once("</script>").unwrap().1;
     let picture = format!("{before}{after}").replace("><", ">\n<");
-    fixture::golden("hostile.svg.txt", &picture);
+    fixture::golden("hostile.svg.txt", picture);
 }
 
 #[test]

@@ -222,6 +222,6 @@ mod tests {
     fn golden() {
         let mut out = Vec::new();
         write_uncompressed(&fixture::hostile(), &OutputOptions::default(), &mut out).unwrap();
-        fixture::golden("hostile.pb", &out);
+        fixture::golden("hostile.pb", out);
     }
 }
