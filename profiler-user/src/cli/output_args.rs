@@ -121,7 +121,7 @@ pub(crate) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
                 eprintln!("Wrote {} ({size}){}", written.path.display(), kept.unwrap_or_default());
             }
             Err(error) if failure.is_none() => failure = Some(error),
-            Err(error) => eprintln!("error: {error}"),
+            Err(error) => eprintln!("error: {:#}", anyhow::Error::from(error)),
         }
     }
     failure.map_or(Ok(()), |error| Err(told_apart(error)))

@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::FormatError;
 use super::foreign::{cleaned_meta, cleaned_quality, describe, nameless};
-use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, too_large, unpacked_limit};
+use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, frames_limit, too_large, unpacked_limit};
 use super::tables::{MAP_ENTRY, Tables};
 use super::wire::Fields;
 use crate::output::pprof::extra::{Extra, guess_kind};
@@ -44,7 +44,7 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
     let read = MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut unpacked);
     read.map_err(|error| FormatError::Gzip { unpacked: unpacked.len(), reason: error.to_string() })?;
     if unpacked.len() as u64 > limit {
-        return Err(too_large("the unpacked file", limit));
+        return Err(too_large("the unpacked file is", limit));
     }
     Ok(unpacked)
 }
@@ -209,14 +209,14 @@ impl<'t, 'a> Model<'t, 'a> {
             frames += count;
         }
         if frames > MAX_STACK_FRAMES {
-            return Err(FormatError::TooLarge {
-                what: "a stack",
-                limit: format!("{MAX_STACK_FRAMES} frames"),
-            });
+            return Err(FormatError::TooLarge { what: "a stack is", limit: frames_limit(MAX_STACK_FRAMES) });
         }
         self.frames += frames;
         if self.frames > MAX_FRAMES {
-            return Err(FormatError::TooLarge { what: "the stacks", limit: format!("{MAX_FRAMES} frames") });
+            return Err(FormatError::TooLarge {
+                what: "all stacks together are",
+                limit: frames_limit(MAX_FRAMES),
+            });
         }
         self.budget.spend(stack.len() * 2 * size_of::<LocationId>() + values.len() * 8 + 3 * MAP_ENTRY)?;
         let labels = self.labels(&sample.label)?;

@@ -37,7 +37,7 @@ pub fn write_header(out: &mut dyn Write, profile: &Profile, style: TextStyle) ->
     writeln!(out, "{}", style.paint("1", &parts.join(" · ")))
 }
 
-/// The hotspot table: at most `top` rows, none below `min_percent` of the whole in the column it is sorted by.
+/// The hotspot table: at most `top` rows, none whose total is below `min_percent` of the whole.
 pub fn write_hotspots(
     out: &mut dyn Write,
     table: &Hotspots<'_>,

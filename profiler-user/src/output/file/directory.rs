@@ -23,14 +23,19 @@ pub(super) fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
             Component::Normal(name) => name,
             Component::ParentDir | Component::Prefix(_) => return Err(Errno::ACCESS),
         };
-        trusted(&directory)?;
+        check_trusted(&directory, STICKY)?;
         directory = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
     }
-    trusted(&directory)?;
+    check_trusted(&directory, 0)?;
     Ok(directory)
 }
 
-fn trusted(directory: &OwnedFd) -> Result<(), Errno> {
+/// Where others may write, this bit keeps them from exchanging what is not theirs.
+const STICKY: u32 = 0o1000;
+
+/// Fails unless the directory is root's alone, or has a mode bit that makes up for it.
+fn check_trusted(directory: &OwnedFd, or_mode: u32) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(directory)?;
-    if stat.st_uid == 0 && stat.st_mode & 0o022 == 0 { Ok(()) } else { Err(Errno::ACCESS) }
+    let exclusive = stat.st_mode & 0o022 == 0 || stat.st_mode & or_mode != 0;
+    if stat.st_uid == 0 && exclusive { Ok(()) } else { Err(Errno::ACCESS) }
 }

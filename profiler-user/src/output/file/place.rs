@@ -56,8 +56,9 @@ const MAX_NUMBER: u32 = 10_000;
 impl Destination {
     /// Opens the directory of `path` as `user` (or as ourselves) and shows that files can be made in it.
     ///
-    /// A directory that the user may not write is used as root only if nobody but root can have had a hand in the
-    /// way to it: every directory on the path belongs to root, is not writable by others, and is no symbolic link.
+    /// A directory that the user may not write is used as root only if nobody but root can have had a hand in it or
+    /// in the way to it: all directories on the path are root's, none is a link, and others can't write them (or, on
+    /// the way, can't exchange what is in them because of the sticky bit, as in `/tmp`).
     ///
     /// # Errors
     /// When the path has no file name, the directory can't be written, or something other than a file has the name.
