@@ -4,4 +4,5 @@ mod cli;
 mod faults;
 mod foreign;
 mod hosts;
+mod pprof_golden;
 mod truth;

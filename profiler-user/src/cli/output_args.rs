@@ -13,8 +13,8 @@ use super::exit::{CliError, Exit};
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// Write the result here; the ending selects the format. Repeatable; `-` is standard output. %p pid, %c command,
-    /// %h host, %t time, %m mode and %n number are filled in
+    /// Write the result here; the ending selects the format. Repeatable; `-` is standard output (folded stacks, unless
+    /// --format says otherwise). %p pid, %c command, %h host, %t time, %m mode and %n number are filled in
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(super) output: Vec<PathBuf>,
     /// Format of all results, whatever their names end in

@@ -73,19 +73,22 @@ fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Re
     let value = value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value());
     let style = stdout_style(args.color);
     let questions = [(Side::Callers, args.callers.as_deref()), (Side::Callees, args.callees.as_deref())];
-    let asked: Vec<_> = questions.iter().filter_map(|(side, name)| name.map(|name| (*side, name))).collect();
+    let asked = questions.into_iter().filter_map(|(side, name)| name.map(|name| (side, name)));
+    let mut answers = Vec::new();
+    for (side, name) in asked {
+        answers.push(neighbours(profile, value, name, side, usize::from(args.depth))?);
+    }
     if !args.json {
         write_header(out, profile, style)?;
     }
-    for (side, name) in &asked {
-        let found = neighbours(profile, value, name, *side, usize::from(args.depth))?;
+    for found in &answers {
         if args.json {
-            writeln!(out, "{}", neighbours_json(profile, &found, value))?;
+            writeln!(out, "{}", neighbours_json(profile, found, value))?;
         } else {
-            write_neighbours(out, profile, &found, value, args.min_percent.unwrap_or(0.5), style)?;
+            write_neighbours(out, profile, found, value, args.min_percent.unwrap_or(0.5), style)?;
         }
     }
-    if asked.is_empty() {
+    if answers.is_empty() {
         let detail = if args.lines { Detail::Line } else { Detail::Function };
         let sort = match args.sort {
             SortArg::Own => SortBy::Own,

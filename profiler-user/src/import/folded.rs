@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::FormatError;
 use super::foreign::describe;
-use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES};
+use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, frames_limit};
 use crate::profile::{
     Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, Profile, ProfileBuilder, Quality,
     ValueType, clean,
@@ -102,14 +102,14 @@ impl Reader {
         let root = parts.next().unwrap_or_default();
         let frames = parts.clone().count();
         if frames > MAX_STACK_FRAMES {
-            return Err(FormatError::TooLarge {
-                what: "a stack",
-                limit: format!("{MAX_STACK_FRAMES} frames"),
-            });
+            return Err(FormatError::TooLarge { what: "a stack is", limit: frames_limit(MAX_STACK_FRAMES) });
         }
         self.frames += frames;
         if self.frames > MAX_FRAMES {
-            return Err(FormatError::TooLarge { what: "the stacks", limit: format!("{MAX_FRAMES} frames") });
+            return Err(FormatError::TooLarge {
+                what: "all stacks together are",
+                limit: frames_limit(MAX_FRAMES),
+            });
         }
         self.budget.spend(2 * frames * size_of::<LocationId>() + 128)?;
         let mut locations = Vec::with_capacity(frames);

@@ -1,6 +1,10 @@
 //! What is said about a profile that another tool wrote, and the cleaning of what a file says about itself.
 
 use crate::profile::{Meta, Profile, Quality, clean};
+use crate::report::FunctionClass;
+
+/// Keeps "0 lost" from reading as a statement of the tool that made the file.
+const SAYS_NOTHING: &str = "read from a file that does not say what was lost or cut short";
 
 /// Fills in what the samples themselves tell: the profile type, how many samples, how many frames have no name.
 pub(super) fn describe(profile: &mut Profile) {
@@ -8,14 +12,14 @@ pub(super) fn describe(profile: &mut Profile) {
         profile.meta.profile_type.clone_from(&value.kind);
     }
     let counts = profile.value_types.first().is_some_and(|value| value.unit == "count");
-    let mut quality = Quality::default();
+    let mut quality = Quality { notes: vec![SAYS_NOTHING.to_owned()], ..Quality::default() };
     for sample in &profile.samples {
         let weight = if counts { sample.values[0] } else { 1 };
         quality.samples = quality.samples.saturating_add(weight);
         for location in profile.stack(sample.stack) {
             for frame in &profile.location(*location).frames {
                 quality.frames = quality.frames.saturating_add(weight);
-                if frame.function.starts_with('[') && profile.location(*location).mapping.is_some() {
+                if FunctionClass::of(profile.location(*location), frame) == FunctionClass::Unknown {
                     quality.unknown_frames = quality.unknown_frames.saturating_add(weight);
                 }
             }

@@ -1,7 +1,7 @@
 //! What a profile file may cost: bytes unpacked, and memory of the model that is built from them.
 
 use super::FormatError;
-use crate::output::bytes as size;
+use crate::output::{bytes as size, thousands};
 
 /// Largest file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -33,6 +33,10 @@ pub(super) fn too_large(what: &'static str, limit_bytes: u64) -> FormatError {
     FormatError::TooLarge { what, limit: size(limit_bytes) }
 }
 
+pub(super) fn frames_limit(frames: usize) -> String {
+    format!("{} frames", thousands(frames as u64))
+}
+
 /// Counts the memory that the model takes, so that it ends before the machine's does.
 #[derive(Clone)]
 pub(super) struct Budget {
@@ -48,7 +52,7 @@ impl Budget {
         self.left = self
             .left
             .checked_sub(bytes)
-            .ok_or_else(|| too_large("the profile in memory", MAX_MODEL_BYTES as u64))?;
+            .ok_or_else(|| too_large("the profile in memory is", MAX_MODEL_BYTES as u64))?;
         Ok(())
     }
 }

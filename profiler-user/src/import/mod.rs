@@ -10,6 +10,7 @@ mod folded;
 mod foreign;
 mod limits;
 mod pprof;
+mod tables;
 mod wire;
 
 use std::fs::File;
@@ -26,7 +27,7 @@ use crate::profile::Profile;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The file can't be opened or read.
-    #[error("can't read {}: {source}", .path.display())]
+    #[error("can't read {}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -34,7 +35,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// The file is damaged or not a profile.
-    #[error("{} is not a profile that can be read: {source}", .path.display())]
+    #[error("{} is not a profile that can be read", .path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -88,7 +89,7 @@ pub enum FormatError {
         text: String,
     },
     /// Larger than any real profile.
-    #[error("too large: {what} is over the limit of {limit}")]
+    #[error("too large: {what} over {limit}")]
     TooLarge {
         /// What grew too large.
         what: &'static str,
@@ -133,7 +134,7 @@ pub fn read_from(stream: impl Read, path: &Path) -> Result<Profile, ImportError>
 /// When the bytes are not a sound profile.
 pub fn read_bytes(bytes: &[u8]) -> Result<Profile, FormatError> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(limits::too_large("the file", MAX_FILE_BYTES));
+        return Err(limits::too_large("the file is", MAX_FILE_BYTES));
     }
     if bytes.is_empty() {
         return Err(FormatError::Empty);
@@ -144,7 +145,11 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Profile, FormatError> {
     match folded::sniff(bytes) {
         folded::Sniff::Folded => read_folded(bytes),
         folded::Sniff::Text(hint) => Err(FormatError::Unknown { hint }),
-        folded::Sniff::Binary => read_pprof(bytes),
+        folded::Sniff::Binary => match read_pprof(bytes) {
+            // Not even the first field makes sense: another kind of file, not a damaged profile.
+            Err(FormatError::Damaged { offset: 0, .. }) => Err(FormatError::Unknown { hint: "" }),
+            result => result,
+        },
     }
 }
 

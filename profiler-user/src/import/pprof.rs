@@ -12,17 +12,15 @@ use flate2::read::MultiGzDecoder;
 
 use super::FormatError;
 use super::foreign::{cleaned_meta, cleaned_quality, describe, nameless};
-use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, too_large, unpacked_limit};
+use super::limits::{Budget, MAX_FRAMES, MAX_STACK_FRAMES, frames_limit, too_large, unpacked_limit};
+use super::tables::{MAP_ENTRY, Tables};
 use super::wire::Fields;
 use crate::output::pprof::extra::{Extra, guess_kind};
 use crate::output::pprof::proto;
 use crate::profile::{
     Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, Profile, ProfileBuilder,
-    Quality, ValueType, clean,
+    Quality, ValueType,
 };
-
-/// Memory that one entry of a hash map costs beyond its key and value.
-const MAP_ENTRY: usize = 32;
 
 /// Reads a pprof profile.
 ///
@@ -46,89 +44,9 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
     let read = MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut unpacked);
     read.map_err(|error| FormatError::Gzip { unpacked: unpacked.len(), reason: error.to_string() })?;
     if unpacked.len() as u64 > limit {
-        return Err(too_large("the unpacked file", limit));
+        return Err(too_large("the unpacked file is", limit));
     }
     Ok(unpacked)
-}
-
-/// What samples and locations refer to.
-struct Tables<'a> {
-    strings: Vec<&'a [u8]>,
-    functions: HashMap<u64, proto::Function>,
-    mappings: Vec<proto::Mapping>,
-    value_types: Vec<proto::ValueType>,
-    comments: Vec<i64>,
-    time_nanos: i64,
-    duration_nanos: i64,
-    period: i64,
-    budget: Budget,
-}
-
-impl<'a> Tables<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let mut tables = Self {
-            strings: Vec::new(),
-            functions: HashMap::new(),
-            mappings: Vec::new(),
-            value_types: Vec::new(),
-            comments: Vec::new(),
-            time_nanos: 0,
-            duration_nanos: 0,
-            period: 0,
-            budget: Budget::new(),
-        };
-        let mut known = false;
-        for field in Fields::new(bytes) {
-            let field = field?;
-            known = known || (1..=15).contains(&field.number);
-            match field.number {
-                1 => {
-                    tables.budget.spend(size_of::<ValueType>() + MAP_ENTRY)?;
-                    tables.value_types.push(field.message("value type")?);
-                }
-                3 => {
-                    tables.budget.spend(size_of::<proto::Mapping>() + size_of::<Mapping>() + MAP_ENTRY)?;
-                    tables.mappings.push(field.message("mapping")?);
-                }
-                5 => {
-                    tables.budget.spend(size_of::<proto::Function>() + MAP_ENTRY)?;
-                    let function: proto::Function = field.message("function")?;
-                    tables.functions.insert(function.id, function);
-                }
-                6 => {
-                    tables.budget.spend(size_of::<&[u8]>())?;
-                    tables.strings.push(field.bytes("string")?);
-                }
-                9 => tables.time_nanos = field.int("start time")?,
-                10 => tables.duration_nanos = field.int("duration")?,
-                12 => tables.period = field.int("period")?,
-                13 => {
-                    let ids = field.ints("comment")?;
-                    tables.budget.spend(ids.len() * size_of::<i64>())?;
-                    tables.comments.extend(ids);
-                }
-                _ => {}
-            }
-        }
-        if !known {
-            return Err(FormatError::Unknown { hint: "" });
-        }
-        Ok(tables)
-    }
-
-    fn bytes(&self, id: i64) -> Result<&'a [u8], FormatError> {
-        let index = usize::try_from(id).ok().filter(|index| *index < self.strings.len());
-        match index {
-            Some(index) => Ok(self.strings[index]),
-            // A file without any strings still has the empty one.
-            None if id == 0 => Ok(b""),
-            None => Err(FormatError::Dangling { what: "string", id: id as u64 }),
-        }
-    }
-
-    fn text(&self, id: i64) -> Result<String, FormatError> {
-        Ok(clean(self.bytes(id)?))
-    }
 }
 
 /// The model while it is being built.
@@ -152,11 +70,8 @@ impl<'t, 'a> Model<'t, 'a> {
         for value in &tables.value_types {
             value_types.push(ValueType { kind: tables.text(value.kind)?, unit: tables.text(value.unit)? });
         }
-        let mut extra = None;
-        for comment in &tables.comments {
-            let text = std::str::from_utf8(tables.bytes(*comment)?).unwrap_or_default();
-            extra = extra.or_else(|| Extra::from_comment(text));
-        }
+        let last = tables.strings.last().and_then(|text| std::str::from_utf8(text).ok());
+        let extra = last.and_then(Extra::from_text);
         let mut kinds = HashMap::new();
         for (kind, locations) in extra.iter().flat_map(|extra| &extra.kinds) {
             budget.spend(locations.len() * (size_of::<(u64, FrameKind)>() + MAP_ENTRY))?;
@@ -294,14 +209,14 @@ impl<'t, 'a> Model<'t, 'a> {
             frames += count;
         }
         if frames > MAX_STACK_FRAMES {
-            return Err(FormatError::TooLarge {
-                what: "a stack",
-                limit: format!("{MAX_STACK_FRAMES} frames"),
-            });
+            return Err(FormatError::TooLarge { what: "a stack is", limit: frames_limit(MAX_STACK_FRAMES) });
         }
         self.frames += frames;
         if self.frames > MAX_FRAMES {
-            return Err(FormatError::TooLarge { what: "the stacks", limit: format!("{MAX_FRAMES} frames") });
+            return Err(FormatError::TooLarge {
+                what: "all stacks together are",
+                limit: frames_limit(MAX_FRAMES),
+            });
         }
         self.budget.spend(stack.len() * 2 * size_of::<LocationId>() + values.len() * 8 + 3 * MAP_ENTRY)?;
         let labels = self.labels(&sample.label)?;

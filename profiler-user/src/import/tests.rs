@@ -72,10 +72,11 @@ fn damage_is_named() {
     assert!(matches!(error(b"\n\n"), FormatError::Empty));
     assert!(matches!(error(b"main;foo\n"), FormatError::NoCount { line: 1, .. }));
     assert!(error(b"<?xml version").to_string().contains("picture"));
+    assert_eq!(error(b"\x7fELF\x02\x01\x01"), FormatError::Unknown { hint: "" });
     // A sample of one value that refers to location 9, in a profile with one value type.
     let dangling = [0x0a, 0, 0x12, 4, 0x08, 9, 0x10, 1];
     assert_eq!(error(&dangling), FormatError::Dangling { what: "location", id: 9 });
-    assert!(matches!(error(&[0x12, 2, 0x10, 1]), FormatError::Damaged { offset: 0, .. }));
+    assert!(matches!(read_pprof(&[0x12, 2, 0x10, 1]), Err(FormatError::Damaged { offset: 0, .. })));
 }
 
 #[test]

@@ -119,17 +119,6 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The content as a list of integers: one, or several packed ones.
-    pub(super) fn ints(&self, what: &str) -> Result<Vec<i64>, FormatError> {
-        let Value::Bytes(bytes) = self.value else { return Ok(vec![self.int(what)?]) };
-        let mut packed = Fields::new(bytes);
-        let mut ints = Vec::new();
-        while packed.offset < bytes.len() {
-            ints.push(packed.varint().map_err(|error| self.damaged(error))? as i64);
-        }
-        Ok(ints)
-    }
-
     fn damaged(&self, what: &str) -> FormatError {
         FormatError::Damaged { offset: self.offset, what: what.to_owned() }
     }

@@ -190,11 +190,12 @@ pub(crate) fn empty() -> Profile {
 }
 
 /// Compares with a file in `testdata`. `PERF_AGENT_BLESS=1 cargo test` rewrites the file instead; look at the diff.
-pub(crate) fn golden(name: &str, actual: &str) {
+pub(crate) fn golden(name: &str, actual: impl AsRef<[u8]>) {
+    let actual = actual.as_ref();
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/output/testdata").join(name);
     if std::env::var_os("PERF_AGENT_BLESS").is_some() {
         std::fs::write(&path, actual).unwrap();
     }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(actual == expected, "{name} differs from what was written:\n{actual}");
+    let expected = std::fs::read(&path).unwrap_or_default();
+    assert!(actual == expected, "{name} differs from what was written:\n{}", String::from_utf8_lossy(actual));
 }

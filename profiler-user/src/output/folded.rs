@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn golden() {
-        fixture::golden("hostile.folded", &folded(&fixture::hostile(), &OutputOptions::default()));
+        fixture::golden("hostile.folded", folded(&fixture::hostile(), &OutputOptions::default()));
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
             value: Some(1),
             ..OutputOptions::default()
         };
-        fixture::golden("hostile_threads.folded", &folded(&fixture::hostile(), &options));
+        fixture::golden("hostile_threads.folded", folded(&fixture::hostile(), &options));
     }
 
     #[test]

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn golden() {
-        fixture::golden("hostile.json", &written(&fixture::hostile()));
+        fixture::golden("hostile.json", written(&fixture::hostile()));
     }
 
     #[test]

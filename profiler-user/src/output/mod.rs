@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod columns;
 pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -1,12 +1,12 @@
 //! Tables for the terminal: hotspots, callers and callees, with the header, the quality line and what to try next.
 //!
-//! Widths are counted in terminal cells, not in characters, so wide scripts line up. Where there is no terminal
-//! nothing is cut: the reader is a program or a file.
+//! Where there is no terminal nothing is cut: the reader is a program or a file.
 
 use std::io::{self, Write};
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
+use super::columns::{NARROWEST_NAME, columns, cut, fitted, last_components};
 use super::flamegraph::describe_recording;
 use super::numbers::{percent, value_with_unit};
 use super::quality::{Level, quality_line_styled};
@@ -21,11 +21,6 @@ pub struct TextStyle {
     /// Whether to use colours.
     pub colour: bool,
 }
-
-/// Narrowest the function column gets before lines are wider than the terminal.
-const NARROWEST_NAME: usize = 20;
-/// Widest the module column gets while functions need the room.
-const WIDEST_MODULE: usize = 28;
 
 impl TextStyle {
     fn paint(self, code: &str, text: &str) -> String {
@@ -42,7 +37,7 @@ pub fn write_header(out: &mut dyn Write, profile: &Profile, style: TextStyle) ->
     writeln!(out, "{}", style.paint("1", &parts.join(" · ")))
 }
 
-/// The hotspot table: at most `top` rows, none below `min_percent` of the whole in the column it is sorted by.
+/// The hotspot table: at most `top` rows, none whose total is below `min_percent` of the whole.
 pub fn write_hotspots(
     out: &mut dyn Write,
     table: &Hotspots<'_>,
@@ -167,65 +162,6 @@ pub fn write_next(out: &mut dyn Write, commands: &[String]) -> io::Result<()> {
     if commands.is_empty() { Ok(()) } else { writeln!(out, "Next     {}", commands.join(" · ")) }
 }
 
-/// Widths of the columns: as wide as their texts where that fits into `room`, else the module column gives way
-/// first and the function column takes what is left.
-fn fitted(rows: &[[String; 3]], room: Option<usize>) -> [usize; 3] {
-    let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
-    let natural = [widest(0).max(8), widest(1).max(6), widest(2)];
-    let Some(room) = room else { return natural };
-    let source = if natural[2] == 0 { 0 } else { natural[2] + 2 };
-    if natural[0] + 2 + natural[1] + source <= room {
-        return natural;
-    }
-    let module = natural[1].min(WIDEST_MODULE);
-    let name = room.saturating_sub(2 + module + source).max(NARROWEST_NAME).min(natural[0]);
-    [name, module, natural[2]]
-}
-
-fn columns(texts: &[String; 3], widths: [usize; 3]) -> String {
-    let mut line = String::new();
-    for (text, width) in texts.iter().zip(widths) {
-        if !line.is_empty() {
-            line.push_str("  ");
-        }
-        let text = cut(text, width);
-        let padding = width.saturating_sub(text.width());
-        line.push_str(&text);
-        line.push_str(&" ".repeat(padding));
-    }
-    line.truncate(line.trim_end().len());
-    line
-}
-
-/// Cuts out the middle: the beginning of a name says whose it is, the end which function.
-fn cut(text: &str, room: usize) -> String {
-    if text.width() <= room {
-        return text.to_owned();
-    }
-    let tail_room = room.saturating_sub(1) / 2;
-    let head = prefix_of_width(text.chars(), room.saturating_sub(1) - tail_room);
-    let tail: Vec<char> = prefix_of_width(text.chars().rev(), tail_room);
-    head.into_iter().chain(['…']).chain(tail.into_iter().rev()).collect()
-}
-
-fn prefix_of_width(chars: impl Iterator<Item = char>, room: usize) -> Vec<char> {
-    let mut used = 0;
-    chars
-        .take_while(|c| {
-            used += c.width().unwrap_or(0);
-            used <= room
-        })
-        .collect()
-}
-
-/// The last two components of a source path: enough to tell files apart in a table.
-fn last_components(path: &str) -> &str {
-    match path.rmatch_indices('/').nth(1) {
-        Some((at, _)) => &path[at + 1..],
-        None => path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,7 +189,7 @@ mod tests {
             write_quality(out, &profile, style)?;
             write_next(out, &["perf-agent report last.pb.gz".into()])
         });
-        fixture::golden("hostile.report.txt", &report);
+        fixture::golden("hostile.report.txt", report);
     }
 
     #[test]
@@ -276,13 +212,6 @@ mod tests {
         bad.quality.unknown_frames = bad.quality.frames;
         let coloured = text(|out| write_quality(out, &bad, TextStyle { width: None, colour: true }));
         assert!(coloured.contains("\x1b[1;31m100.0 % unknown frames"), "{coloured:?}");
-    }
-
-    #[test]
-    fn names_are_cut_in_the_middle_by_cells() {
-        assert_eq!(cut("abcdefghij", 7), "abc…hij");
-        assert_eq!(cut("漢字漢字漢字", 7), "漢…字");
-        assert_eq!(cut("short", 7), "short");
     }
 
     #[test]

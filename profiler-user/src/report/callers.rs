@@ -58,7 +58,7 @@ pub struct NoSuchFunction {
 }
 
 /// Looks up the callers or callees of `wanted`: the functions of exactly this name, or else all whose name
-/// contains it. Paths are followed for `levels` steps, at most [`MAX_LEVELS`].
+/// contains it, or contains it in other letter case. Paths are followed for `levels` steps, at most [`MAX_LEVELS`].
 ///
 /// # Errors
 /// When no function matches.
@@ -111,7 +111,14 @@ fn matching(functions: &Functions<'_>, wanted: &str) -> Result<Vec<FunctionId>, 
         all.filter(|(_, function)| matches(function)).map(|(id, _)| FunctionId(id as u32)).collect()
     };
     let exact = select(&|function| function.name == wanted);
-    let matched = if exact.is_empty() { select(&|function| function.name.contains(wanted)) } else { exact };
+    let mut matched = exact;
+    if matched.is_empty() {
+        matched = select(&|function| function.name.contains(wanted));
+    }
+    if matched.is_empty() {
+        let wanted = wanted.to_lowercase();
+        matched = select(&|function| function.name.to_lowercase().contains(&wanted));
+    }
     if matched.is_empty() { Err(NoSuchFunction { wanted: wanted.to_owned() }) } else { Ok(matched) }
 }
 

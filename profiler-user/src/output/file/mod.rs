@@ -4,6 +4,8 @@
 //! written, so that nobody waits thirty seconds for an error. Afterwards [`OutputPlan::write`] writes and gives each
 //! file its name only when it is complete.
 
+mod directory;
+mod draft;
 mod names;
 mod place;
 mod plan;
@@ -54,7 +56,7 @@ pub enum FileError {
         what: &'static str,
     },
     /// The directory can't be written.
-    #[error("can't write to {}: {source}{who}", .directory.display())]
+    #[error("can't write to {}{who}", .directory.display())]
     Directory {
         /// The directory.
         directory: PathBuf,
@@ -64,7 +66,7 @@ pub enum FileError {
         who: String,
     },
     /// Writing failed in the middle. What was written is removed.
-    #[error("can't write {} (stopped after {}): {source}", .path.display(), bytes(*.written))]
+    #[error("can't write {} (stopped after {})", .path.display(), bytes(*.written))]
     Write {
         /// The file.
         path: PathBuf,

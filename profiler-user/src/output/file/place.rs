@@ -1,19 +1,19 @@
 //! One place for one file: a directory that is held open, a name in it, and whose identity is used there.
 //!
-//! A file is written without a name (`O_TMPFILE`) where the file system can do that, else under a temporary one,
-//! and named when it is complete. So nobody sees half a file, an agent that is killed leaves nothing behind, and a
-//! full disk costs nothing that was there before.
+//! The file gets its name when it is complete: nobody sees half a file, and a full disk costs nothing that was
+//! there before.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::FileError;
+use super::directory::{open_directory, open_trusted};
+use super::draft::{Draft, temporary_name};
 use crate::output::OutputError;
 use crate::system::identity::{ActingAs, Invoker};
 
@@ -56,8 +56,9 @@ const MAX_NUMBER: u32 = 10_000;
 impl Destination {
     /// Opens the directory of `path` as `user` (or as ourselves) and shows that files can be made in it.
     ///
-    /// A directory that the user may not write is used as root only if nobody but root can have had a hand in the
-    /// way to it: every directory on the path belongs to root, is not writable by others, and is no symbolic link.
+    /// A directory that the user may not write is used as root only if nobody but root can have had a hand in it or
+    /// in the way to it: all directories on the path are root's, none is a link, and others can't write them (or, on
+    /// the way, can't exchange what is in them because of the sticky bit, as in `/tmp`).
     ///
     /// # Errors
     /// When the path has no file name, the directory can't be written, or something other than a file has the name.
@@ -78,7 +79,8 @@ impl Destination {
             },
         };
         let as_user = {
-            let _acting = acting(user).map_err(|error| failed(errno(&error)))?;
+            let _acting =
+                acting(user).map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
             open_directory(&directory_path).and_then(|directory| probe(&directory).map(|()| directory))
         };
         let (directory, user) = match (as_user, user) {
@@ -234,63 +236,6 @@ impl Destination {
     }
 }
 
-/// A file that has no name yet, or a temporary one where the file system knows no files without names.
-struct Draft {
-    file: File,
-    temporary: Option<OsString>,
-}
-
-impl Draft {
-    fn new(directory: &OwnedFd) -> io::Result<Self> {
-        let mode = Mode::from_raw_mode(0o644);
-        let nameless = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(directory, ".", nameless, mode) {
-            Ok(file) => return Ok(Self { file: file.into(), temporary: None }),
-            // What kernels and file systems without O_TMPFILE answer.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let temporary = temporary_name("output");
-        let exclusive = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(directory, &*temporary, exclusive, mode)?;
-        Ok(Self { file: file.into(), temporary: Some(temporary) })
-    }
-
-    /// Gives the file a name that is free; `EXIST` when it is not.
-    fn name(&self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-        let Some(temporary) = &self.temporary else {
-            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            return rustix::fs::linkat(CWD, own, directory, name, AtFlags::SYMLINK_FOLLOW);
-        };
-        match rustix::fs::renameat_with(directory, &**temporary, directory, name, RenameFlags::NOREPLACE) {
-            // Not every file system can rename without replacing; a hard link can't replace either.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(directory, &**temporary, directory, name, AtFlags::empty())?;
-                rustix::fs::unlinkat(directory, &**temporary, AtFlags::empty())
-            }
-            result => result,
-        }
-    }
-
-    /// Gives the file a name whether it is free or not.
-    fn name_over(&self, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-        let temporary = self.temporary.clone().unwrap_or_else(|| temporary_name("output"));
-        if self.temporary.is_none() {
-            self.name(directory, &temporary)?;
-        }
-        rustix::fs::renameat(directory, &*temporary, directory, name).inspect_err(|_| {
-            let _ = rustix::fs::unlinkat(directory, &*temporary, AtFlags::empty());
-        })
-    }
-
-    /// Removes what has a name. A file without one is gone with its descriptor.
-    fn remove(&self, directory: &OwnedFd) {
-        if let Some(temporary) = &self.temporary {
-            let _ = rustix::fs::unlinkat(directory, &**temporary, AtFlags::empty());
-        }
-    }
-}
-
 /// Counts bytes for error messages.
 struct Counting<W> {
     inner: W,
@@ -313,38 +258,11 @@ fn acting(user: Option<&Invoker>) -> io::Result<Option<ActingAs>> {
     user.map(Invoker::act).transpose()
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
 /// Shows that a file can be made, without leaving one.
 fn probe(directory: &OwnedFd) -> Result<(), Errno> {
-    let draft = Draft::new(directory).map_err(|error| errno(&error))?;
+    let draft = Draft::new(directory).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     draft.remove(directory);
     Ok(())
-}
-
-/// Opens a directory step by step from the root, refusing every step that someone other than root could have made.
-fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
-    let path = std::path::absolute(path).map_err(|error| errno(&error))?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut directory = rustix::fs::open("/", flags, Mode::empty())?;
-    for component in path.components() {
-        let name = match component {
-            Component::RootDir | Component::CurDir => continue,
-            Component::Normal(name) => name,
-            Component::ParentDir | Component::Prefix(_) => return Err(Errno::ACCESS),
-        };
-        trusted(&directory)?;
-        directory = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
-    }
-    trusted(&directory)?;
-    Ok(directory)
-}
-
-fn trusted(directory: &OwnedFd) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(directory)?;
-    if stat.st_uid == 0 && stat.st_mode & 0o022 == 0 { Ok(()) } else { Err(Errno::ACCESS) }
 }
 
 /// `x.svg` → `x-2.svg`; compound endings stay whole: `x.pb.gz` → `x-2.pb.gz`.
@@ -362,16 +280,4 @@ pub(super) fn numbered(name: &OsStr, number: u32) -> OsString {
         }
         None => format!("{text}-{number}").into(),
     }
-}
-
-/// A hidden name that says whose it is, should it ever be left behind.
-fn temporary_name(purpose: &str) -> OsString {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!(".perf-agent-{}-{number}-{purpose}.part", std::process::id()).into()
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -49,14 +49,25 @@ enum Sink {
 }
 
 impl OutputPlan {
-    /// Settles names and formats and opens the places.
+    /// Settles names and formats and opens the places, as the user behind sudo if there is one.
     ///
     /// # Errors
     /// When a name is wrong or a place can't be written.
     pub fn open(request: &PlanRequest, parts: &NameParts) -> Result<Self, FileError> {
-        let user = Invoker::behind_sudo();
+        Self::open_as(request, parts, Invoker::behind_sudo().as_ref())
+    }
+
+    /// As [`OutputPlan::open`], for a given user or as ourselves.
+    ///
+    /// # Errors
+    /// As [`OutputPlan::open`].
+    pub fn open_as(
+        request: &PlanRequest,
+        parts: &NameParts,
+        user: Option<&Invoker>,
+    ) -> Result<Self, FileError> {
         if request.paths.is_empty() {
-            return Self::open_default(Path::new(""), parts, user.as_ref());
+            return Self::open_default(Path::new(""), parts, user);
         }
         let mut entries: Vec<Entry> = Vec::new();
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -68,7 +79,7 @@ impl OutputPlan {
             if seen.contains(&path) {
                 return Err(FileError::Twice { path });
             }
-            let sink = open_sink(&path, request.existing, user.as_ref())?;
+            let sink = open_sink(&path, request.existing, user)?;
             let format = match (request.format, &sink) {
                 (Some(format), _) => format,
                 // Standard output has no name: the text format is the one that a terminal and a pipe both take.

@@ -23,6 +23,11 @@ fn write_text(destination: &Destination, text: &str) -> Result<Written, FileErro
     destination.write(|out| Ok(out.write_all(text.as_bytes())?))
 }
 
+/// An error with its causes, as the command line prints it.
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
+}
+
 fn put(path: &Path, existing: Existing, text: &str) -> Result<Written, FileError> {
     write_text(&Destination::open(path, existing, None)?, text)
 }
@@ -82,7 +87,7 @@ fn a_failed_write_leaves_nothing_and_says_how_far_it_came() {
         out.write_all(&[0; 2048])?;
         Err(io::Error::from(io::ErrorKind::StorageFull).into())
     });
-    let message = result.unwrap_err().to_string();
+    let message = chain(&result.unwrap_err());
     assert!(message.contains("x.svg (stopped after 2.0 KiB): no storage space"), "{message}");
     assert_eq!(names(directory.path()), ["x.svg"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), "before");
@@ -99,7 +104,7 @@ fn wrong_places_are_refused_before_anything_is_recorded() {
             paths: paths.iter().map(|path| directory.path().join(path)).collect(),
             ..PlanRequest::default()
         };
-        OutputPlan::open(&request, &NameParts::default()).map(|_| ()).unwrap_err()
+        OutputPlan::open_as(&request, &NameParts::default(), None).map(|_| ()).unwrap_err()
     };
     assert!(request(&["x.svg", "x.svg"]).is_usage());
     assert!(request(&["x.png"]).is_usage());
@@ -188,13 +193,19 @@ fn behind_sudo_roots_own_directories_are_still_usable() {
     if !is_root() {
         return;
     }
-    // Under /root and not under /tmp: the way there must be root's alone.
-    let directory = tempfile::Builder::new().tempdir_in("/root").unwrap();
-    let destination =
-        Destination::open(&directory.path().join("x.svg"), Existing::KeepAsOld, Some(&user())).unwrap();
-    assert_eq!(write_text(&destination, "x").unwrap().bytes, 1);
+    // In /tmp, which anyone may write, but where the sticky bit keeps others from exchanging what is root's.
+    let directory = tempfile::tempdir().unwrap();
+    let open =
+        |name: &str| Destination::open(&directory.path().join(name), Existing::KeepAsOld, Some(&user()));
+    assert_eq!(write_text(&open("x.svg").unwrap(), "x").unwrap().bytes, 1);
+    let inner = directory.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    assert!(open("inner/x.svg").is_ok());
+    // A way through a link or a directory that others may write is not trusted.
+    symlink(&inner, directory.path().join("link")).unwrap();
+    assert!(open("link/x.svg").is_err() && open("inner/../x.svg").is_err());
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o770)).unwrap();
-    assert!(Destination::open(&directory.path().join("y.svg"), Existing::KeepAsOld, Some(&user())).is_err());
+    assert!(open("y.svg").is_err() && open("inner/y.svg").is_err());
 }
 
 #[test]
@@ -205,8 +216,8 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
         format: Format::from_name("svg").ok(),
         existing: Existing::Replace,
     };
-    let plan = OutputPlan::open(&request, &NameParts::default()).unwrap();
+    let plan = OutputPlan::open_as(&request, &NameParts::default(), None).unwrap();
     let error = plan.write(&fixture::hostile(), &OutputOptions::default()).remove(0).unwrap_err();
-    assert!(error.to_string().contains("No space left"), "{error}");
+    assert!(chain(&error).contains("No space left"), "{}", chain(&error));
     assert!(full.exists());
 }

@@ -28,22 +28,25 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
         Palette::Kind => shade(kind(function.class), seed),
         Palette::Colorblind => shade(kind_colorblind(function.class), seed),
         Palette::Module if function.module.is_empty() => shade(kind(function.class), seed),
-        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 78.0), seed),
-        Palette::Hot => shade(tone(30.0, 28.0, 90.0, 68.0), seed),
+        Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 80.0), seed),
+        Palette::Hot => shade(tone(32.0, 26.0, 90.0, 74.0), seed),
     }
 }
 
 /// The middle shade of a class, for the legend.
-pub(super) fn legend(class: FunctionClass) -> Color {
-    shade(kind(class), 0.5)
+pub(super) fn legend(class: FunctionClass, palette: Palette) -> Color {
+    match palette {
+        Palette::Colorblind => shade(kind_colorblind(class), 0.5),
+        _ => shade(kind(class), 0.5),
+    }
 }
 
 fn kind(class: FunctionClass) -> Tone {
     match class {
-        FunctionClass::Native => tone(42.0, 9.0, 92.0, 66.0),
+        FunctionClass::Native => tone(42.0, 11.0, 90.0, 68.0),
         FunctionClass::Inlined => tone(188.0, 10.0, 52.0, 72.0),
         FunctionClass::Jit => tone(108.0, 14.0, 48.0, 68.0),
-        FunctionClass::Kernel => tone(12.0, 8.0, 84.0, 70.0),
+        FunctionClass::Kernel => tone(12.0, 8.0, 84.0, 72.0),
         FunctionClass::Unknown => tone(0.0, 0.0, 0.0, 78.0),
         FunctionClass::Marker => tone(285.0, 6.0, 36.0, 80.0),
         FunctionClass::Root => tone(216.0, 4.0, 34.0, 84.0),
@@ -67,7 +70,7 @@ fn kind_colorblind(class: FunctionClass) -> Tone {
 fn shade(tone: Tone, seed: f64) -> Color {
     let hue = (tone.hue + (seed - 0.5) * 2.0 * tone.spread).rem_euclid(360.0);
     // A second, independent-looking fraction of the same seed moves the lightness a little.
-    let lightness = tone.lightness + ((seed * 97.0).fract() - 0.5) * 8.0;
+    let lightness = tone.lightness + ((seed * 97.0).fract() - 0.5) * 12.0;
     hsl(hue, tone.saturation / 100.0, lightness / 100.0)
 }
 
@@ -125,9 +128,12 @@ mod tests {
             let d = |x: u8, y: u8| f64::from(x) - f64::from(y);
             (d(a.r, b.r).powi(2) + d(a.g, b.g).powi(2) + d(a.b, b.b).powi(2)).sqrt()
         };
-        for (index, a) in FunctionClass::ALL.iter().enumerate() {
-            for b in &FunctionClass::ALL[index + 1..] {
-                assert!(distance(legend(*a), legend(*b)) > 25.0, "{a:?} {b:?}");
+        for palette in [Palette::Kind, Palette::Colorblind] {
+            for (index, a) in FunctionClass::ALL.iter().enumerate() {
+                for b in &FunctionClass::ALL[index + 1..] {
+                    let apart = distance(legend(*a, palette), legend(*b, palette));
+                    assert!(apart > 25.0, "{palette:?} {a:?} {b:?}: {apart}");
+                }
             }
         }
     }

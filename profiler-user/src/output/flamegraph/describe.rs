@@ -5,7 +5,7 @@ use crate::profile::Profile;
 
 /// Title of a picture of `profile`: `CPU flame graph`.
 pub fn title_of(profile: &Profile) -> String {
-    let profile_type = match profile.meta.profile_type.as_str() {
+    match profile.meta.profile_type.as_str() {
         "" => "Flame graph".to_owned(),
         "cpu" => "CPU flame graph".to_owned(),
         other => {
@@ -13,11 +13,6 @@ pub fn title_of(profile: &Profile) -> String {
             let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
             format!("{first}{} flame graph", letters.as_str())
         }
-    };
-    if profile.meta.target.is_empty() {
-        profile_type
-    } else {
-        format!("{profile_type}: {}", profile.meta.target)
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) fn write(
 
     let tree = CallTree::new(profile, value, options.merge, options.roots);
     if tree.total() == 0 {
-        out.write_all(picture::empty(&title, &subtitle, &picture::Footer::new(profile)).as_bytes())?;
+        out.write_all(
+            picture::empty(&title, &subtitle, &picture::Footer::new(profile, options.palette)).as_bytes(),
+        )?;
         return Ok(());
     }
     let narrowest = narrowest_drawn(&tree, options.min_width_percent);
@@ -60,7 +62,7 @@ pub(super) fn write(
     let mut colours = PaletteMap::default();
     colours.insert("", colours::ALL);
     colours.insert(frame_key(&OTHER_ROOTS, true), colours::of(&OTHER_ROOTS, options.palette));
-    let mut footer = picture::Footer::new(profile);
+    let mut footer = picture::Footer::new(profile, options.palette);
     for node in tree.nodes().iter().filter(|node| node.total >= narrowest) {
         let function = tree.function(node);
         footer.note_class(function.class);

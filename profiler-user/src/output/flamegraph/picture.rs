@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use super::{HASH, NAME_END, SEMICOLON, colours};
+use crate::output::Palette;
 use crate::output::numbers::percent;
 use crate::output::quality::quality_line;
 use crate::profile::Profile;
@@ -17,26 +18,34 @@ const LINE: usize = 18;
 /// Characters in a footer line: what 1200 pixels hold at 7.2 pixels a character, less the margins.
 const LINE_CHARS: usize = 160;
 
+/// Added to inferno's style: the search button can be seen, and text stays sharp under the pointer.
+const STYLE: &str = "
+#frames > *:hover text { stroke:none; }
+#search { opacity:0.6; }
+";
+
 /// What stands below the boxes.
 pub(super) struct Footer {
+    palette: Palette,
     classes: Vec<FunctionClass>,
     lines: Vec<String>,
 }
 
 impl Footer {
     /// The quality and notes of `profile`; the legend is empty so far.
-    pub(super) fn new(profile: &Profile) -> Self {
+    pub(super) fn new(profile: &Profile, palette: Palette) -> Self {
         let mut lines = Vec::new();
         wrap(&quality_line(&profile.quality), &mut lines);
         for note in &profile.quality.notes {
             wrap(note, &mut lines);
         }
-        Self { classes: Vec::new(), lines }
+        Self { palette, classes: Vec::new(), lines }
     }
 
-    /// Adds a kind of code to the legend.
+    /// Adds a kind of code to the legend, unless the palette's colours do not stand for kinds.
     pub(super) fn note_class(&mut self, class: FunctionClass) {
-        if !self.classes.contains(&class) {
+        let kinds = matches!(self.palette, Palette::Kind | Palette::Colorblind);
+        if kinds && !self.classes.contains(&class) {
             self.classes.push(class);
         }
     }
@@ -57,7 +66,7 @@ impl Footer {
         if !self.classes.is_empty() {
             let mut x = 10;
             for class in FunctionClass::ALL.iter().filter(|class| self.classes.contains(class)) {
-                let colour = colours::legend(*class);
+                let colour = colours::legend(*class, self.palette);
                 let name = class.name();
                 let _ = write!(
                     out,
@@ -94,8 +103,8 @@ pub(super) fn empty(title: &str, subtitle: &str, footer: &Footer) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#f4f4f4\"/>\
          <text x=\"600\" y=\"24\" font-size=\"17\" text-anchor=\"middle\">{title}</text>\
          <text x=\"600\" y=\"48\" text-anchor=\"middle\">{subtitle}</text>\
-         <text x=\"600\" y=\"92\" font-size=\"15\" text-anchor=\"middle\">Nothing was sampled: the target used no \
-         CPU time while it was recorded, or was gone.</text>{footer}</svg>\n"
+         <text x=\"600\" y=\"92\" font-size=\"15\" text-anchor=\"middle\">Nothing was sampled: the target was \
+         idle while it was recorded, or gone.</text>{footer}</svg>\n"
     )
 }
 
@@ -110,11 +119,10 @@ pub(super) fn complete(svg: &[u8], footer: &Footer, out: &mut dyn Write) -> io::
     };
     let top: usize = height.parse().map_err(io::Error::other)?;
     let taller = top + footer.height();
-    let header = header.replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\"")).replacen(
-        &format!(" {height}\" xmlns"),
-        &format!(" {taller}\" xmlns"),
-        1,
-    );
+    let header = header
+        .replace(&format!(" height=\"{height}\""), &format!(" height=\"{taller}\""))
+        .replacen(&format!(" {height}\" xmlns="), &format!(" {taller}\" xmlns="), 1)
+        .replacen("</style>", &format!("{STYLE}</style>"), 1);
     out.write_all(header.as_bytes())?;
     out.write_all(b"<svg id=\"frames\"")?;
     restore(body.0, out)?;

@@ -36,7 +36,7 @@ fn texts_of(svg: &str, name: &str) -> Vec<String> {
                 depth -= 1;
             }
             Event::Text(text) if inside.is_some() => {
-                texts.last_mut().unwrap().push_str(&text.decode().unwrap())
+                texts.last_mut().unwrap().push_str(&text.decode().unwrap());
             }
             Event::GeneralRef(entity) if inside.is_some() => {
                 let c = match &*entity.decode().unwrap() {
@@ -70,7 +70,7 @@ fn golden() {
     let (before, after) = full.split_once("<script").unwrap();
     let after = after.split_once("</script>").unwrap().1;
     let picture = format!("{before}{after}").replace("><", ">\n<");
-    fixture::golden("hostile.svg.txt", &picture);
+    fixture::golden("hostile.svg.txt", picture);
 }
 
 #[test]

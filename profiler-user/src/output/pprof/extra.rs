@@ -1,4 +1,4 @@
-//! The comment line that carries what profile.proto has no field for.
+//! The hidden string that carries what profile.proto has no field for.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::{FrameKind, Location, Meta, Profile, Quality};
 
-/// Begins the comment line; JSON follows.
+/// Begins the string; JSON follows.
 pub(crate) const PREFIX: &str = "perf-agent: ";
 
-/// Raised when a reader of an older version would misunderstand the line.
+/// Raised when a reader of an older version would misunderstand the content.
 const SCHEMA: u32 = 1;
 
-/// Content of the comment line.
+/// Content of the string.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Extra<'a> {
     schema: u32,
@@ -41,14 +41,14 @@ impl<'a> Extra<'a> {
         }
     }
 
-    /// The comment line. None when the content can't be written as JSON, which plain data always can.
-    pub(crate) fn to_comment(&self) -> Option<String> {
+    /// The string. None when the content can't be written as JSON, which plain data always can.
+    pub(crate) fn to_text(&self) -> Option<String> {
         serde_json::to_string(self).ok().map(|json| format!("{PREFIX}{json}"))
     }
 
-    /// Reads a comment line. None for any other comment, and for one from a later version.
-    pub(crate) fn from_comment(comment: &str) -> Option<Extra<'static>> {
-        let extra: Extra<'static> = serde_json::from_str(comment.strip_prefix(PREFIX)?).ok()?;
+    /// Reads the string. None for any other text, and for one from a later version.
+    pub(crate) fn from_text(text: &str) -> Option<Extra<'static>> {
+        let extra: Extra<'static> = serde_json::from_str(text.strip_prefix(PREFIX)?).ok()?;
         (extra.schema == SCHEMA).then_some(extra)
     }
 }

@@ -1,7 +1,9 @@
 //! pprof's profile.proto, compressed with gzip: what `go tool pprof` and most profile stores read.
 //!
 //! Lossless for perf-agent: the model's own words (what was recorded, the quality, the kind of code where it can't
-//! be told from the mapping) travel in one comment line, `perf-agent: {json}`, which [`crate::import`] reads back.
+//! be told from the mapping) travel as the last entry of the string table, `perf-agent: {json}`, which nothing refers
+//! to. A comment would do as well, but `go tool pprof` prints comments above every table; only words for people
+//! are there.
 
 pub(crate) mod extra;
 pub(crate) mod proto;

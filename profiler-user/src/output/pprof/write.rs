@@ -11,7 +11,7 @@ use prost::Message;
 use super::extra::Extra;
 use super::proto;
 use crate::output::quality::quality_line;
-use crate::output::{OutputError, OutputOptions};
+use crate::output::{OutputError, OutputOptions, describe_recording};
 use crate::profile::{Labels, Profile};
 
 /// Samples or locations in one piece.
@@ -45,8 +45,7 @@ pub(in crate::output) fn write_uncompressed(
         .collect();
     write_samples(profile, &mut strings, &mut pieces)?;
     write_objects(profile, &mut strings, &mut pieces)?;
-    let mut comment = vec![strings.id(quality_line(&profile.quality))];
-    comment.extend(Extra::of(profile).to_comment().map(|line| strings.id(line)));
+    let comment = [recorded(profile), quality_line(&profile.quality)].map(|line| strings.id(line)).to_vec();
     pieces.put(&proto::Profile {
         period_type: value_types.last().copied(),
         default_sample_type: value_types.last().map_or(0, |value| value.kind),
@@ -61,7 +60,19 @@ pub(in crate::output) fn write_uncompressed(
         let string_table = strings.iter().map(|text| text.clone().into_owned()).collect();
         pieces.put(&proto::Profile { string_table, ..proto::Profile::default() })?;
     }
+    // Always the last one: a function of a hostile program may be named like it, but never comes after it.
+    let string_table = Extra::of(profile).to_text().into_iter().collect();
+    pieces.put(&proto::Profile { string_table, ..proto::Profile::default() })?;
     Ok(())
+}
+
+/// What was recorded, for people.
+fn recorded(profile: &Profile) -> String {
+    let mut parts = vec![format!("perf-agent {}", env!("CARGO_PKG_VERSION"))];
+    parts.extend([&profile.meta.profile_type, &profile.meta.target].map(Clone::clone));
+    parts.extend(describe_recording(profile));
+    parts.retain(|part| !part.is_empty());
+    parts.join(" · ")
 }
 
 fn write_samples<'p>(
@@ -131,9 +142,10 @@ fn write_objects<'p>(
         for frame in &location.frames {
             let name = strings.id(&*frame.function);
             let filename = frame.file.as_ref().map_or(0, |file| strings.id(&**file));
+            // No system name: where it equals the name, pprof demangles once more and cuts `<…>` out of it.
             let function_id = *functions.entry((name, filename)).or_insert_with(|| {
                 let id = function_list.len() as u64 + 1;
-                function_list.push(proto::Function { id, name, system_name: name, filename });
+                function_list.push(proto::Function { id, name, system_name: 0, filename });
                 id
             });
             line.push(proto::Line { function_id, line: frame.line.map_or(0, i64::from) });
@@ -199,4 +211,17 @@ impl<'p> Strings<'p> {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::fixture;
+
+    #[test]
+    fn golden() {
+        let mut out = Vec::new();
+        write_uncompressed(&fixture::hostile(), &OutputOptions::default(), &mut out).unwrap();
+        fixture::golden("hostile.pb", out);
+    }
 }
