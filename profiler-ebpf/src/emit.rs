@@ -51,6 +51,7 @@ pub(crate) unsafe fn finish<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
     }
     let bytes = SAMPLE_HEADER_BYTES as u64 + (user_frames + kernel_frames) * 8;
     // SAFETY: header and frames are adjacent (repr(C)), and `bytes` ends inside the frames.
-    let failed = unsafe { bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), bytes, NO_WAKEUP) };
+    let failed =
+        unsafe { bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), bytes, NO_WAKEUP) };
     count(if failed == 0 { Stat::Emitted } else { Stat::RingFull });
 }

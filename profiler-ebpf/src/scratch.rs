@@ -57,5 +57,5 @@ pub(crate) unsafe fn put_user_frame(scratch: *mut Scratch, index: u32, address: 
 #[inline(always)]
 pub(crate) fn opaque(value: &mut u64) {
     // SAFETY: moves a register onto itself.
-    unsafe { asm!("{0} = {0}", inout(reg) *value, options(nomem, nostack, preserves_flags)) };
+    unsafe { asm!("{0} = {0}", inout(reg) * value, options(nomem, nostack, preserves_flags)) };
 }

@@ -177,12 +177,11 @@ impl Resolver<'_> {
             let addresses: Vec<u64> = places.iter().map(|(address, _)| *address).collect();
             let (found, reason) = self.perf_map(processes.info(process), &addresses);
             for (position, (address, index)) in places.into_iter().enumerate() {
-                let frame = match found.get(position).cloned().flatten() {
-                    Some(function) => Frame { function, file: None, line: None, inlined: false },
-                    None => {
-                        self.unknown.insert(index, ("[jit]".to_owned(), reason.clone()));
-                        unknown_frame("[jit]", address, &mut self.names)
-                    }
+                let frame = if let Some(function) = found.get(position).cloned().flatten() {
+                    Frame { function, file: None, line: None, inlined: false }
+                } else {
+                    self.unknown.insert(index, ("[jit]".to_owned(), reason.clone()));
+                    unknown_frame("[jit]", address, &mut self.names)
                 };
                 self.place(index, Location { mapping, address, kind: FrameKind::Jit, frames: vec![frame] });
             }

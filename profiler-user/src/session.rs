@@ -174,10 +174,14 @@ impl Session {
         use crate::ingest::EventKind;
         for event in events {
             match event.kind {
-                EventKind::Fork { parent } if self.programs.targets().contains(&parent) => {
-                    if self.programs.add_target(event.pid, profiler_common::config::TARGET_SAMPLED).is_err() {
-                        self.undecodable += 1;
-                    }
+                EventKind::Fork { parent }
+                    if self.programs.targets().contains(&parent)
+                        && self
+                            .programs
+                            .add_target(event.pid, profiler_common::config::TARGET_SAMPLED)
+                            .is_err() =>
+                {
+                    self.undecodable += 1;
                 }
                 EventKind::Exit => self.programs.remove_target(event.pid),
                 _ => {}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// Longest run of the agent in a test. Emulated machines are twenty times slower than real ones.
-const LONGEST_RUN: Duration = Duration::from_secs(180);
+const LONGEST_RUN: Duration = Duration::from_mins(3);
 
 /// A finished run of a program.
 #[derive(Debug)]

@@ -5,6 +5,9 @@ use std::process::Command;
 
 use tests::{agent, need_root, run, workload};
 
+/// `nobody`, the user behind sudo in these tests.
+const USER: u32 = 65534;
+
 #[test]
 fn vm_version_and_help_work_without_root() {
     let version = run(agent().arg("--version")).unwrap();
@@ -84,7 +87,6 @@ fn vm_standard_output_carries_the_data_alone() {
 #[test]
 fn behind_sudo_files_and_commands_are_the_users() {
     need_root();
-    const USER: u32 = 65534;
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(folder.path(), Some(USER), Some(USER)).unwrap();
     let mut agent = agent();
@@ -109,7 +111,6 @@ fn behind_sudo_files_and_commands_are_the_users() {
 #[test]
 fn behind_sudo_a_planted_link_does_not_make_root_write_elsewhere() {
     need_root();
-    const USER: u32 = 65534;
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(folder.path(), Some(USER), Some(USER)).unwrap();
     let victim = tempfile::NamedTempFile::new().unwrap();

@@ -228,7 +228,7 @@ fn vm_kernel_only_and_user_only_say_what_they_leave_out() {
 fn vm_a_thread_alone_can_be_recorded() {
     need_root();
     let mut child = spawn("threads", &["4"]);
-    std::thread::sleep(std::time::Duration::from_millis(1000));
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
     let is_early =
         |task: &Path| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == "early");

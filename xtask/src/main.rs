@@ -56,11 +56,11 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
             let skip = usize::from(rest.first() == Some(&"--"));
             return build::run(&args[1 + skip..]);
         }
-        ["test"] => return test::all(test::Machines::HostAndVirtual),
-        ["test", "--host"] => return test::all(test::Machines::Host),
+        ["test"] => return Ok(test::all(test::Machines::HostAndVirtual)),
+        ["test", "--host"] => return Ok(test::all(test::Machines::Host)),
         ["vm"] => return vm::run(None),
         ["vm", name] => return vm::run(Some(name)),
-        ["lint"] => return test::lint(),
+        ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {
             eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");
             return Ok(ExitCode::from(2));

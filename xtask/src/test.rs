@@ -22,7 +22,7 @@ pub(crate) enum Machines {
 }
 
 /// Runs everything and prints a summary; fails if any step failed.
-pub(crate) fn all(machines: Machines) -> Result<ExitCode> {
+pub(crate) fn all(machines: Machines) -> ExitCode {
     let mut steps = Steps::default();
     steps.run("set-up", || {
         setup::build_tools()?;
@@ -37,7 +37,7 @@ pub(crate) fn all(machines: Machines) -> Result<ExitCode> {
             steps.run(&format!("virtual machine {}", machine.name), || vm::boot(machine));
         }
     }
-    Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn end_to_end() -> Result<()> {
@@ -72,12 +72,12 @@ pub(crate) fn executable(command: &mut Command) -> Result<PathBuf> {
         bail!("the end-to-end tests do not build");
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let paths = text.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
-    paths.last().map(PathBuf::from).context("cargo named no test executable")
+    let mut paths = text.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
+    paths.next_back().map(PathBuf::from).context("cargo named no test executable")
 }
 
 /// Formatter and clippy over both worlds, warnings denied.
-pub(crate) fn lint() -> Result<ExitCode> {
+pub(crate) fn lint() -> ExitCode {
     let mut steps = Steps::default();
     let mut toolchain = None;
     steps.run("set-up", || {
@@ -92,7 +92,7 @@ pub(crate) fn lint() -> Result<ExitCode> {
         must(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     });
     steps.run("warnings of the BPF programs", || bpf_warnings(toolchain.as_ref()));
-    Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Clippy cannot compile for BPF with a distribution's compiler, so the compiler's own warnings are what is denied there.

@@ -18,6 +18,10 @@ const LOWEST_CODE_ADDRESS: u64 = 0x1000;
 
 /// The caller of the frame in `registers`. `code_mask` removes the signature of an AArch64 return address.
 #[inline(always)]
+#[expect(
+    clippy::inline_always,
+    reason = "a call costs the BPF verifier a frame of its own and a spilled state"
+)]
 pub fn step(arch: Arch, registers: &Registers, code_mask: u64, memory: &impl Memory) -> Step {
     let fp = registers.fp;
     if fp == 0 {

@@ -30,7 +30,8 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
     if config!(pid_namespace_inum) != 0 && ids.tid == 0 {
         count(Stat::OutsideNamespace);
     }
-    let weight = if config!(tick_ns) != 0 { config!(tick_ns).wrapping_mul(ticks) } else { sample_period(ctx) };
+    let weight =
+        if config!(tick_ns) != 0 { config!(tick_ns).wrapping_mul(ticks) } else { sample_period(ctx) };
     match begin(ctx, ids, weight) {
         Next::Walk => {
             // SAFETY: the table holds programs of this type only. Returning means that the kernel refused.

@@ -308,7 +308,7 @@ mod tests {
             live_threads: threads,
             has_mm: 1,
             padding: 0,
-            pid_tgid: 10 << 32 | 11,
+            pid_tgid: 0xa_0000_000b,
         }
     }
 

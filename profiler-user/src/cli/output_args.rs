@@ -81,7 +81,7 @@ impl OutputArgs {
             format: self.format,
             existing: if self.force { Existing::Replace } else { Existing::KeepAsOld },
         };
-        OutputPlan::open(&request, parts).map_err(told_apart)
+        OutputPlan::open(&request, parts).map_err(|error| told_apart(&error))
     }
 }
 
@@ -124,11 +124,11 @@ pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
             Err(error) => eprintln!("error: {error}"),
         }
     }
-    failure.map_or(Ok(()), |error| Err(told_apart(error)))
+    failure.map_or(Ok(()), |error| Err(told_apart(&error)))
 }
 
 /// Mistakes of the caller get exit code 2.
-fn told_apart(error: FileError) -> anyhow::Error {
+fn told_apart(error: &FileError) -> anyhow::Error {
     CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, error.to_string()).into()
 }
 

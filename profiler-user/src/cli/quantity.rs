@@ -12,7 +12,7 @@ pub(super) enum Length {
 }
 
 /// Longest recording with an end: a year. Past it, somebody mistyped a unit.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(8784);
 
 /// Reads a duration. A bare number is seconds; `0` and `inf` mean until interrupted.
 ///
@@ -93,15 +93,15 @@ mod tests {
 
     #[test]
     fn durations_as_people_type_them() {
-        let seconds = |text| match length(text) {
-            Ok(Length::For(duration)) => duration.as_secs_f64(),
+        let millis = |text| match length(text) {
+            Ok(Length::For(duration)) => duration.as_millis(),
             other => panic!("{text}: {other:?}"),
         };
-        assert_eq!(seconds("30"), 30.0);
-        assert_eq!(seconds("0.5"), 0.5);
-        assert_eq!(seconds("500ms"), 0.5);
-        assert_eq!(seconds("1h30m"), 5400.0);
-        assert_eq!(seconds("1m30s"), 90.0);
+        assert_eq!(millis("30"), 30_000);
+        assert_eq!(millis("0.5"), 500);
+        assert_eq!(millis("500ms"), 500);
+        assert_eq!(millis("1h30m"), 5_400_000);
+        assert_eq!(millis("1m30s"), 90_000);
         assert_eq!(length("inf"), Ok(Length::Unlimited));
         assert_eq!(length("0"), Ok(Length::Unlimited));
     }

@@ -86,6 +86,7 @@ enum Event {
 
 /// How to sample: the same for all ways to name a target.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct SamplingArgs {
     /// Samples per second and CPU
     #[arg(
@@ -259,19 +260,12 @@ fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
         SessionError::Sampler(OnCpuError::Open { .. }) | SessionError::SideBand(_) => "perf_event_open",
         _ => "bpf",
     };
-    match refused {
-        Some(errno @ (libc::EPERM | libc::EACCES)) => CliError::new(
-            Exit::Permission,
-            PermissionReport::gather(&chain[0], syscall, errno, pid).to_string(),
-        ),
-        _ => {
-            let exit = if matches!(error, SessionError::Unsupported { .. }) {
-                Exit::Permission
-            } else {
-                Exit::Runtime
-            };
-            CliError::new(exit, chain.join(": ")).hint("`perf-agent doctor` says what this host can do")
-        }
+    if let Some(errno @ (libc::EPERM | libc::EACCES)) = refused {
+        CliError::new(Exit::Permission, PermissionReport::gather(&chain[0], syscall, errno, pid).to_string())
+    } else {
+        let exit =
+            if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
+        CliError::new(exit, chain.join(": ")).hint("`perf-agent doctor` says what this host can do")
     }
 }
 

@@ -132,7 +132,7 @@ mod tests {
     fn a_file_that_was_replaced_is_not_taken_for_the_one_that_was_mapped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lib.so");
-        std::fs::File::create(&path).unwrap().write_all(b"old").unwrap();
+        File::create(&path).unwrap().write_all(b"old").unwrap();
         let inode = std::fs::metadata(&path).unwrap().ino();
         let raw = path.to_str().unwrap().as_bytes();
         let mut objects = Objects::default();

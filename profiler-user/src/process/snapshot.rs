@@ -97,7 +97,7 @@ mod tests {
         let snapshot = Snapshot::read(std::process::id()).unwrap();
         let here = our_own_snapshot_has_this_function_in_a_mapping as *const () as u64;
         let holder = snapshot.mappings.iter().find(|map| (map.start..map.end).contains(&here)).unwrap();
-        let exe = std::fs::read_link("/proc/self/exe").unwrap();
+        let exe = fs::read_link("/proc/self/exe").unwrap();
         assert_eq!(holder.path, exe.to_str().unwrap().as_bytes());
         assert!(snapshot.mappings.iter().any(|map| map.path == b"[vdso]"));
     }

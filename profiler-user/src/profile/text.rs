@@ -26,7 +26,7 @@ pub fn clean(raw: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            out.push_str(&format!("\\x{byte:02x}"));
+            push_hex(&mut out, u32::from(*byte));
         }
     }
     out
@@ -39,11 +39,18 @@ fn is_hidden(c: char) -> bool {
 }
 
 fn push_escape(out: &mut String, c: char) {
-    if u32::from(c) < 0x100 {
-        out.push_str(&format!("\\x{:02x}", u32::from(c)));
+    use std::fmt::Write;
+    let code = u32::from(c);
+    if code < 0x100 {
+        push_hex(out, code);
     } else {
-        out.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
+        let _strings_never_fail = write!(out, "\\u{{{code:x}}}");
     }
+}
+
+fn push_hex(out: &mut String, code: u32) {
+    use std::fmt::Write;
+    let _strings_never_fail = write!(out, "\\x{code:02x}");
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub(super) fn from_target(text: &str) -> Result<Found, CliError> {
     if let Some(container) = text.strip_prefix("container:") {
         return from_group_name(text, |name| container.len() >= 4 && name.contains(container));
     }
-    let spec: TargetSpec = text.parse().map_err(target_error)?;
-    let pids = spec.resolve().map_err(target_error)?;
+    let spec: TargetSpec = text.parse().map_err(|error| target_error(&error))?;
+    let pids = spec.resolve().map_err(|error| target_error(&error))?;
     let by_name = !matches!(spec, TargetSpec::Pids(_));
     from_pids(&pids, by_name.then_some(text))
 }
@@ -76,9 +76,10 @@ fn from_pids(pids: &[u32], name: Option<&str>) -> Result<Found, CliError> {
     let targets: Vec<Target> = match name {
         // A process that matched a name may be gone by now; the others still count.
         Some(_) => pids.iter().filter_map(|pid| Target::inspect(*pid).ok()).collect(),
-        None => {
-            pids.iter().map(|pid| Target::inspect(*pid).map_err(target_error)).collect::<Result<_, _>>()?
-        }
+        None => pids
+            .iter()
+            .map(|pid| Target::inspect(*pid).map_err(|error| target_error(&error)))
+            .collect::<Result<_, _>>()?,
     };
     let living: Vec<u32> = targets.iter().map(|target| target.pid).collect();
     let scope = Scope::Processes(living.clone());
@@ -169,8 +170,8 @@ fn hierarchy() -> Result<PathBuf, CliError> {
     })
 }
 
-fn target_error(error: TargetError) -> CliError {
-    let exit = match &error {
+fn target_error(error: &TargetError) -> CliError {
+    let exit = match error {
         TargetError::BadSpec { .. } | TargetError::BadPattern { .. } => Exit::Usage,
         TargetError::Hidden { .. } => Exit::Permission,
         _ => Exit::Runtime,

@@ -41,17 +41,17 @@ impl Status {
             "  {elapsed:.1}{length}  {} samples  lost {lost}{busiest}  agent {cost:.2} % CPU",
             session.samples()
         );
-        self.print(&format!("\r{line}\x1b[K"));
+        Self::print(&format!("\r{line}\x1b[K"));
     }
 
     /// Takes the line away.
     pub(super) fn clear(&mut self) {
         if self.last.take().is_some() {
-            self.print("\r\x1b[K");
+            Self::print("\r\x1b[K");
         }
     }
 
-    fn print(&self, text: &str) {
+    fn print(text: &str) {
         let mut stderr = std::io::stderr().lock();
         // A terminal that is gone is no reason to stop recording.
         let _gone = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
