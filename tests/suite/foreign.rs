@@ -8,7 +8,8 @@ use std::process::Command;
 
 /// What `go tool pprof MODE` prints for the golden profile.
 fn pprof(mode: &str) -> String {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../profiler-user/src/output/testdata/hostile.pb");
+    let golden =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../profiler-user/src/output/testdata/hostile.pb");
     let output = Command::new("go")
         .args(["tool", "pprof", mode])
         .arg(golden)
