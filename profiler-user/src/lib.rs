@@ -5,6 +5,7 @@
 //! ```text
 //! kernel event ─► bpf/ (programs, maps) ─► ingest/ (ring, decode) ─► process/ (whose address is it)
 //!      ─► aggregate (count equal stacks) ─► symbolize/ over object/ ─► profile/ (the one model) ─► output/
+//! files that were written before ─► import/ ─► profile/ ─► report/ (tables) ─► output/
 //! ```
 //!
 //! `session` wires one recording together, `profile_type` says what to attach for each kind of profile, `system`
