@@ -21,9 +21,10 @@ pub const SYMBOLS: u64 = 8 << 20;
 /// Bytes of one symbol name that are read. C++ templates reach several kilobytes; the model cuts at four.
 pub const SYMBOL_NAME_BYTES: usize = 16 << 10;
 
-/// Bytes of all decompressed sections of one object together. Uncompressed sections do not count: they are read
-/// through a window of a megabyte. A large Go server decompresses to about 100 MiB.
-pub const DECOMPRESSED_BYTES: u64 = 256 << 20;
+/// Bytes of all decompressed sections of one object together, unless the caller allows less. Uncompressed sections do
+/// not count: they are read through a window of a megabyte. The debug packages of distributions are compressed; that
+/// of a database server unpacks to about 60 MiB, a large Go server to 100.
+pub const DECOMPRESSED_BYTES: u64 = 128 << 20;
 
 /// Bytes that `.gnu_debugdata` may unpack to. Fedora's largest is about 20 MiB.
 pub const MINI_DEBUG_BYTES: u64 = 64 << 20;
