@@ -9,8 +9,8 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::demangle::is_mangled;
 use super::dwarf::{self, Chain, DwarfFrame, FunctionName};
+use super::symbols::SymbolName;
 use super::unknown::{Unknown, unknown_frame};
 use super::{Names, go, plt, symbols};
 use crate::object::{
@@ -197,17 +197,16 @@ impl<'e> Batch<'e> {
         };
         let rest: Vec<usize> = (0..addresses.len()).filter(unnamed).collect();
         let wanted: Vec<u64> = rest.iter().map(|index| addresses[*index]).collect();
-        let (found, reason) = self.names_from_tables(&wanted, own_table, separate.as_ref(), &mut problem);
-        let mut by_table: Vec<Option<Vec<u8>>> = vec![None; addresses.len()];
+        let (found, reason) =
+            self.names_from_tables(&wanted, own_table, separate.as_ref(), names, &mut problem);
+        let mut by_table: Vec<Option<SymbolName>> = vec![None; addresses.len()];
         for (index, name) in rest.into_iter().zip(found) {
             by_table[index] = name;
         }
 
         let mut result: Vec<Option<Symbolized>> = vec![None; self.addresses.len() + self.outside.len()];
-        for (((address, position), chain), raw) in self.addresses.into_iter().zip(chains).zip(by_table) {
-            let mangled = raw.as_ref().is_some_and(|raw| is_mangled(raw));
-            let name = raw.map(|raw| names.function(&raw));
-            result[position] = Some(match frames(chain, name, mangled) {
+        for (((address, position), chain), name) in self.addresses.into_iter().zip(chains).zip(by_table) {
+            result[position] = Some(match frames(chain, name) {
                 Some(frames) => Symbolized { virt_addr: address, frames, unknown: None },
                 None => unknown(source.path, address, reason, names),
             });
@@ -229,8 +228,9 @@ impl<'e> Batch<'e> {
         wanted: &[u64],
         own: Option<SymbolTable<'_>>,
         separate: Option<&(Elf, PathBuf)>,
+        names: &mut Names,
         problem: &mut Option<ObjectError>,
-    ) -> (Vec<Option<Vec<u8>>>, Unknown) {
+    ) -> (Vec<Option<SymbolName>>, Unknown) {
         if wanted.is_empty() {
             return (Vec::new(), Unknown::NotCovered);
         }
@@ -254,7 +254,7 @@ impl<'e> Batch<'e> {
             _ if is_full => Unknown::NotCovered,
             _ => Unknown::OnlyExported,
         };
-        let (mut found, limited) = symbols::look_up(&tables, wanted);
+        let (mut found, limited) = symbols::look_up(&tables, wanted, names);
         let reason = match &limited {
             Some(ObjectError::Limit(_)) => Unknown::Limit,
             _ => reason,
@@ -262,8 +262,8 @@ impl<'e> Batch<'e> {
         *problem = problem.take().or(limited);
         let stubs: Vec<usize> = (0..wanted.len()).filter(|index| found[*index].is_none()).collect();
         let stub_addresses: Vec<u64> = stubs.iter().map(|index| wanted[*index]).collect();
-        let name_of = |addresses: &[u64]| symbols::look_up(&tables, addresses).0;
-        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses, name_of)) {
+        let name_of = |addresses: &[u64], names: &mut Names| symbols::look_up(&tables, addresses, names).0;
+        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses, names, name_of)) {
             found[index] = name;
         }
         (found, reason)
@@ -272,17 +272,17 @@ impl<'e> Batch<'e> {
 
 /// The frames of a chain from debug information. The symbol table names the last function where the chain does not,
 /// and where its mangled name says more than the chain's plain one. None when neither knows the function.
-fn frames(chain: Chain, symbol: Option<Arc<str>>, mangled: bool) -> Option<Vec<Frame>> {
+fn frames(chain: Chain, symbol: Option<SymbolName>) -> Option<Vec<Frame>> {
     let Some(last) = chain.len().checked_sub(1) else {
-        return Some(vec![Frame { function: symbol?, file: None, line: None, inlined: false }]);
+        return Some(vec![Frame { function: symbol?.text, file: None, line: None, inlined: false }]);
     };
     let frame = |(index, frame): (usize, DwarfFrame)| {
         let inlined = index < last;
         let function = match (frame.function, &symbol) {
-            (None | Some(FunctionName::Plain(_)), Some(symbol)) if !inlined && mangled => {
-                Some(Arc::clone(symbol))
+            (None, Some(symbol)) if !inlined => Some(Arc::clone(&symbol.text)),
+            (Some(FunctionName::Plain(_)), Some(symbol)) if !inlined && symbol.was_mangled => {
+                Some(Arc::clone(&symbol.text))
             }
-            (None, Some(symbol)) if !inlined => Some(Arc::clone(symbol)),
             // An inlined call without a name says nothing; its callers still do.
             (function, _) => function.map(FunctionName::into_text),
         };
