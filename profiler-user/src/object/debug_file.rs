@@ -87,8 +87,8 @@ pub fn mini_debug_info(elf: &Elf) -> Result<Option<Elf>> {
         return Err(ObjectError::Limit("mini debug info"));
     }
     let packed = elf.source().read_at(section.file_offset, section.size)?;
-    let dictionary_kb = (limits::MINI_DEBUG_DICTIONARY_BYTES >> 10) as u32;
-    let reader = lzma_rust2::XzReader::new_mem_limit(&packed[..], false, dictionary_kb);
+    let decoder_kb = (limits::MINI_DEBUG_DECODER_BYTES >> 10) as u32;
+    let reader = lzma_rust2::XzReader::new_mem_limit(&packed[..], false, decoder_kb);
     let mut unpacked = Vec::new();
     // One byte more than allowed, to tell "just fits" from "too much".
     reader

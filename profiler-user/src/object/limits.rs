@@ -19,20 +19,22 @@ pub const NOTES_BYTES: u64 = 64 << 10;
 pub const SYMBOLS: u64 = 8 << 20;
 
 /// Bytes of one symbol name that are read. C++ templates reach several kilobytes; the model cuts at four.
-pub const SYMBOL_NAME_BYTES: usize = 16 << 10;
+pub const SYMBOL_NAME_BYTES: usize = 8 << 10;
 
-/// Bytes of all decompressed sections of one object together. Uncompressed sections do not count: they are read
-/// through a window of a megabyte. A large Go server decompresses to about 100 MiB.
-pub const DECOMPRESSED_BYTES: u64 = 256 << 20;
+/// Bytes of all decompressed sections of one object together, unless the caller allows less. Uncompressed sections do
+/// not count: they are read through a window of a megabyte. The debug packages of distributions are compressed; that
+/// of a database server unpacks to about 60 MiB, a large Go server to 100.
+pub const DECOMPRESSED_BYTES: u64 = 128 << 20;
 
-/// Bytes that `.gnu_debugdata` may unpack to. Fedora's largest is about 20 MiB.
-pub const MINI_DEBUG_BYTES: u64 = 64 << 20;
+/// Bytes that `.gnu_debugdata` may unpack to. A program with 100,000 functions has about 10 MiB.
+pub const MINI_DEBUG_BYTES: u64 = 32 << 20;
 
-/// Memory of the xz decoder for `.gnu_debugdata`: its dictionary, 64 MiB at the highest preset.
-pub const MINI_DEBUG_DICTIONARY_BYTES: usize = 64 << 20;
+/// Memory that the xz decoder for `.gnu_debugdata` may ask for: a dictionary of 64 MiB, as the highest preset has, and
+/// its own state. It fills no more of it than is unpacked.
+pub const MINI_DEBUG_DECODER_BYTES: usize = 80 << 20;
 
 /// Bytes of a separate debug file that are read to check its CRC, when no build ID can prove that it belongs.
-pub const CRC_BYTES: u64 = 1 << 30;
+pub const CRC_BYTES: u64 = 256 << 20;
 
 /// Path length as the kernel limits it (`PATH_MAX`), for paths found inside objects.
 pub const PATH_BYTES: u64 = 4096;

@@ -42,6 +42,11 @@ impl<'a> SectionData<'a> {
         Self { len: 0, bytes: Bytes::Memory(Vec::new()) }
     }
 
+    #[cfg(test)]
+    pub(crate) fn memory(bytes: Vec<u8>) -> Self {
+        Self { len: bytes.len() as u64, bytes: Bytes::Memory(bytes) }
+    }
+
     /// Opens a section's contents. `budget` is what all decompressed sections of the object may still take, bytes;
     /// what this one takes is subtracted.
     ///

@@ -118,6 +118,11 @@ impl<'a> SymbolTable<'a> {
         self.strings.string_at(symbol.name.into(), limits::SYMBOL_NAME_BYTES)
     }
 
+    /// How often the file had to be read for names, for callers that limit work.
+    pub fn name_misses(&self) -> u64 {
+        self.strings.misses()
+    }
+
     fn read(&self, first: u64, count: u64) -> Result<Vec<Symbol>> {
         let size = entry_size(self.elf);
         let bytes = self.elf.source().read_at(self.file_offset.saturating_add(first * size), count * size)?;

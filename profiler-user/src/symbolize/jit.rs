@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Names;
@@ -25,7 +26,7 @@ const LINES: u64 = 2_000_000;
 const NOTES: u64 = 64 << 20;
 
 /// Longest line that is kept; the rest of it is passed over.
-const LINE_BYTES: usize = 16 << 10;
+const LINE_BYTES: usize = 8 << 10;
 
 /// Why a perf map is not used.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +85,7 @@ pub fn open_perf_map(root: BorrowedFd<'_>, pid: u32, uid: u32) -> Result<File, P
 pub fn symbolize(map: impl Read, addresses: &[u64], names: &mut Names) -> PerfMapNames {
     let mut reader = BufReader::with_capacity(64 << 10, map.take(MAP_BYTES + 1));
     let mut result = PerfMapNames::default();
-    let mut found: Vec<Option<Vec<u8>>> = vec![None; addresses.len()];
+    let mut found: Vec<Option<Rc<[u8]>>> = vec![None; addresses.len()];
     let (mut line, mut bytes, mut notes) = (Vec::with_capacity(512), 0, 0);
     // A file that can't be read to its end has said something before.
     while let Ok(read @ 1..) = read_line(&mut reader, &mut line) {
@@ -101,10 +102,8 @@ pub fn symbolize(map: impl Read, addresses: &[u64], names: &mut Names) -> PerfMa
         let first = addresses.partition_point(|address| *address < start);
         let covered = addresses[first..].partition_point(|address| *address < end);
         notes += covered as u64;
-        for slot in &mut found[first..first + covered] {
-            let slot = slot.get_or_insert_default();
-            slot.clear();
-            slot.extend_from_slice(name);
+        if covered > 0 {
+            found[first..first + covered].fill(Some(Rc::from(name)));
         }
     }
     result.names = found.into_iter().map(|raw| raw.map(|raw| names.function(&raw))).collect();

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use std::sync::Arc;
 
 use super::Names;
-use super::native::unknown_frame;
+use super::unknown::unknown_frame;
 use crate::object::BuildId;
 use crate::profile::Frame;
 

@@ -7,12 +7,15 @@
 
 mod demangle;
 mod dwarf;
+mod go;
 pub mod jit;
 pub mod kernel;
 mod names;
 pub mod native;
 mod plt;
 mod symbols;
+mod unknown;
 
 pub use demangle::demangle;
 pub use names::Names;
+pub use unknown::{Unknown, unknown_frame};

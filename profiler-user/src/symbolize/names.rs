@@ -9,10 +9,18 @@ use std::sync::Arc;
 use super::demangle::demangle;
 use crate::profile::clean;
 
-/// The names seen so far.
+/// Bytes of text kept. A profile of a whole host has one or two megabytes of names; a hostile object can have a
+/// different name of four kilobytes for every address.
+const TEXT_BYTES: usize = 32 << 20;
+
+/// What every name reads once the limit is reached.
+const TOO_MANY: &str = "[too many names]";
+
+/// The names seen so far. Made for one profile: what it keeps is limited, and never let go of.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashSet<Arc<str>>,
+    bytes: usize,
     keep_mangled: bool,
 }
 
@@ -37,6 +45,11 @@ impl Names {
         if let Some(known) = self.known.get(text) {
             return Arc::clone(known);
         }
+        // The replacement itself is always let in.
+        if self.bytes + text.len() > TEXT_BYTES && text != TOO_MANY {
+            return self.share(TOO_MANY);
+        }
+        self.bytes += text.len();
         let shared: Arc<str> = Arc::from(text);
         self.known.insert(Arc::clone(&shared));
         shared
@@ -46,6 +59,15 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_limited() {
+        let mut names = Names::default();
+        let long = "x".repeat(4000);
+        let last = (0..10_000).map(|n| names.text(format!("{n}{long}").as_bytes())).last().unwrap();
+        assert_eq!(&*last, TOO_MANY);
+        assert!(names.bytes <= TEXT_BYTES + TOO_MANY.len());
+    }
 
     #[test]
     fn equal_names_share_one_copy() {

@@ -4,32 +4,40 @@
 //! and source lines where debug information has them, and the reason where nothing is known. Everything about the
 //! object is opened, used for the whole batch and dropped again: one call per object, once per distinct address.
 
-use std::fmt;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::demangle::is_mangled;
 use super::dwarf::{self, Chain, DwarfFrame, FunctionName};
-use super::{Names, plt, symbols};
-use crate::object::{BuildId, DebugFiles, Elf, ObjectError, SymbolTable, mini_debug_info, supplementary};
-use crate::profile::{Frame, clean};
+use super::symbols::SymbolName;
+use super::unknown::{Unknown, unknown_frame};
+use super::{Names, go, plt, symbols};
+use crate::object::{
+    BuildId, DebugFiles, Elf, ObjectError, SymbolTable, limits, mini_debug_info, supplementary,
+};
+use crate::profile::Frame;
 
-pub use super::dwarf::Inlines;
+pub use super::dwarf::Detail;
 
 /// What to look for and where.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Whether inlined calls get frames of their own.
-    pub inlines: Inlines,
+    /// How much to say about each address.
+    pub detail: Detail,
     /// Debug directories inside each root.
     pub debug_dirs: Vec<PathBuf>,
+    /// Memory that the compressed debug sections of one object may take, bytes. Over it, only symbol tables are read.
+    pub unpacked_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { inlines: Inlines::Show, debug_dirs: vec![PathBuf::from("/usr/lib/debug")] }
+        Self {
+            detail: Detail::Inlines,
+            debug_dirs: vec![PathBuf::from("/usr/lib/debug")],
+            unpacked_bytes: limits::DECOMPRESSED_BYTES,
+        }
     }
 }
 
@@ -55,59 +63,6 @@ pub struct ObjectSource<'a> {
     pub roots: &'a [BorrowedFd<'a>],
     /// The build ID that was seen when the samples were taken, to notice a file that was replaced since.
     pub build_id: Option<&'a BuildId>,
-}
-
-/// Why an address has no name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Unknown {
-    /// The file could not be opened any more.
-    FileGone,
-    /// The file was written to or replaced since the samples were taken.
-    FileChanged,
-    /// The file could not be read.
-    Unreadable,
-    /// The mapped file holds no code that we could know: data, a script, a JIT's shared memory.
-    NotElf,
-    /// An ELF file whose headers contradict themselves, or of another machine's kind.
-    BadElf,
-    /// The offset is in no segment of the file.
-    OutsideSegments,
-    /// The object has no symbols at all.
-    NoSymbols,
-    /// The object was stripped to the symbols that it exports, and none of these covers the address.
-    OnlyExported,
-    /// The object has a full symbol table, and nothing in it covers the address.
-    NotCovered,
-    /// The object exceeds a limit on work or memory.
-    Limit,
-}
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FileGone => "file is gone",
-            Self::FileChanged => "file changed",
-            Self::Unreadable => "file can't be read",
-            Self::NotElf => "not an ELF file",
-            Self::BadElf => "damaged ELF file",
-            Self::OutsideSegments => "outside of the file's segments",
-            Self::NoSymbols => "no symbols",
-            Self::OnlyExported => "stripped to exported symbols",
-            Self::NotCovered => "no symbol covers it",
-            Self::Limit => "over a limit",
-        })
-    }
-}
-
-impl From<&ObjectError> for Unknown {
-    fn from(error: &ObjectError) -> Self {
-        match error {
-            ObjectError::Io(_) => Self::Unreadable,
-            ObjectError::NotElf => Self::NotElf,
-            ObjectError::Unsupported(_) | ObjectError::Damaged(_) => Self::BadElf,
-            ObjectError::Limit(_) => Self::Limit,
-        }
-    }
 }
 
 /// One address, looked up.
@@ -183,18 +138,9 @@ pub fn symbolize(
 }
 
 /// The frame of an address without a name, `[libfoo.so+0x1a2b]`, and the reason for it.
-pub(super) fn unknown(path: &str, virt_addr: u64, reason: Unknown, names: &mut Names) -> Symbolized {
+fn unknown(path: &str, virt_addr: u64, reason: Unknown, names: &mut Names) -> Symbolized {
     let frame = unknown_frame(path, virt_addr, names);
     Symbolized { virt_addr, frames: vec![frame], unknown: Some(reason) }
-}
-
-/// The frame of an address without a name: module and address, `[libfoo.so+0x1a2b]`.
-pub fn unknown_frame(path: &str, address: u64, names: &mut Names) -> Frame {
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    let module = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path);
-    let module = clean(module.trim_start_matches('[').trim_end_matches(']').as_bytes());
-    let function = names.share(&format!("[{module}+{address:#x}]"));
-    Frame { function, file: None, line: None, inlined: false }
 }
 
 /// One object's addresses on their way through the sources of names.
@@ -235,9 +181,14 @@ impl<'e> Batch<'e> {
             _ => (DebugInfo::None, None, path),
         };
         let mut chains = vec![Chain::new(); addresses.len()];
-        if let Some(elf) = with_lines {
-            let shared = supplementary(&files, elf, lines_path);
-            (chains, problem) = dwarf::locate(elf, shared.as_ref(), &addresses, options.inlines, names);
+        if options.detail >= Detail::Lines {
+            if let Some(elf) = with_lines {
+                let shared = supplementary(&files, elf, lines_path);
+                let budget = options.unpacked_bytes;
+                (chains, problem) =
+                    dwarf::locate(elf, shared.as_ref(), &addresses, options.detail, budget, names);
+            }
+            go::locate(self.elf, &addresses, &mut chains, names);
         }
 
         let unnamed = |index: &usize| {
@@ -246,17 +197,16 @@ impl<'e> Batch<'e> {
         };
         let rest: Vec<usize> = (0..addresses.len()).filter(unnamed).collect();
         let wanted: Vec<u64> = rest.iter().map(|index| addresses[*index]).collect();
-        let (found, reason) = self.names_from_tables(&wanted, own_table, separate.as_ref(), &mut problem);
-        let mut by_table: Vec<Option<Vec<u8>>> = vec![None; addresses.len()];
+        let (found, reason) =
+            self.names_from_tables(&wanted, own_table, separate.as_ref(), names, &mut problem);
+        let mut by_table: Vec<Option<SymbolName>> = vec![None; addresses.len()];
         for (index, name) in rest.into_iter().zip(found) {
             by_table[index] = name;
         }
 
         let mut result: Vec<Option<Symbolized>> = vec![None; self.addresses.len() + self.outside.len()];
-        for (((address, position), chain), raw) in self.addresses.into_iter().zip(chains).zip(by_table) {
-            let mangled = raw.as_ref().is_some_and(|raw| is_mangled(raw));
-            let name = raw.map(|raw| names.function(&raw));
-            result[position] = Some(match frames(chain, name, mangled) {
+        for (((address, position), chain), name) in self.addresses.into_iter().zip(chains).zip(by_table) {
+            result[position] = Some(match frames(chain, name) {
                 Some(frames) => Symbolized { virt_addr: address, frames, unknown: None },
                 None => unknown(source.path, address, reason, names),
             });
@@ -278,8 +228,9 @@ impl<'e> Batch<'e> {
         wanted: &[u64],
         own: Option<SymbolTable<'_>>,
         separate: Option<&(Elf, PathBuf)>,
+        names: &mut Names,
         problem: &mut Option<ObjectError>,
-    ) -> (Vec<Option<Vec<u8>>>, Unknown) {
+    ) -> (Vec<Option<SymbolName>>, Unknown) {
         if wanted.is_empty() {
             return (Vec::new(), Unknown::NotCovered);
         }
@@ -303,7 +254,7 @@ impl<'e> Batch<'e> {
             _ if is_full => Unknown::NotCovered,
             _ => Unknown::OnlyExported,
         };
-        let (mut found, limited) = symbols::look_up(&tables, wanted);
+        let (mut found, limited) = symbols::look_up(&tables, wanted, names);
         let reason = match &limited {
             Some(ObjectError::Limit(_)) => Unknown::Limit,
             _ => reason,
@@ -311,8 +262,8 @@ impl<'e> Batch<'e> {
         *problem = problem.take().or(limited);
         let stubs: Vec<usize> = (0..wanted.len()).filter(|index| found[*index].is_none()).collect();
         let stub_addresses: Vec<u64> = stubs.iter().map(|index| wanted[*index]).collect();
-        let name_of = |addresses: &[u64]| symbols::look_up(&tables, addresses).0;
-        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses, name_of)) {
+        let name_of = |addresses: &[u64], names: &mut Names| symbols::look_up(&tables, addresses, names).0;
+        for (index, name) in stubs.into_iter().zip(plt::look_up(self.elf, &stub_addresses, names, name_of)) {
             found[index] = name;
         }
         (found, reason)
@@ -321,17 +272,17 @@ impl<'e> Batch<'e> {
 
 /// The frames of a chain from debug information. The symbol table names the last function where the chain does not,
 /// and where its mangled name says more than the chain's plain one. None when neither knows the function.
-fn frames(chain: Chain, symbol: Option<Arc<str>>, mangled: bool) -> Option<Vec<Frame>> {
+fn frames(chain: Chain, symbol: Option<SymbolName>) -> Option<Vec<Frame>> {
     let Some(last) = chain.len().checked_sub(1) else {
-        return Some(vec![Frame { function: symbol?, file: None, line: None, inlined: false }]);
+        return Some(vec![Frame { function: symbol?.text, file: None, line: None, inlined: false }]);
     };
     let frame = |(index, frame): (usize, DwarfFrame)| {
         let inlined = index < last;
         let function = match (frame.function, &symbol) {
-            (None | Some(FunctionName::Plain(_)), Some(symbol)) if !inlined && mangled => {
-                Some(Arc::clone(symbol))
+            (None, Some(symbol)) if !inlined => Some(Arc::clone(&symbol.text)),
+            (Some(FunctionName::Plain(_)), Some(symbol)) if !inlined && symbol.was_mangled => {
+                Some(Arc::clone(&symbol.text))
             }
-            (None, Some(symbol)) if !inlined => Some(Arc::clone(symbol)),
             // An inlined call without a name says nothing; its callers still do.
             (function, _) => function.map(FunctionName::into_text),
         };
@@ -373,6 +324,7 @@ mod tests {
         symbolize(&source, file_offsets, options, &mut Names::default())
     }
 
+    const OUTER_LINE: u32 = line!() + 2;
     #[inline(never)]
     fn outer(value: u64) -> u64 {
         inner(value) + 1
@@ -386,13 +338,12 @@ mod tests {
 
     #[test]
     fn a_function_of_ours_has_its_name_file_and_line() {
-        let line = line!() - 11;
         let result = own(&[offset_of(outer as *const ())], &Options::default());
         assert_eq!(result.debug_info, DebugInfo::Own);
         let frame = result.addresses[0].frames.last().unwrap();
         assert!(frame.function.ends_with("native::tests::outer"), "{frame:?}");
         assert!(frame.file.as_deref().unwrap().ends_with("src/symbolize/native.rs"), "{frame:?}");
-        assert!((line..line + 3).contains(&frame.line.unwrap()), "{frame:?}, not {line}");
+        assert!((OUTER_LINE..OUTER_LINE + 3).contains(&frame.line.unwrap()), "{frame:?}, not {OUTER_LINE}");
         assert!(!frame.inlined);
     }
 
@@ -404,7 +355,7 @@ mod tests {
         let chain = shown.addresses.iter().find(|address| address.frames.len() > 1).unwrap();
         let frame = chain.frames.iter().find(|frame| frame.function.ends_with("tests::inner")).unwrap();
         assert!(frame.inlined && frame.line.is_some());
-        let hidden = own(&offsets, &Options { inlines: Inlines::Hide, ..Options::default() });
+        let hidden = own(&offsets, &Options { detail: Detail::Lines, ..Options::default() });
         assert!(hidden.addresses.iter().all(|address| address.frames.len() == 1));
     }
 

@@ -5,8 +5,12 @@
 //! up (lazy, `-z now`, branch protection), on x86_64 and arm64; other processors get no names here.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use object::elf;
+
+use super::Names;
+use super::symbols::SymbolName;
 
 use crate::object::{Elf, Section, SectionData, SymbolTable};
 
@@ -34,12 +38,13 @@ enum Filler {
     Resolver(u64),
 }
 
-/// Raw names, `malloc@plt`, of those of `addresses` that are stubs. `name_of` names sorted addresses of functions.
+/// Names, `malloc@plt`, of those of `addresses` that are stubs. `name_of` names sorted addresses of functions.
 pub(super) fn look_up(
     elf: &Elf,
     addresses: &[u64],
-    name_of: impl Fn(&[u64]) -> Vec<Option<Vec<u8>>>,
-) -> Vec<Option<Vec<u8>>> {
+    names: &mut Names,
+    name_of: impl Fn(&[u64], &mut Names) -> Vec<Option<SymbolName>>,
+) -> Vec<Option<SymbolName>> {
     let targets: Vec<Option<Target>> = addresses.iter().map(|address| target(elf, *address)).collect();
     let unique: HashSet<Target> = targets.iter().flatten().copied().collect();
     let mut fillers: HashMap<Target, Filler> = HashMap::new();
@@ -61,20 +66,22 @@ pub(super) fn look_up(
         .collect();
     resolvers.sort_unstable();
     resolvers.dedup();
-    let resolver_names = if resolvers.is_empty() { Vec::new() } else { name_of(&resolvers) };
+    let resolver_names = if resolvers.is_empty() { Vec::new() } else { name_of(&resolvers, names) };
     let table = SymbolTable::dynamic(elf);
-    let name = |target: Option<Target>| {
-        let mut name = match *fillers.get(&target?)? {
+    let mut name = |target: Option<Target>| {
+        let function = match *fillers.get(&target?)? {
             Filler::Symbol(index) => {
                 let table = table.as_ref()?;
-                table.name(&table.get(index).ok()?).ok()?
+                names.function(&table.name(&table.get(index).ok()?).ok()?)
             }
-            Filler::Resolver(address) => resolver_names[resolvers.binary_search(&address).ok()?].clone()?,
+            Filler::Resolver(address) => {
+                Arc::clone(&resolver_names[resolvers.binary_search(&address).ok()?].as_ref()?.text)
+            }
         };
-        name.extend_from_slice(b"@plt");
-        (name.len() > b"@plt".len()).then_some(name)
+        let text = (!function.is_empty()).then(|| names.share(&format!("{function}@plt")))?;
+        Some(SymbolName { text, was_mangled: false })
     };
-    targets.into_iter().map(name).collect()
+    targets.into_iter().map(&mut name).collect()
 }
 
 fn target(elf: &Elf, address: u64) -> Option<Target> {
@@ -168,8 +175,8 @@ mod tests {
             return; // Linked without stubs.
         };
         let addresses: Vec<u64> = (section.virt_addr..section.virt_end()).step_by(8).collect();
-        let names = look_up(&elf, &addresses, |_| Vec::new());
+        let names = look_up(&elf, &addresses, &mut Names::default(), |_, _| Vec::new());
         assert!(names.iter().flatten().next().is_some());
-        assert!(names.iter().flatten().all(|name| name.ends_with(b"@plt")));
+        assert!(names.iter().flatten().all(|name| name.text.ends_with("@plt")));
     }
 }

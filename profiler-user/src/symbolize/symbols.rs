@@ -5,9 +5,12 @@
 //! answers inside its own size only; one without a size, up to the next symbol or the end of its section.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use object::elf;
 
+use super::Names;
+use super::demangle::is_mangled;
 use crate::object::{ObjectError, Symbol, SymbolTable, limits};
 
 /// Names of one place that are compared. glibc has up to six for one function.
@@ -16,6 +19,18 @@ const ALIASES: usize = 8;
 /// Times that a symbol may be noted for an address, in all. Honest tables hardly overlap; hostile ones could have every
 /// symbol cover every address.
 const NOTES: u64 = 64 << 20;
+
+/// What reading a piece of the name table counts for. Honest tables have names in the order of their symbols.
+const MISS_NOTES: u64 = 1000;
+
+/// A symbol's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SymbolName {
+    /// Readable.
+    pub(super) text: Arc<str>,
+    /// True when the table has it in mangled form, with namespace and types.
+    pub(super) was_mangled: bool,
+}
 
 /// A symbol that may answer, and the table that has its name.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +56,12 @@ struct Slot {
     last_start: Option<u64>,
 }
 
-/// Raw names for the sorted `addresses`. The second value is what kept part of the tables from being read.
+/// Names for the sorted `addresses`. The second value is what kept part of the tables from being read.
 pub(super) fn look_up(
     tables: &[SymbolTable<'_>],
     addresses: &[u64],
-) -> (Vec<Option<Vec<u8>>>, Option<ObjectError>) {
+    names: &mut Names,
+) -> (Vec<Option<SymbolName>>, Option<ObjectError>) {
     let mut slots = vec![Slot::default(); addresses.len()];
     let (mut problem, mut notes) = (None, 0);
     for (number, table) in tables.iter().enumerate() {
@@ -53,14 +69,16 @@ pub(super) fn look_up(
             if is_code(table, &symbol) {
                 notes += note(&mut slots, addresses, Candidate { table: number, symbol });
             }
-            if notes > NOTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let work = notes + table.name_misses() * MISS_NOTES;
+            if work > NOTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         problem = problem.or(scanned.err());
+        notes += table.name_misses() * MISS_NOTES;
     }
     if notes > NOTES {
         problem = Some(ObjectError::Limit("overlapping symbols"));
     }
-    (answer(&slots, tables, addresses), problem)
+    (answer(&slots, tables, addresses, names), problem)
 }
 
 /// Enters a symbol where it may answer; returns how many addresses that were.
@@ -82,9 +100,14 @@ fn note(slots: &mut [Slot], addresses: &[u64], candidate: Candidate) -> u64 {
 }
 
 /// Chooses one name per address.
-fn answer(slots: &[Slot], tables: &[SymbolTable<'_>], addresses: &[u64]) -> Vec<Option<Vec<u8>>> {
+fn answer(
+    slots: &[Slot],
+    tables: &[SymbolTable<'_>],
+    addresses: &[u64],
+    names: &mut Names,
+) -> Vec<Option<SymbolName>> {
     let (mut last_start, mut before) = (None, &Best::default());
-    let mut answers: Vec<Option<Vec<u8>>> = Vec::with_capacity(addresses.len());
+    let mut answers: Vec<Option<SymbolName>> = Vec::with_capacity(addresses.len());
     let mut shown: Option<(u64, u64)> = None;
     for (slot, address) in slots.iter().zip(addresses) {
         last_start = last_start.max(slot.last_start);
@@ -106,7 +129,9 @@ fn answer(slots: &[Slot], tables: &[SymbolTable<'_>], addresses: &[u64]) -> Vec<
             best.candidates.first().map(|candidate| (candidate.symbol.virt_addr, candidate.symbol.size));
         let name = match answers.last() {
             Some(name) if shown == same => name.clone(),
-            _ => best.name(tables),
+            _ => best
+                .name(tables)
+                .map(|raw| SymbolName { was_mangled: is_mangled(&raw), text: names.function(&raw) }),
         };
         shown = same;
         answers.push(name);
@@ -259,7 +284,7 @@ mod tests {
         let mut known: Vec<Symbol> = known.into_iter().step_by(step).collect();
         known.sort_by_key(|symbol| symbol.virt_addr);
         let addresses: Vec<u64> = known.iter().map(|symbol| symbol.virt_addr + symbol.size - 1).collect();
-        let (names, problem) = look_up(&table, &addresses);
+        let (names, problem) = look_up(&table, &addresses, &mut Names::default());
         assert!(problem.is_none());
         for (symbol, name) in known.iter().zip(names) {
             assert!(name.is_some(), "{symbol:x?}");

@@ -8,8 +8,9 @@ use gimli::{AttributeValue, Dwarf, EntriesRaw, Result, Unit, UnitOffset, constan
 use super::super::Names;
 use super::lines::{Lines, Row};
 use super::reader::{SectionReader, Work};
-use super::unit::{EntryName, Units, end_address, indexes};
-use super::{Chain, DwarfFrame, FunctionName, INLINE_DEPTH, Inlines};
+use super::unit::{end_address, indexes};
+use super::units::{EntryName, Units};
+use super::{Chain, Detail, DwarfFrame, FunctionName, INLINE_DEPTH};
 
 type Reader<'a> = SectionReader<'a>;
 
@@ -139,7 +140,7 @@ impl<'u, 'a> Functions<'u, 'a> {
         row: Option<Row>,
         units: &Units<'_, 'a>,
         lines: &mut Lines<'_, '_, 'a>,
-        inlines: Inlines,
+        detail: Detail,
         names: &mut Names,
     ) -> Chain {
         let hit = &self.found[position];
@@ -159,7 +160,7 @@ impl<'u, 'a> Functions<'u, 'a> {
             line: at.and_then(|row| row.line),
         };
         for call in hit.inlined.iter().rev() {
-            if inlines == Inlines::Show {
+            if detail == Detail::Inlines {
                 chain.push(frame(Some(call.entry), at));
             }
             at = call.at;

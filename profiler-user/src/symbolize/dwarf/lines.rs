@@ -69,11 +69,15 @@ impl<'d, 'r, 'a> Lines<'d, 'r, 'a> {
         if let (_, Some(directory)) = self.root.source_file(dwarf) {
             path = directory.bytes().ok()?;
         }
-        // Directory 0 is the compilation directory itself up to version 4, and named again from version 5.
+        // Directory 0 is the compilation directory itself up to version 4, and named again from version 5. Builds that
+        // remap their paths make it relative; joined to itself it would be a path that never was.
         if (file.directory_index() != 0 || header.version() >= 5)
             && let Some(directory) = file.directory(header)
         {
-            push(&mut path, &dwarf.attr_string(unit, directory).ok()?.bytes().ok()?);
+            let directory = dwarf.attr_string(unit, directory).ok()?.bytes().ok()?;
+            if directory != path {
+                push(&mut path, &directory);
+            }
         }
         push(&mut path, &dwarf.attr_string(unit, file.path_name()).ok()?.bytes().ok()?);
         Some(path)

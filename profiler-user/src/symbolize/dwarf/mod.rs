@@ -9,16 +9,17 @@ mod functions;
 mod lines;
 mod reader;
 mod unit;
+mod units;
 
 use std::sync::Arc;
 
 use gimli::{Dwarf, DwarfSections, SectionId};
 
 use super::Names;
-use crate::object::{Elf, ObjectError, Result, Section, SectionData, limits};
+use crate::object::{Elf, ObjectError, Result, Section, SectionData};
 use functions::Functions;
 use reader::{SectionReader, Work};
-use unit::Units;
+use units::Units;
 
 /// Inlined calls kept for one address. Optimized Rust and C++ reach about twenty.
 const INLINE_DEPTH: usize = 64;
@@ -52,14 +53,16 @@ impl FunctionName {
 /// The frames of one address, innermost inlined function first; empty when nothing is known.
 pub(super) type Chain = Vec<DwarfFrame>;
 
-/// Whether calls that were inlined get frames of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Inlines {
-    /// A frame for every inlined call.
+/// How much to say about an address. Each step costs more than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Detail {
+    /// The function, from symbol tables only.
+    Names,
+    /// The function that really exists at the address, with the line in its own source.
+    Lines,
+    /// A frame for every inlined call as well.
     #[default]
-    Show,
-    /// One frame per address: the function that really exists, and its own line.
-    Hide,
+    Inlines,
 }
 
 /// True when there is anything for [`locate`] to read.
@@ -67,16 +70,16 @@ pub(super) fn is_in(elf: &Elf) -> bool {
     [".debug_info", ".zdebug_info"].iter().any(|name| elf.section(name).is_some_and(Section::has_bytes))
 }
 
-/// Looks up `addresses`, which are sorted. The second value is what kept part of the information from being read.
+/// Looks up `addresses`, which are sorted. Compressed sections may take `budget` bytes of memory. The second value is what kept part of the information from being read.
 pub(super) fn locate(
     elf: &Elf,
     supplementary: Option<&Elf>,
     addresses: &[u64],
-    inlines: Inlines,
+    detail: Detail,
+    mut budget: u64,
     names: &mut Names,
 ) -> (Vec<Chain>, Option<ObjectError>) {
     let mut chains = vec![Chain::new(); addresses.len()];
-    let mut budget = limits::DECOMPRESSED_BYTES;
     let sections = match load(elf, &mut budget) {
         Ok(sections) => sections,
         Err(error) => return (chains, Some(error)),
@@ -86,7 +89,7 @@ pub(super) fn locate(
     let work = Work::default();
     let reader = |data| SectionReader::new(data, &work);
     let dwarf = sections.borrow_with_sup(shared.as_ref(), reader);
-    search(&dwarf, addresses, &mut chains, inlines, names, &work);
+    search(&dwarf, addresses, &mut chains, detail, names, &work);
     let problem = work.is_used_up().then_some(ObjectError::Limit("work on debug information"));
     (chains, problem)
 }
@@ -96,7 +99,7 @@ fn search(
     dwarf: &Dwarf<SectionReader<'_>>,
     addresses: &[u64],
     chains: &mut [Chain],
-    inlines: Inlines,
+    detail: Detail,
     names: &mut Names,
     work: &Work,
 ) {
@@ -120,7 +123,7 @@ fn search(
         let rows = lines.rows(&wanted, work);
         let functions = Functions::of(dwarf, &root.unit, &wanted, work);
         for (position, index) in held.iter().enumerate() {
-            let chain = functions.chain(position, rows[position], &units, &mut lines, inlines, names);
+            let chain = functions.chain(position, rows[position], &units, &mut lines, detail, names);
             // Units without ranges of their own are asked for everything and know almost nothing.
             if !chain.is_empty() {
                 chains[*index] = chain;
@@ -185,7 +188,8 @@ mod tests {
     fn frames_are_those_of_another_reader() {
         let (elf, loader) = (own(), addr2line::Loader::new("/proc/self/exe").unwrap());
         let addresses = spread(&elf, 3000);
-        let (chains, problem) = locate(&elf, None, &addresses, Inlines::Show, &mut Names::default());
+        let (chains, problem) =
+            locate(&elf, None, &addresses, Detail::Inlines, 1 << 30, &mut Names::default());
         assert!(problem.is_none());
         let mut compared = 0;
         for (address, chain) in addresses.iter().zip(chains) {
@@ -210,8 +214,8 @@ mod tests {
     fn hiding_inlined_calls_leaves_the_function_and_its_own_line() {
         let elf = own();
         let addresses = spread(&elf, 500);
-        let (shown, _) = locate(&elf, None, &addresses, Inlines::Show, &mut Names::default());
-        let (hidden, _) = locate(&elf, None, &addresses, Inlines::Hide, &mut Names::default());
+        let (shown, _) = locate(&elf, None, &addresses, Detail::Inlines, 1 << 30, &mut Names::default());
+        let (hidden, _) = locate(&elf, None, &addresses, Detail::Lines, 1 << 30, &mut Names::default());
         assert!(shown.iter().any(|chain| chain.len() > 1));
         for (shown, hidden) in shown.iter().zip(&hidden) {
             assert_eq!(shown.last(), hidden.last());

@@ -10,9 +10,9 @@ use gimli::{Error, LittleEndian, Reader, ReaderOffsetId, Result};
 
 use crate::object::SectionData;
 
-/// Reads that one object's debug information may take. A read is some 5 ns, so this is two to three seconds on one
-/// core; looking up two thousand addresses in a 100 MB Rust binary takes about a tenth of it.
-const READS: u64 = 400_000_000;
+/// Reads that one object's debug information may take. A read is 5 to 20 ns with what the parser does between, so this
+/// is two to four seconds of one core; two thousand addresses all over a 40 MB test binary take a fortieth of it.
+const READS: u64 = 200_000_000;
 
 /// What one read from the file counts for: a system call that copies 32 KiB.
 const MISS_READS: u64 = 2000;
