@@ -15,8 +15,8 @@ use crate::profile::{
     ProfileBuilder, Quality, ValueType,
 };
 use crate::symbolize::kernel::{KernelSymbols, kernel_build_id, module_build_id};
-use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols, unknown_frame};
-use crate::symbolize::{Names, jit};
+use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols};
+use crate::symbolize::{Names, jit, unknown_frame};
 
 /// Whether names are looked up.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use crate::profile::{Meta, Profile};
 use crate::report::{Detail, hotspots};
 use crate::resolve::{Naming, resolve};
 use crate::session::Recorded;
-use crate::symbolize::native::{Inlines, Options};
+use crate::symbolize::native::{Detail as NameDetail, Options};
 use crate::system::features::Mounts;
 
 /// Where results go, settled before the recording starts.
@@ -92,8 +92,8 @@ impl Report {
             scope_notes: plan.scope_notes.clone(),
             ..Meta::default()
         };
-        let inlines = if outputs.args.no_inline { Inlines::Hide } else { Inlines::Show };
-        let naming = Naming::Full(Options { inlines, ..Options::default() });
+        let detail = if outputs.args.no_inline { NameDetail::Lines } else { NameDetail::Inlines };
+        let naming = Naming::Full(Options { detail, ..Options::default() });
         Self { args: outputs.args, parts: outputs.parts, files: Some(outputs.files), meta, naming }
     }
 
