@@ -140,3 +140,88 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
     let folded = Folded::read(&folder.path().join("x.folded")).unwrap();
     assert!(folded.with("work_forty") > 200, "{:?}", folded.stacks);
 }
+
+/// A control group of version 2 that is removed when dropped; the hierarchy is mounted somewhere if the host has not done so.
+struct Cgroup {
+    path: std::path::PathBuf,
+    mounted: Option<tempfile::TempDir>,
+}
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let point = words.next()?;
+            (words.next()? == "cgroup2").then(|| point.to_owned())
+        });
+        let mut mounted = None;
+        let root = mount.unwrap_or_else(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let status =
+                Command::new("mount").args(["-t", "cgroup2", "none"]).arg(folder.path()).status().unwrap();
+            assert!(status.success(), "cannot mount control groups");
+            let path = folder.path().to_str().unwrap().to_owned();
+            mounted = Some(folder);
+            path
+        });
+        let path = Path::new(&root).join(name);
+        std::fs::create_dir_all(path.join("inner")).unwrap();
+        Self { path, mounted }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _removed =
+            std::fs::remove_dir(self.path.join("inner")).and_then(|()| std::fs::remove_dir(&self.path));
+        if let Some(folder) = self.mounted.take() {
+            let _unmounted = Command::new("umount").arg(folder.path()).status();
+        }
+    }
+}
+
+#[test]
+fn vm_a_control_group_is_recorded_with_the_groups_below_it_and_nothing_else() {
+    need_root();
+    let group = Cgroup::new("perf-agent-test");
+    let mut inside = Command::new(workload("cpu_split")).arg("60").stdout(Stdio::null()).spawn().unwrap();
+    let mut outside = Command::new(workload("execs")).arg("60").spawn().unwrap();
+    std::fs::write(group.path.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent();
+    agent.args(["record", "-G", "perf-agent-test", "-d", "1", "-F", "199", "--json"]);
+    let run = run(agent.current_dir(folder.path())).unwrap();
+    for child in [&mut inside, &mut outside] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let samples = json["samples"].as_array().unwrap();
+    assert!(!samples.is_empty());
+    for sample in samples {
+        assert_eq!(sample["process"], "cpu_split", "{sample}");
+        assert_eq!(sample["cgroup"], "/perf-agent-test/inner", "{sample}");
+    }
+}
+
+#[test]
+fn vm_only_the_cpus_asked_for_are_sampled() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    // Pinned to CPU 1, so CPU 0 alone sees nothing of it.
+    let command = |cpus: &str, file: &str| {
+        let mut agent = agent();
+        agent
+            .args(["record", "-C", cpus, "-F", "199", "-o", file, "--", "taskset", "2"])
+            .arg(workload("cpu_split"))
+            .arg("0.5");
+        run(agent.current_dir(folder.path())).unwrap()
+    };
+    assert_eq!(command("1", "one.folded").code, 0);
+    assert!(Folded::read(&folder.path().join("one.folded")).unwrap().with("work_forty") > 10);
+    command("0", "zero.folded");
+    let zero = Folded::read(&folder.path().join("zero.folded")).unwrap_or_default();
+    assert_eq!(zero.with("work_forty"), 0);
+}

@@ -35,7 +35,7 @@ pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
         number: 1,
         ..NameParts::default()
     };
-    let plan = if args.output.output.is_empty() {
+    let plan = if args.output.is_default() {
         let request = PlanRequest {
             paths: vec![beside(&args.input.path()?)],
             format: args.output.format,

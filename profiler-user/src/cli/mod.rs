@@ -104,19 +104,3 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Error, ErrorKind};
-
-    use super::*;
-
-    #[test]
-    fn exit_codes() {
-        let usage = anyhow::Error::from(UsageError("x".into())).context("--value");
-        assert_eq!(exit_code(&usage), Some(2));
-        assert_eq!(exit_code(&anyhow::anyhow!("x")), Some(1));
-        let broken = anyhow::Error::from(Error::from(ErrorKind::BrokenPipe)).context("writing");
-        assert_eq!(exit_code(&broken), None);
-    }
-}

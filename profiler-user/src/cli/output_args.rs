@@ -20,6 +20,12 @@ pub(super) struct OutputArgs {
     /// Format of all results, whatever their names end in
     #[arg(short = 'f', long, value_name = "FORMAT", value_parser = parse_format)]
     pub(super) format: Option<&'static Format>,
+    /// Folded stacks on standard output: short for -o - -f folded
+    #[arg(long, conflicts_with_all = ["output", "format", "json"])]
+    folded: bool,
+    /// JSON on standard output: short for -o - -f json
+    #[arg(long, conflicts_with_all = ["output", "format"])]
+    json: bool,
     /// Replace files that exist instead of renaming them to FILE.old
     #[arg(long)]
     pub(super) force: bool,
@@ -76,12 +82,28 @@ pub(super) enum PaletteArg {
 impl OutputArgs {
     /// Settles names and opens places; before a recording, so that mistakes show at once.
     pub(super) fn plan(&self, parts: &NameParts) -> anyhow::Result<OutputPlan> {
-        let request = PlanRequest {
-            paths: self.output.clone(),
-            format: self.format,
-            existing: if self.force { Existing::Replace } else { Existing::KeepAsOld },
+        let to_stdout = match (self.folded, self.json) {
+            (true, _) => Some("folded"),
+            (_, true) => Some("json"),
+            _ => None,
+        };
+        let existing = if self.force { Existing::Replace } else { Existing::KeepAsOld };
+        let request = match to_stdout {
+            Some(format) => PlanRequest {
+                paths: vec![PathBuf::from("-")],
+                format: Format::from_name(format).ok(),
+                existing,
+            },
+            None => PlanRequest { paths: self.output.clone(), format: self.format, existing },
         };
         OutputPlan::open(&request, parts).map_err(|error| told_apart(&error))
+    }
+}
+
+impl OutputArgs {
+    /// Whether nothing says where the result goes.
+    pub(super) fn is_default(&self) -> bool {
+        self.output.is_empty() && !self.folded && !self.json
     }
 }
 
