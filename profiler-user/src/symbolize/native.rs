@@ -255,11 +255,13 @@ impl<'e> Batch<'e> {
             _ => Unknown::OnlyExported,
         };
         let (mut found, limited) = symbols::look_up(&tables, wanted, names);
-        let reason = match &limited {
-            Some(ObjectError::Limit(_)) => Unknown::Limit,
+        *problem = problem.take().or(limited);
+        // A table that was read to its end and covers nothing here is right about that, whatever else was cut short.
+        let reason = match problem {
+            Some(ObjectError::Limit("symbols" | "overlapping symbols")) => Unknown::Limit,
+            Some(ObjectError::Limit(_)) if reason != Unknown::NotCovered => Unknown::Limit,
             _ => reason,
         };
-        *problem = problem.take().or(limited);
         let stubs: Vec<usize> = (0..wanted.len()).filter(|index| found[*index].is_none()).collect();
         let stub_addresses: Vec<u64> = stubs.iter().map(|index| wanted[*index]).collect();
         let name_of = |addresses: &[u64], names: &mut Names| symbols::look_up(&tables, addresses, names).0;
