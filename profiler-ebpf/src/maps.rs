@@ -70,9 +70,18 @@ pub(crate) static THREADS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// When each CPU's sampling timer fired last, nanoseconds of the monotonic clock.
+/// Each CPU's last tick of the sampling timer.
+#[repr(C)]
+pub(crate) struct Tick {
+    /// Nanoseconds of the monotonic clock; zero before the first.
+    pub(crate) time_ns: u64,
+    /// One when it interrupted the idle task.
+    pub(crate) idle: u64,
+}
+
+/// The last tick. Written and read by the sampler of its CPU alone.
 #[map]
-pub(crate) static LAST_TICK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LAST_TICK: PerCpuArray<Tick> = PerCpuArray::with_max_entries(1, 0);
 
 /// The walk of CPU samples. Filled by the loader; the chain's length is bounded by `MAX_WALK_PROGRAMS`.
 #[map]

@@ -285,11 +285,16 @@ impl Session {
         self.tick();
         let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
         let lost = self.lost();
-        let outside = self.programs.stats().into_iter().find(|(stat, _)| *stat == Stat::OutsideNamespace);
-        if let Some((_, count @ 1..)) = outside {
-            self.notes.push(format!(
-                "{count} samples are of tasks outside this PID namespace and have no process ID here"
-            ));
+        for (stat, count) in self.programs.stats() {
+            match stat {
+                Stat::OutsideNamespace if count > 0 => self
+                    .notes
+                    .push(format!("{count} samples are of tasks outside this PID namespace, which have no number here")),
+                Stat::LateTicks if count > 0 => self
+                    .notes
+                    .push(format!("{count} timer ticks were missed by stalled CPUs; the samples that followed stand for them")),
+                _ => {}
+            }
         }
         Recorded {
             value_types: self.sampler.value_types(),

@@ -56,6 +56,16 @@ pub fn workload(name: &str) -> PathBuf {
     path
 }
 
+/// Whether this is a machine in software emulation: twenty times slower, and its timers come late by more than their period.
+pub fn is_emulated() -> bool {
+    std::env::var_os("PERF_AGENT_TEST_EMULATED").is_some()
+}
+
+/// Seconds for a program that has to outlive the agent's start, which takes seconds in emulation.
+pub fn seconds(on_hardware: u32) -> String {
+    (if is_emulated() { on_hardware * 4 } else { on_hardware }).to_string()
+}
+
 /// Fails the test, saying why, where it may not profile. Every test that records calls it first.
 ///
 /// # Panics

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Run, agent, need_root, run, start_agent, workload};
+use tests::{Run, agent, need_root, run, seconds, start_agent, workload};
 
 /// Runs the agent in an empty folder.
 fn try_agent(arguments: &[&str]) -> Run {
@@ -68,7 +68,8 @@ fn vm_a_target_that_sleeps_gives_exit_code_5() {
 fn vm_a_target_that_ends_ends_the_recording() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(workload("cpu_split")).arg("1").stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        Command::new(workload("cpu_split")).arg(seconds(1)).stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id().to_string();
     let started =
         start_agent(&["attach", &pid, "-d", "1000", "-F", "199", "-o", "x.folded"], folder.path()).unwrap();

@@ -187,7 +187,7 @@ fn write_init(path: &Path) -> Result<()> {
     let script = format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/bin HOME=/ PERF_AGENT_BIN=/bin/perf-agent PERF_AGENT_WORKLOADS=/workloads\n\
+         export PATH=/bin HOME=/ PERF_AGENT_TEST_EMULATED=1 PERF_AGENT_BIN=/bin/perf-agent PERF_AGENT_WORKLOADS=/workloads\n\
          mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp\n\
          mount -t tracefs tracefs /sys/kernel/tracing\n\
          uname -rm\n\

@@ -16,8 +16,9 @@ use crate::unwind::{Round, walk_on};
 
 pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
     // First of all, so that the ticks of idle and of tasks out of scope are seen too.
-    let ticks = ticks_passed();
-    if config!(include_idle) == 0 && is_idle() {
+    let idle = is_idle();
+    let ticks = ticks_passed(idle);
+    if config!(include_idle) == 0 && idle {
         return 0;
     }
     let ids = current_ids();
@@ -46,8 +47,10 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
 
 /// Ticks since this CPU's timer fired last. More than one when the CPU stalled: the kernel's timer stays on its grid and leaves out what
 /// it missed (`hrtimer_forward_now` in `perf_swevent_hrtimer`, kernel/events/core.c).
+///
+/// A gap after an idle tick is one: what runs now has only just begun.
 #[inline(always)]
-fn ticks_passed() -> u64 {
+fn ticks_passed(idle: bool) -> u64 {
     let tick_ns = config!(tick_ns);
     if tick_ns == 0 {
         return 1;
@@ -55,9 +58,15 @@ fn ticks_passed() -> u64 {
     let Some(last) = LAST_TICK.get_ptr_mut(0) else { return 1 };
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: the slot belongs to this CPU, and only this program, which does not interrupt itself, uses it.
-    let before = unsafe { core::mem::replace(&mut *last, now) };
-    if before == 0 {
+    // SAFETY: the entry belongs to this CPU, and only this program, which does not interrupt itself, uses it.
+    let (before, was_idle) = unsafe {
+        let before = (*last).time_ns;
+        let was_idle = (*last).idle;
+        (*last).time_ns = now;
+        (*last).idle = u64::from(idle);
+        (before, was_idle)
+    };
+    if before == 0 || was_idle != 0 {
         return 1;
     }
     let ticks = now.wrapping_sub(before).wrapping_add(tick_ns / 2) / tick_ns;
