@@ -45,8 +45,8 @@ pub fn process_exited(ctx: RawTracePointContext) -> i32 {
 
 /// Run by the agent on itself: reads what samples will read, for the agent to compare with what it knows.
 #[raw_tracepoint]
-pub fn self_check(_ctx: RawTracePointContext) -> i32 {
-    probe::self_check::run()
+pub fn self_check(ctx: RawTracePointContext) -> i32 {
+    probe::self_check::run(&ctx)
 }
 
 #[cfg(not(test))]

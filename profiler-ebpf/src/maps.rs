@@ -73,8 +73,8 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 /// Each CPU's last tick of the sampling timer.
 #[repr(C)]
 pub(crate) struct Tick {
-    /// Nanoseconds of the monotonic clock; zero before the first.
-    pub(crate) time_ns: u64,
+    /// When it was due, nanoseconds of the monotonic clock, as far as ticks that came on time tell; zero before the first.
+    pub(crate) grid_ns: u64,
     /// One when it interrupted the idle task.
     pub(crate) idle: u64,
 }

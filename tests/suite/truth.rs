@@ -22,11 +22,6 @@ impl Recorded {
     fn cpu_ns(&self) -> f64 {
         self.json["value_types"][1]["total"].as_f64().unwrap()
     }
-
-    /// Whether a CPU stalled so long that its timer missed ticks. Then a sample stands for more than one period.
-    fn has_late_ticks(&self) -> bool {
-        self.json["quality"]["notes"].to_string().contains("timer ticks were missed")
-    }
 }
 
 /// `perf-agent record … -- COMMAND`, folded.
@@ -81,16 +76,15 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-/// The CPU time in the profile is the true one within 2 %, and so is the number of samples wherever no CPU stalled. In emulation, where
-/// the host's scheduler stops the clock's interrupts but not the clock, within 6 %.
+/// On hardware the number of samples is rate × CPU time within 2 %. The time that they stand for may be a little more: it counts what a
+/// hypervisor takes away from a running program, which the kernel's own account may leave out. In emulation, where the host stops the
+/// timer's interrupts but not the clock, only that time is meaningful.
 fn assert_complete(recorded: &Recorded, hz: f64, true_ns: f64) {
     let time = recorded.cpu_ns() / true_ns;
-    let tolerance = if is_emulated() { 0.06 } else { 0.02 };
+    let tolerance = if is_emulated() { 0.06 } else { 0.03 };
     assert!((time - 1.0).abs() <= tolerance, "the samples stand for {time:.4} of the true CPU time");
-    if !recorded.has_late_ticks() && !is_emulated() {
-        let samples = recorded.folded.total() as f64 / (hz * true_ns / 1e9);
-        assert!((0.98..=1.02).contains(&samples), "{samples:.4} of rate × CPU time");
-    }
+    let samples = recorded.folded.total() as f64 / (hz * true_ns / 1e9);
+    assert!(is_emulated() || (0.98..=1.02).contains(&samples), "{samples:.4} of rate × CPU time");
 }
 
 #[test]

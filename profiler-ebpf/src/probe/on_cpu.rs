@@ -59,18 +59,21 @@ fn ticks_passed(idle: bool) -> u64 {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the entry belongs to this CPU, and only this program, which does not interrupt itself, uses it.
-    let (before, was_idle) = unsafe {
-        let before = (*last).time_ns;
+    let (grid, was_idle) = unsafe {
         let was_idle = (*last).idle;
-        (*last).time_ns = now;
         (*last).idle = u64::from(idle);
-        (before, was_idle)
+        ((*last).grid_ns, was_idle)
     };
-    if before == 0 || was_idle != 0 {
+    let passed = now.wrapping_sub(grid) / tick_ns;
+    let on_grid = grid != 0 && passed != 0;
+    // A tick is never early. One that seems to be shows that the grid was laid by a late one; it is laid anew.
+    let grid = if on_grid { grid.wrapping_add(passed.wrapping_mul(tick_ns)) } else { now };
+    // SAFETY: as above.
+    unsafe { (*last).grid_ns = grid };
+    if !on_grid || was_idle != 0 {
         return 1;
     }
-    let ticks = now.wrapping_sub(before).wrapping_add(tick_ns / 2) / tick_ns;
-    ticks.clamp(1, MAX_TICKS_PER_SAMPLE)
+    if passed < MAX_TICKS_PER_SAMPLE { passed } else { MAX_TICKS_PER_SAMPLE }
 }
 
 /// The idle task is number zero in the initial namespace.

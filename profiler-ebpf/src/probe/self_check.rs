@@ -1,11 +1,22 @@
 //! Reads our own process the way samples read others, for the agent to compare with what it knows of itself.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::programs::RawTracePointContext;
 
 use crate::kernel::{current_ids, current_task, read_field};
 use crate::maps::{SELF_CHECK, config};
 
-pub(crate) fn run() -> i32 {
+/// Shows that the log arrives, before there is anything to debug.
+#[cfg(feature = "bpf-log")]
+fn log(ctx: &RawTracePointContext) {
+    aya_log_ebpf::info!(ctx, "self-check as {}", current_ids().pid);
+}
+
+#[cfg(not(feature = "bpf-log"))]
+fn log(_ctx: &RawTracePointContext) {}
+
+pub(crate) fn run(ctx: &RawTracePointContext) -> i32 {
+    log(ctx);
     let Some(result) = SELF_CHECK.get_ptr_mut(0) else { return 0 };
     let ids = current_ids();
     let task = current_task();

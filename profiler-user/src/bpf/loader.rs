@@ -84,6 +84,9 @@ pub struct Programs {
     threads: HashMap<MapData, u32, u32>,
     /// The kernel runs a tail call only as long as somebody holds the table.
     _walk: ProgramArray<MapData>,
+    /// The programs' log, for work on them.
+    #[cfg(feature = "bpf-log")]
+    log: Option<super::log::BpfLog>,
     /// Turns the kernel's run-time statistics on for as long as it is open; none where the kernel refused.
     _run_time_stats: Option<OwnedFd>,
 }
@@ -104,7 +107,7 @@ impl Programs {
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         #[cfg(feature = "bpf-log")]
-        start_bpf_log(&mut ebpf);
+        let log = super::log::BpfLog::open(&mut ebpf);
         self_check(&mut ebpf, &options.config)?;
         for program in ["sample_cpu", "walk_cpu"] {
             perf_program(&mut ebpf, program)?.load().map_err(|source| refused(program, source))?;
@@ -124,6 +127,8 @@ impl Programs {
             threads: HashMap::try_from(take_map(&mut ebpf, "THREADS")?)
                 .map_err(|source| map_error("THREADS", source))?,
             _walk: walk,
+            #[cfg(feature = "bpf-log")]
+            log,
             _run_time_stats: aya::sys::enable_stats(aya::sys::Stats::RunTime).ok(),
             ebpf,
         })
@@ -187,6 +192,10 @@ impl Programs {
 
     /// Hands every record in the ring to `take`, up to `limit` records.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) {
+        #[cfg(feature = "bpf-log")]
+        if let Some(log) = &mut self.log {
+            log.print();
+        }
         for _ in 0..limit {
             let Some(record) = self.ring.next() else { return };
             take(&record);
@@ -285,12 +294,6 @@ fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Pe
 fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|source| refused(name, source))
-}
-
-#[cfg(feature = "bpf-log")]
-fn start_bpf_log(ebpf: &mut Ebpf) {
-    // Without a logger there is nothing to print; that must not keep a debug session from running.
-    let _logger = aya_log::EbpfLogger::init(ebpf);
 }
 
 #[cfg(test)]

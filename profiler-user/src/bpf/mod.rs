@@ -4,6 +4,8 @@
 //! a file descriptor; when the agent dies, however it dies, the kernel takes all of it away.
 
 mod loader;
+#[cfg(feature = "bpf-log")]
+mod log;
 mod perf_event;
 
 pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
