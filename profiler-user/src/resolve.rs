@@ -27,6 +27,9 @@ pub enum Naming {
     Raw,
 }
 
+/// The reason for every nameless frame of [`Naming::Raw`].
+const NOT_LOOKED_UP: &str = "not looked up";
+
 /// Why a frame has no name, with the module to blame.
 type Unknown = (String, String);
 
@@ -117,7 +120,11 @@ impl Resolver<'_> {
         let mapping = self.builder.mapping(mapping);
         for ((_, index), found) in places.iter().zip(symbols.addresses) {
             if let Some(reason) = found.unknown {
-                self.unknown.insert(*index, (module.clone(), reason.to_string()));
+                let reason = match self.naming {
+                    Naming::Full(_) => reason.to_string(),
+                    Naming::Raw => NOT_LOOKED_UP.to_owned(),
+                };
+                self.unknown.insert(*index, (module.clone(), reason));
             }
             let kind = FrameKind::Native;
             self.place(
@@ -143,7 +150,7 @@ impl Resolver<'_> {
         }
         let symbols = match self.naming {
             Naming::Full(_) => KernelSymbols::load().map_err(|error| error.to_string()),
-            Naming::Raw => Err("not looked up".to_owned()),
+            Naming::Raw => Err(NOT_LOOKED_UP.to_owned()),
         };
         for (address, index) in places {
             let known = symbols.as_ref().is_ok_and(|symbols| symbols.lookup(address).is_some());
@@ -191,7 +198,7 @@ impl Resolver<'_> {
     /// Names from a process's perf map, and why others have none.
     fn perf_map(&mut self, info: &ProcessInfo, addresses: &[u64]) -> (Vec<Option<Arc<str>>>, String) {
         if matches!(self.naming, Naming::Raw) {
-            return (Vec::new(), "not looked up".to_owned());
+            return (Vec::new(), NOT_LOOKED_UP.to_owned());
         }
         let (Some(root), Some(uid)) = (&info.root, info.uid) else {
             return (Vec::new(), "the process was gone".to_owned());
