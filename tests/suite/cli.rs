@@ -140,3 +140,16 @@ fn vm_doctor_speaks_json_and_names_the_target() {
     let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert!(json.is_object() && (run.code == 0 || run.code == 3), "{}", run.stderr);
 }
+
+#[test]
+fn vm_a_command_keeps_its_own_limit_on_descriptors() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let agent = agent();
+    let script = format!(
+        "ulimit -n 777; {} record -F 999 -q -o x.folded -- sh -c 'ulimit -n; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'",
+        agent.get_program().display()
+    );
+    let run = run(Command::new("sh").args(["-c", &script]).current_dir(folder.path())).unwrap();
+    assert!(run.stdout.starts_with("777\n"), "{}{}", run.stdout, run.stderr);
+}

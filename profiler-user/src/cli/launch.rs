@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::process::{Child, Command};
 
 use crate::system::identity::Invoker;
@@ -77,7 +78,7 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// Finds the program and prepares its user.
+    /// Finds the program and prepares its user. Comes before the agent changes limits of its own process.
     pub(super) fn prepare(words: &[OsString], run_as: RunAs) -> Self {
         let program = words.first().cloned().unwrap_or_default();
         let user = match run_as {
@@ -101,6 +102,7 @@ impl Launch {
             }
             user.apply(&mut command);
         }
+        keep_descriptor_limit(&mut command);
         Self { command: Command::from(command) }
     }
 
@@ -111,6 +113,17 @@ impl Launch {
     /// Not found, not executable, or no such user's rights.
     pub(super) fn start(mut self) -> io::Result<Child> {
         self.command.spawn()
+    }
+}
+
+/// Gives the command the limit on descriptors that we have now, whatever the agent takes for itself afterwards: programs that call `select`
+/// or close all descriptors they may have rely on the usual one.
+fn keep_descriptor_limit(command: &mut StdCommand) {
+    use std::os::unix::process::CommandExt;
+    let limit = getrlimit(Resource::Nofile);
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe {
+        command.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?));
     }
 }
 

@@ -7,6 +7,7 @@
 mod cgroup;
 mod mappings;
 mod objects;
+mod roots;
 mod snapshot;
 mod table;
 

@@ -1,12 +1,12 @@
 //! The processes of the host, kept up to date by events in order of time.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::mappings::{Mappings, Placement, Region};
 use super::objects::{Access, Objects};
+use super::roots::Roots;
 use super::snapshot::Snapshot;
 use crate::ingest::{EventKind, MapEvent, ProcessEvent, RawSample};
 use crate::profile::clean;
@@ -69,6 +69,7 @@ struct Process {
 pub struct Processes {
     live: HashMap<u32, Process>,
     infos: Vec<ProcessInfo>,
+    roots: Roots,
     /// Files that hold code.
     pub objects: Objects,
     /// What to add to `CLOCK_MONOTONIC` to get Unix time, nanoseconds.
@@ -84,6 +85,7 @@ impl Processes {
         Self {
             live: HashMap::new(),
             infos: Vec::new(),
+            roots: Roots::default(),
             objects: Objects::default(),
             unix_offset_ns,
             outside,
@@ -148,7 +150,7 @@ impl Processes {
         let (comm, mappings, root) = match self.live.get_mut(&parent) {
             Some(process) => {
                 // Held from here on: the child may be gone before anybody looks at it, its parent rarely is.
-                process.root = process.root.take().or_else(|| open_root(parent));
+                process.root = process.root.take().or_else(|| self.roots.open(parent));
                 (process.comm.clone(), Arc::clone(&process.mappings), process.root.clone())
             }
             None => (Vec::new(), Arc::default(), None),
@@ -201,7 +203,7 @@ impl Processes {
         let id = ProcessId(self.infos.len() as u32);
         process.info = Some(id);
         if sample.pid != 0 {
-            process.root = process.root.take().or_else(|| open_root(sample.pid));
+            process.root = process.root.take().or_else(|| self.roots.open(sample.pid));
         }
         let (uid, inner_pid) =
             owner(sample.pid).map_or((None, sample.pid), |(uid, inner)| (Some(uid), inner));
@@ -267,14 +269,6 @@ fn placement(objects: &mut Objects, inode: u64, path: &[u8], file_offset: u64) -
     } else {
         Placement::Object { object: objects.intern(inode, path), file_offset }
     }
-}
-
-fn open_root(pid: u32) -> Option<Arc<OwnedFd>> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = File::options();
-    let root =
-        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(format!("/proc/{pid}/root"));
-    root.ok().map(|file| Arc::new(OwnedFd::from(file)))
 }
 
 /// The effective user of a process, and its number in its innermost PID namespace.

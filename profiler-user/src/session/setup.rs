@@ -35,6 +35,7 @@ impl Session {
     /// What the kernel refused, or what it lacks.
     pub fn start(options: &SessionOptions) -> Result<Self, SessionError> {
         let cpu_at_start_ns = super::own_cpu_ns();
+        raise_descriptor_limit();
         let online = online_cpus()?;
         let wanted = options.cpus.as_ref();
         let sampled: Vec<u32> =
@@ -79,6 +80,15 @@ impl Session {
             cpus: online.len() as u32,
         })
     }
+}
+
+/// Takes all descriptors that we may have: each file with samples in it is held open, and the usual soft limit (1024) is for programs
+/// that call `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it some files of a host with thousands of them have no names, and the result says so.
+    let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Names the targets to the kernel and says which processes to look at before the first sample.

@@ -43,8 +43,9 @@ pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
 async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     let outputs = Outputs::prepare(&plan, results)?;
     let mut signals = Signals::new()?;
+    let launch = prepare_command(&plan);
     let mut session = Session::start(&plan.session).map_err(|error| super::start_error(&error, plan.pid))?;
-    let mut child = start_command(&plan, &mut session)?;
+    let mut child = start_command(launch, &plan, &mut session)?;
     outputs.announce(&plan);
     let ending = drive(&plan, &outputs, &mut session, &mut signals, child.as_mut()).await;
     let recorded = Arc::new(session.stop());
@@ -65,12 +66,17 @@ async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn start_command(plan: &Plan, session: &mut Session) -> Result<Option<Child>, CliError> {
-    if plan.session.scope != Scope::Command {
-        return Ok(None);
-    }
+fn prepare_command(plan: &Plan) -> Option<Launch> {
     let run_as = if plan.keep_root { RunAs::Agent } else { RunAs::Caller };
-    let launch = Launch::prepare(&plan.command, run_as);
+    (plan.session.scope == Scope::Command).then(|| Launch::prepare(&plan.command, run_as))
+}
+
+fn start_command(
+    launch: Option<Launch>,
+    plan: &Plan,
+    session: &mut Session,
+) -> Result<Option<Child>, CliError> {
+    let Some(launch) = launch else { return Ok(None) };
     let started =
         session.follow_children(|| launch.start()).map_err(|error| super::start_error(&error, None))?;
     let program =
