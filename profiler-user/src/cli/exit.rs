@@ -39,6 +39,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// An error with its causes, in one line.
+pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// An error for people: what failed, what to do about it, and how the process ends.
 #[derive(Debug)]
 pub struct CliError {

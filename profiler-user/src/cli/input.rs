@@ -8,7 +8,7 @@ use crate::profile::Profile;
 use anyhow::Context;
 use clap::Args;
 
-use super::exit::{CliError, Exit};
+use super::exit::{CliError, Exit, with_causes};
 
 /// The link to the newest recording.
 const NEWEST: &str = "last.pb.gz";
@@ -40,17 +40,17 @@ impl InputArgs {
     pub(super) fn read(&self) -> anyhow::Result<Profile> {
         let path = self.path()?;
         if path == Path::new("-") {
-            return import::read_from(io::stdin().lock(), Path::new("standard input")).map_err(explained);
+            return import::read_from(io::stdin().lock(), Path::new("standard input"))
+                .map_err(|error| explained(&error));
         }
-        import::read_file(&path).map_err(explained)
+        import::read_file(&path).map_err(|error| explained(&error))
     }
 }
 
 /// A file that cannot be read as a profile, with what can.
-fn explained(error: import::ImportError) -> anyhow::Error {
-    let text = format!("{:#}", anyhow::Error::new(error));
+fn explained(error: &import::ImportError) -> anyhow::Error {
     let hint = "perf-agent reads what it wrote (.pb.gz, .folded) and other tools' pprof and folded files";
-    CliError::new(Exit::Runtime, text).hint(hint).into()
+    CliError::new(Exit::Runtime, with_causes(error)).hint(hint).into()
 }
 
 /// Which of the profile's values a name means.

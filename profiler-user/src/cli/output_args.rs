@@ -7,7 +7,7 @@ use crate::output::{self, Format, Growth, OutputOptions};
 use crate::report::{Merge, Roots};
 use clap::{Args, ValueEnum};
 
-use super::exit::{CliError, Exit};
+use super::exit::{CliError, Exit, with_causes};
 
 /// Where results go.
 #[derive(Debug, Clone, Default, Args)]
@@ -143,7 +143,7 @@ pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
                 eprintln!("Wrote {} ({size}){}", written.path.display(), kept.unwrap_or_default());
             }
             Err(error) if failure.is_none() => failure = Some(error),
-            Err(error) => eprintln!("error: {error}"),
+            Err(error) => eprintln!("error: {}", with_causes(&error)),
         }
     }
     failure.map_or(Ok(()), |error| Err(told_apart(&error)))
@@ -151,7 +151,7 @@ pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
 
 /// Mistakes of the caller get exit code 2.
 fn told_apart(error: &FileError) -> anyhow::Error {
-    CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, error.to_string()).into()
+    CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, with_causes(error)).into()
 }
 
 fn parse_format(text: &str) -> Result<&'static Format, String> {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::{CliError, Exit};
+use super::exit::{CliError, Exit, with_causes};
 use super::output_args::{OutputArgs, PictureArgs};
 use super::quantity::{Length, length, number_list};
 use super::terminal::Colour;
@@ -248,11 +248,9 @@ fn plan(
 
 /// A recording that could not start, explained: missing rights get the whole picture, everything else its causes.
 fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
-    let mut chain = vec![error.to_string()];
     let mut source = std::error::Error::source(error);
     let mut refused = None;
     while let Some(cause) = source {
-        chain.push(cause.to_string());
         refused = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).or(refused);
         source = cause.source();
     }
@@ -261,11 +259,14 @@ fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
         _ => "bpf",
     };
     if let Some(errno @ (libc::EPERM | libc::EACCES)) = refused {
-        CliError::new(Exit::Permission, PermissionReport::gather(&chain[0], syscall, errno, pid).to_string())
+        CliError::new(
+            Exit::Permission,
+            PermissionReport::gather(&error.to_string(), syscall, errno, pid).to_string(),
+        )
     } else {
         let exit =
             if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
-        CliError::new(exit, chain.join(": ")).hint("`perf-agent doctor` says what this host can do")
+        CliError::new(exit, with_causes(error)).hint("`perf-agent doctor` says what this host can do")
     }
 }
 
