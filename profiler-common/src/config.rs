@@ -86,8 +86,9 @@ pub struct Config {
     pub tick_ns: u64,
     /// One when the idle task is sampled too.
     pub include_idle: u32,
-    /// Zero.
-    pub padding: u32,
+    /// One when a sample stands for the ticks missed before it. Zero where the kernel accounts what a hypervisor steals: there a gap is
+    /// mostly stolen time, which is nobody's CPU time.
+    pub carry_late_ticks: u32,
     /// Bits of a user code pointer that are address, for AArch64 pointer authentication; all ones elsewhere.
     pub code_mask: u64,
     /// Kernel structure offsets.

@@ -22,7 +22,7 @@ static CONFIG: Config = Config {
     cgroup_id: 0,
     tick_ns: 0,
     include_idle: 0,
-    padding: 0,
+    carry_late_ticks: 0,
     code_mask: 0,
     offsets: profiler_common::config::KernelOffsets {
         task_pid: 0,

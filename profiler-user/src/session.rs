@@ -287,12 +287,12 @@ impl Session {
         let lost = self.lost();
         for (stat, count) in self.programs.stats() {
             match stat {
-                Stat::OutsideNamespace if count > 0 => self
-                    .notes
-                    .push(format!("{count} samples are of tasks outside this PID namespace, which have no number here")),
-                Stat::LateTicks if count > 0 => self
-                    .notes
-                    .push(format!("{count} timer ticks were missed by stalled CPUs; the samples that followed stand for them")),
+                Stat::OutsideNamespace if count > 0 => self.notes.push(format!(
+                    "{count} samples are of tasks outside this PID namespace, which have no number here"
+                )),
+                Stat::LateTicks if count > 0 => self.notes.push(format!(
+                    "{count} timer ticks were missed by CPUs that stalled or that a hypervisor took away"
+                )),
                 _ => {}
             }
         }

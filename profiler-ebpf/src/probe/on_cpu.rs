@@ -28,6 +28,7 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
     if ticks > 1 {
         add(Stat::LateTicks, ticks - 1);
     }
+    let ticks = if config!(carry_late_ticks) != 0 { ticks } else { 1 };
     if config!(pid_namespace_inum) != 0 && ids.tid == 0 {
         count(Stat::OutsideNamespace);
     }

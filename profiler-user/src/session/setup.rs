@@ -196,11 +196,18 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         cgroup_id,
         tick_ns: tick_ns(options.clock, options.frequency_hz),
         include_idle: u32::from(options.idle == Idle::Include),
-        padding: 0,
+        carry_late_ticks: u32::from(!accounts_stolen_time()),
         // 48 bits of user address unless the kernel and the program opted into more; the rest may be a signature.
         code_mask: if cfg!(target_arch = "aarch64") { (1 << 48) - 1 } else { u64::MAX },
         offsets: offsets.unwrap_or_default(),
     })
+}
+
+/// Whether the kernel knows what a hypervisor takes away from it: the eighth number of the first line of `/proc/stat` (proc(5)).
+fn accounts_stolen_time() -> bool {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let stolen = stat.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    stolen.is_some_and(|ticks| ticks > 0)
 }
 
 fn kernel_offsets(types: &KernelTypes) -> Result<KernelOffsets, String> {
