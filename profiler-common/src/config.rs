@@ -25,6 +25,11 @@ pub const TARGET_SAMPLED: u32 = 1;
 /// Do not sample this process, only its children to come: how a command is followed from its fork on.
 pub const TARGET_PARENT_ONLY: u32 = 2;
 
+/// Copy the stack of a sample whose walk meets a table that is not loaded.
+pub const COPY_WHEN_COLD: u32 = 0;
+/// Copy the stack of every sample, with the registers of its leaf: to compare the walk with others.
+pub const COPY_ALWAYS: u32 = 1;
+
 /// Byte offsets of kernel structure members, from the running kernel's BTF. Checked against our own process before
 /// a recording trusts them.
 #[repr(C)]
@@ -89,6 +94,10 @@ pub struct Config {
     /// One when a sample stands for the ticks missed before it. Zero where the kernel accounts what a hypervisor steals: there a gap is
     /// mostly stolen time, which is nobody's CPU time.
     pub carry_late_ticks: u32,
+    /// One of the `COPY_` numbers.
+    pub copy_stacks: u32,
+    /// Zero.
+    pub padding: u32,
     /// Bits of a user code pointer that are address, for AArch64 pointer authentication; all ones elsewhere.
     pub code_mask: u64,
     /// Kernel structure offsets.
@@ -121,7 +130,7 @@ pub struct SelfCheck {
 
 const _: () = {
     assert!(size_of::<KernelOffsets>() == 56);
-    assert!(size_of::<Config>() == 32 + 32 + 56);
+    assert!(size_of::<Config>() == 32 + 40 + 56);
     assert!(size_of::<SelfCheck>() == 40);
 };
 

@@ -1,7 +1,8 @@
 //! What crosses the border between perf-agent's BPF programs and its user side, and the code that runs on both.
 //!
 //! [`sample`] is what the programs send, [`config`] what they are told when they load, [`stats`] what they count.
-//! [`unwind`] is the stack walker itself: pure functions over a [`unwind::Memory`], compiled into the BPF programs
+//! [`mapping`] is how the programs find unwind rows,
+//! [`unwind`] the stack walker itself: pure functions over a [`unwind::Memory`], compiled into the BPF programs
 //! and into the host's tests alike. Layouts are asserted at compile time, because both sides read them as bytes.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -11,6 +12,7 @@ extern crate std;
 
 pub mod config;
 pub mod limits;
+pub mod mapping;
 pub mod sample;
 pub mod stats;
 pub mod stop;

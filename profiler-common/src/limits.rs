@@ -15,6 +15,20 @@ pub const MAX_WALK_PROGRAMS: usize = 30;
 /// User frames kept of one sample; a deeper stack keeps its leaf side and ends in a marker.
 pub const MAX_USER_FRAMES: usize = FRAMES_PER_PROGRAM * MAX_WALK_PROGRAMS;
 
+/// Bytes of stack in one record of a sample whose walk met a table that was not loaded, so that user space can finish
+/// it: six pages, about what fits beside the frames in a per-CPU value. Nine of ten stacks of C and C++ programs are
+/// smaller as a whole.
+pub const STACK_COPY_BYTES: usize = STACK_COPY_PAGES * STACK_PAGE_BYTES;
+
+/// Records over which the copy of one stack may go: 96 KiB, which a compiler's deepest recursions need.
+pub const STACK_COPY_RECORDS: usize = 4;
+
+/// Pages of one record.
+pub const STACK_COPY_PAGES: usize = 6;
+
+/// A piece of stack that is readable as a whole or not at all: the smallest page size of both architectures.
+pub const STACK_PAGE_BYTES: usize = 4096;
+
 /// Frames in one record.
 pub const MAX_FRAMES: usize = MAX_USER_FRAMES + MAX_KERNEL_FRAMES;
 
@@ -33,5 +47,6 @@ const _: () = {
     assert!(MAX_USER_FRAMES >= 256, "the promise is at least 256 user frames");
     assert!(MAX_WALK_PROGRAMS < 33, "the kernel stops a chain of 33 tail calls");
     // The record is built in a per-CPU array, whose values the kernel limits to PCPU_MIN_UNIT_SIZE (32 KiB).
-    assert!(size_of::<crate::sample::SampleHeader>() + MAX_FRAMES * 8 < 32 * 1024);
+    let walk = 2 * crate::unwind::REGISTERS_BYTES + 128;
+    assert!(size_of::<crate::sample::SampleHeader>() + MAX_FRAMES * 8 + STACK_COPY_BYTES + walk < 32 * 1024);
 };

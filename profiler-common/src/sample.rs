@@ -6,6 +6,15 @@
 /// First word of every record in the ring, so that other kinds can follow.
 pub const RECORD_SAMPLE: u32 = 1;
 
+/// First word of a sample whose walk met a table that was not loaded. Behind the frames follow the
+/// [`crate::unwind::Registers`] of the last frame and `header.stack_bytes` bytes of stack, from the registers' stack
+/// pointer rounded down to [`crate::limits::STACK_PAGE_BYTES`] on.
+pub const RECORD_COLD_SAMPLE: u32 = 2;
+
+/// First word of a record that carries on the stack of the [`RECORD_COLD_SAMPLE`] with the same CPU and time: only `kind`,
+/// `cpu`, `time_ns` and `stack_bytes` of its header have a meaning, and the stack follows at once.
+pub const RECORD_STACK: u32 = 3;
+
 /// Length of a task's name, `TASK_COMM_LEN` in include/linux/sched.h.
 pub const COMM_LEN: usize = 16;
 
@@ -13,7 +22,7 @@ pub const COMM_LEN: usize = 16;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleHeader {
-    /// [`RECORD_SAMPLE`].
+    /// [`RECORD_SAMPLE`] or [`RECORD_COLD_SAMPLE`].
     pub kind: u32,
     /// CPU that was sampled.
     pub cpu: u32,
@@ -35,8 +44,8 @@ pub struct SampleHeader {
     pub stop: u8,
     /// One when the interrupted context was in user mode, zero when it was in the kernel.
     pub in_user_mode: u8,
-    /// Zero.
-    pub padding: [u8; 2],
+    /// Bytes of stack that follow the registers; zero in a [`RECORD_SAMPLE`].
+    pub stack_bytes: u16,
     /// Name of the thread, ended by a NUL.
     pub comm: [u8; COMM_LEN],
 }

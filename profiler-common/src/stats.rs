@@ -16,17 +16,26 @@ pub enum Stat {
     OutsideNamespace = 4,
     /// Ticks of the sampling timer that passed while the CPU stalled; the next sample stands for them.
     LateTicks = 5,
+    /// Samples that were sent with a copy of the stack because a table was not loaded.
+    Cold = 6,
+    /// New processes whose address space could not be handed on, table full.
+    SpacesFull = 7,
+    /// Stack copies that ended early because the ring was full.
+    StackCut = 8,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
         Self::TargetsFull,
         Self::OutsideNamespace,
         Self::LateTicks,
+        Self::Cold,
+        Self::SpacesFull,
+        Self::StackCut,
     ];
 
     /// Stable identifier.
@@ -38,6 +47,9 @@ impl Stat {
             Self::TargetsFull => "targets_full",
             Self::OutsideNamespace => "outside_namespace",
             Self::LateTicks => "late_ticks",
+            Self::Cold => "cold",
+            Self::SpacesFull => "spaces_full",
+            Self::StackCut => "stack_cut",
         }
     }
 
@@ -50,6 +62,9 @@ impl Stat {
             Self::TargetsFull => "new processes not followed: target table full",
             Self::OutsideNamespace => "samples of tasks outside this PID namespace",
             Self::LateTicks => "timer ticks missed by stalled CPUs",
+            Self::Cold => "samples walked in user space",
+            Self::SpacesFull => "processes whose samples are walked in user space: table full",
+            Self::StackCut => "stack copies cut short: ring buffer full",
         }
     }
 

@@ -11,7 +11,7 @@ pub enum StopReason {
     NoUserSide = 1,
     /// The stack is deeper than [`crate::limits::MAX_USER_FRAMES`].
     TooDeep = 2,
-    /// The frame pointer is not one: unaligned, outside the stack, or not above the frame before.
+    /// The code has no unwind table, and the frame pointer is not one: unaligned, outside the stack, or not above the frame before.
     BadFramePointer = 3,
     /// The saved return address cannot be code.
     BadReturnAddress = 4,
@@ -23,11 +23,21 @@ pub enum StopReason {
     CompatTask = 7,
     /// The kernel refused to continue the chain of programs.
     ChainBroken = 8,
+    /// The address lies in no executable mapping that the kernel side knows.
+    NoMapping = 9,
+    /// The unwind rows of the text page were not loaded.
+    TableMissing = 10,
+    /// The binary's unwind information is of a kind that our rules cannot say.
+    UnsupportedRule = 11,
+    /// The frame's address depends on a register whose value in a caller is not known.
+    UnknownRegister = 12,
+    /// The computed frame address is unaligned or not above the frame before.
+    BadFrameAddress = 13,
 }
 
 impl StopReason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::Complete,
         Self::NoUserSide,
         Self::TooDeep,
@@ -37,6 +47,11 @@ impl StopReason {
         Self::NoUserRegisters,
         Self::CompatTask,
         Self::ChainBroken,
+        Self::NoMapping,
+        Self::TableMissing,
+        Self::UnsupportedRule,
+        Self::UnknownRegister,
+        Self::BadFrameAddress,
     ];
 
     /// The reason behind a number on the wire.
@@ -61,7 +76,32 @@ impl StopReason {
             Self::NoUserRegisters => "no_user_registers",
             Self::CompatTask => "compat_task",
             Self::ChainBroken => "chain_broken",
+            Self::NoMapping => "no_mapping",
+            Self::TableMissing => "table_missing",
+            Self::UnsupportedRule => "unsupported_rule",
+            Self::UnknownRegister => "unknown_register",
+            Self::BadFrameAddress => "bad_frame_address",
         }
+    }
+
+    /// True when the reason lies in the code of the last frame, so that its module is worth naming.
+    pub fn is_about_code(self) -> bool {
+        matches!(
+            self,
+            Self::BadFramePointer
+                | Self::BadReturnAddress
+                | Self::UnreadableStack
+                | Self::NoMapping
+                | Self::TableMissing
+                | Self::UnsupportedRule
+                | Self::UnknownRegister
+                | Self::BadFrameAddress
+        )
+    }
+
+    /// True when user space can finish the walk from a copy of the stack: only tables were missing.
+    pub fn is_cold(self) -> bool {
+        matches!(self, Self::NoMapping | Self::TableMissing)
     }
 
     /// What the reader of a stack is told, in a few words.
@@ -70,12 +110,17 @@ impl StopReason {
             Self::Complete => "complete",
             Self::NoUserSide => "no user side",
             Self::TooDeep => "deeper than 480 frames",
-            Self::BadFramePointer => "no frame pointer",
+            Self::BadFramePointer => "no table, no frame pointer",
             Self::BadReturnAddress => "return address is not code",
             Self::UnreadableStack => "stack memory not resident",
             Self::NoUserRegisters => "user registers not available on this kernel",
             Self::CompatTask => "32-bit task",
             Self::ChainBroken => "program chain broken",
+            Self::NoMapping => "return address is not in code",
+            Self::TableMissing => "unwind table not loaded",
+            Self::UnsupportedRule => "unwind rule not supported",
+            Self::UnknownRegister => "register of a caller not known",
+            Self::BadFrameAddress => "frame address is not on the stack",
         }
     }
 }

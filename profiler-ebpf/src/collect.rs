@@ -4,16 +4,18 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_get_current_comm,
+    bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+    generated::{bpf_get_current_comm, bpf_probe_read_kernel},
 };
-use profiler_common::config::STACK_USER;
+use profiler_common::config::{COPY_ALWAYS, STACK_USER};
 use profiler_common::sample::{COMM_LEN, RECORD_SAMPLE};
 use profiler_common::stats::Stat;
 use profiler_common::stop::StopReason;
+use profiler_common::unwind::Registers;
 
-use crate::context::{UserRegisters, UserSide, in_user_mode, interrupted_registers, saved_registers};
+use crate::context::{UserSide, in_user_mode, interrupted_registers, saved_registers};
 use crate::kernel::TaskIds;
-use crate::maps::config;
+use crate::maps::{SPACES, config};
 use crate::scratch::{Scratch, put_user_frame, scratch};
 use crate::stats::count;
 
@@ -41,19 +43,28 @@ pub(crate) fn begin<C: EbpfContext>(ctx: &C, ids: TaskIds, weight: u64) -> Next 
         // SAFETY: as above.
         return unsafe { without_user_frames(scratch, StopReason::NoUserSide) };
     }
-    let registers = if user_mode {
-        interrupted_registers(ctx)
-    } else {
-        match saved_registers() {
-            UserSide::Registers(registers) => registers,
-            // SAFETY: as above.
-            UserSide::None => return unsafe { without_user_frames(scratch, StopReason::NoUserSide) },
-            // SAFETY: as above.
-            UserSide::Unknown => return unsafe { without_user_frames(scratch, StopReason::NoUserRegisters) },
+    // SAFETY: as above; the frames are still empty and lend their room.
+    let user_side = unsafe {
+        let registers = &raw mut (*scratch).walk.registers;
+        if user_mode {
+            interrupted_registers(ctx, registers)
+        } else {
+            saved_registers(registers, (&raw mut (*scratch).frames).cast())
         }
     };
     // SAFETY: as above.
-    unsafe { first_frame(scratch, registers) }
+    unsafe {
+        match user_side {
+            UserSide::Filled => first_frame(scratch, ids.pid),
+            UserSide::Compat => {
+                first_frame(scratch, ids.pid);
+                (*scratch).header.stop = StopReason::CompatTask as u8;
+                Next::Emit
+            }
+            UserSide::None => without_user_frames(scratch, StopReason::NoUserSide),
+            UserSide::Unknown => without_user_frames(scratch, StopReason::NoUserRegisters),
+        }
+    }
 }
 
 /// # Safety
@@ -74,7 +85,7 @@ unsafe fn fill_header(scratch: *mut Scratch, ids: TaskIds, weight: u64, user_mod
         (*header).user_frames = 0;
         (*header).kernel_frames = 0;
         (*header).in_user_mode = u8::from(user_mode);
-        (*header).padding = [0; 2];
+        (*header).stack_bytes = 0;
         // Fails only for a buffer of length zero.
         bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
     }
@@ -97,18 +108,24 @@ unsafe fn without_user_frames(scratch: *mut Scratch, stop: StopReason) -> Next {
 ///
 /// As for [`fill_header`].
 #[inline(always)]
-unsafe fn first_frame(scratch: *mut Scratch, registers: UserRegisters) -> Next {
-    // SAFETY: valid by the caller.
+unsafe fn first_frame(scratch: *mut Scratch, pid: u32) -> Next {
+    // SAFETY: valid by the caller; the value in the table is a plain integer.
     unsafe {
-        put_user_frame(scratch, 0, registers.ip);
+        put_user_frame(scratch, 0, (*scratch).walk.registers.ip);
         (*scratch).walk.frames = 1;
-        (*scratch).walk.ip = registers.ip;
-        (*scratch).walk.sp = registers.sp;
-        (*scratch).walk.fp = registers.fp;
-        if registers.compat {
-            (*scratch).header.stop = StopReason::CompatTask as u8;
-            return Next::Emit;
+        if config!(copy_stacks) == COPY_ALWAYS {
+            let registers = &raw const (*scratch).walk.registers;
+            bpf_probe_read_kernel(
+                (&raw mut (*scratch).walk.leaf).cast(),
+                size_of::<Registers>() as u32,
+                registers.cast(),
+            );
         }
+        (*scratch).walk.space = SPACES.get(pid).copied().unwrap_or(0);
+        // An empty range: the first address has to be looked up.
+        (*scratch).walk.mapping.start = 0;
+        (*scratch).walk.mapping.end = 0;
+        (*scratch).walk.signal = 0;
         // Stands if the kernel refuses the tail call; the walk overwrites it.
         (*scratch).header.stop = StopReason::ChainBroken as u8;
     }

@@ -7,8 +7,10 @@
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use profiler_common::config::ARCH_X86_64;
+use profiler_common::unwind::{KNOWN_ALL, KNOWN_RBX, Registers};
 
 use crate::kernel::{current_task, read_field};
 use crate::maps::config;
@@ -16,18 +18,53 @@ use crate::maps::config;
 /// Offsets in `struct pt_regs` (arch/x86/include/asm/ptrace.h) and `struct user_pt_regs`
 /// (arch/arm64/include/uapi/asm/ptrace.h), which is also how `struct pt_regs` of arm64 begins.
 mod layout {
-    pub(super) const X86_BP: u32 = 32;
     pub(super) const X86_IP: u32 = 128;
     pub(super) const X86_CS: u32 = 136;
-    pub(super) const X86_SP: u32 = 152;
     /// `bpf_perf_event_data.sample_period` behind 21 registers.
     pub(super) const X86_PERIOD: u32 = 168;
-    pub(super) const ARM_FP: u32 = 29 * 8;
-    pub(super) const ARM_SP: u32 = 31 * 8;
+    pub(super) const X86_WORDS: usize = 21;
+    pub(super) const X86_BP: usize = 6;
+    pub(super) const X86_SP: usize = 7;
+    pub(super) const ARM_FP: usize = 29;
+    pub(super) const ARM_LR: usize = 30;
+    pub(super) const ARM_SP: usize = 31;
     pub(super) const ARM_PC: u32 = 32 * 8;
     pub(super) const ARM_PSTATE: u32 = 33 * 8;
     /// `bpf_perf_event_data.sample_period` behind 34 registers.
     pub(super) const ARM_PERIOD: u32 = 34 * 8;
+    pub(super) const ARM_WORDS: usize = 34;
+}
+
+/// Runs `$set(dwarf_number, pt_regs_offset)` for each general register of x86_64.
+macro_rules! each_x86_register {
+    ($set:ident) => {
+        $set!(0, 80);
+        $set!(1, 96);
+        $set!(2, 88);
+        $set!(3, 40);
+        $set!(4, 104);
+        $set!(5, 112);
+        $set!(6, 32);
+        $set!(7, 152);
+        $set!(8, 72);
+        $set!(9, 64);
+        $set!(10, 56);
+        $set!(11, 48);
+        $set!(12, 24);
+        $set!(13, 16);
+        $set!(14, 8);
+        $set!(15, 0);
+    };
+}
+
+/// Runs `$set(number, offset)` for x0 to x30 and the stack pointer.
+macro_rules! each_arm_register {
+    ($set:ident) => {
+        each_arm_register!($set: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    };
+    ($set:ident: $($number:literal)*) => {
+        $($set!($number, $number * 8);)*
+    };
 }
 
 /// `__USER32_CS` (arch/x86/include/asm/segment.h): the code segment of 32-bit tasks.
@@ -36,16 +73,6 @@ const X86_USER32_CS: u64 = 0x23;
 const ARM_MODE32: u64 = 0x10;
 /// `PSR_MODE_MASK`; zero is EL0, user mode.
 const ARM_MODE_MASK: u64 = 0xf;
-
-/// Registers that a user walk starts from.
-#[derive(Clone, Copy)]
-pub(crate) struct UserRegisters {
-    pub(crate) ip: u64,
-    pub(crate) sp: u64,
-    pub(crate) fp: u64,
-    /// True for a 32-bit task.
-    pub(crate) compat: bool,
-}
 
 /// One 64-bit load from the context at a constant offset.
 macro_rules! context_word {
@@ -70,23 +97,68 @@ pub(crate) fn in_user_mode<C: EbpfContext>(ctx: &C) -> bool {
     }
 }
 
-/// The user registers of a context that was interrupted in user mode.
+/// What is known of the user side of a task.
+pub(crate) enum UserSide {
+    /// The registers are filled in.
+    Filled,
+    /// They are, but the task runs 32-bit code.
+    Compat,
+    /// A kernel thread, or a worker that never ran in user mode.
+    None,
+    /// The kernel has no BTF, so its saved registers cannot be asked for.
+    Unknown,
+}
+
+/// Takes the user registers of a context that was interrupted in user mode.
+///
+/// # Safety
+///
+/// `registers` points into this CPU's scratch.
 #[inline(always)]
-pub(crate) fn interrupted_registers<C: EbpfContext>(ctx: &C) -> UserRegisters {
-    if config!(arch) == ARCH_X86_64 {
-        UserRegisters {
-            ip: context_word!(ctx, layout::X86_IP),
-            sp: context_word!(ctx, layout::X86_SP),
-            fp: context_word!(ctx, layout::X86_BP),
-            compat: context_word!(ctx, layout::X86_CS) == X86_USER32_CS,
-        }
+pub(crate) unsafe fn interrupted_registers<C: EbpfContext>(ctx: &C, registers: *mut Registers) -> UserSide {
+    macro_rules! set {
+        ($number:expr, $offset:expr) => {{
+            let value = context_word!(ctx, $offset);
+            // SAFETY: valid by the caller.
+            unsafe { (*registers).general[$number] = value }
+        }};
+    }
+    let compat = if config!(arch) == ARCH_X86_64 {
+        each_x86_register!(set);
+        let ip = context_word!(ctx, layout::X86_IP);
+        // SAFETY: valid by the caller, here and below.
+        unsafe { (*registers).ip = ip };
+        context_word!(ctx, layout::X86_CS) == X86_USER32_CS
     } else {
-        UserRegisters {
-            ip: context_word!(ctx, layout::ARM_PC),
-            sp: context_word!(ctx, layout::ARM_SP),
-            fp: context_word!(ctx, layout::ARM_FP),
-            compat: context_word!(ctx, layout::ARM_PSTATE) & ARM_MODE32 != 0,
+        each_arm_register!(set);
+        let ip = context_word!(ctx, layout::ARM_PC);
+        unsafe { (*registers).ip = ip };
+        context_word!(ctx, layout::ARM_PSTATE) & ARM_MODE32 != 0
+    };
+    unsafe { name_registers(registers) };
+    if compat { UserSide::Compat } else { UserSide::Filled }
+}
+
+/// Fills in what the general registers hold under other names.
+///
+/// # Safety
+///
+/// `registers` points into this CPU's scratch.
+#[inline(always)]
+unsafe fn name_registers(registers: *mut Registers) {
+    // SAFETY: valid by the caller.
+    unsafe {
+        if config!(arch) == ARCH_X86_64 {
+            (*registers).sp = (*registers).general[layout::X86_SP];
+            (*registers).fp = (*registers).general[layout::X86_BP];
+            (*registers).lr = 0;
+        } else {
+            (*registers).sp = (*registers).general[layout::ARM_SP];
+            (*registers).fp = (*registers).general[layout::ARM_FP];
+            (*registers).lr = (*registers).general[layout::ARM_LR];
         }
+        (*registers).rbx_at = 0;
+        (*registers).known = KNOWN_ALL | KNOWN_RBX;
     }
 }
 
@@ -100,41 +172,57 @@ pub(crate) fn sample_period<C: EbpfContext>(ctx: &C) -> u64 {
     }
 }
 
-/// What is known of the user side of a task that was interrupted in the kernel.
-pub(crate) enum UserSide {
-    Registers(UserRegisters),
-    /// A kernel thread, or a worker that never ran in user mode.
-    None,
-    /// The kernel has no BTF, so its saved registers cannot be asked for.
-    Unknown,
-}
-
-/// The registers with which the current task entered the kernel.
+/// Takes the registers with which the current task entered the kernel. `words` is room for the kernel's copy of them.
+///
+/// # Safety
+///
+/// Both point into this CPU's scratch.
 #[inline(always)]
-pub(crate) fn saved_registers() -> UserSide {
+pub(crate) unsafe fn saved_registers(registers: *mut Registers, words: *mut [u64; SAVED_WORDS]) -> UserSide {
     if config!(has_offsets) == 0 {
         return UserSide::Unknown;
     }
     if read_field::<u64>(current_task(), config!(offsets.task_mm)).unwrap_or(0) == 0 {
         return UserSide::None;
     }
-    // SAFETY: no preconditions; both helpers exist since 5.15 wherever the kernel has BTF.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
-    let registers = if config!(arch) == ARCH_X86_64 {
-        UserRegisters {
-            ip: read_field(regs, layout::X86_IP).unwrap_or(0),
-            sp: read_field(regs, layout::X86_SP).unwrap_or(0),
-            fp: read_field(regs, layout::X86_BP).unwrap_or(0),
-            compat: read_field::<u64>(regs, layout::X86_CS) == Some(X86_USER32_CS),
-        }
-    } else {
-        UserRegisters {
-            ip: read_field(regs, layout::ARM_PC).unwrap_or(0),
-            sp: read_field(regs, layout::ARM_SP).unwrap_or(0),
-            fp: read_field(regs, layout::ARM_FP).unwrap_or(0),
-            compat: read_field::<u64>(regs, layout::ARM_PSTATE).unwrap_or(0) & ARM_MODE32 != 0,
-        }
+    let is_x86 = config!(arch) == ARCH_X86_64;
+    let bytes = if is_x86 { layout::X86_WORDS } else { layout::ARM_WORDS } * 8;
+    // SAFETY: no preconditions; the first two helpers exist since 5.15 wherever the kernel has BTF. The last one checks its
+    // source; its target is valid by the caller.
+    let failed = unsafe {
+        let regs = bpf_task_pt_regs(bpf_get_current_task_btf());
+        bpf_probe_read_kernel(words.cast(), bytes as u32, regs as *const _)
     };
+    if failed != 0 {
+        return UserSide::None;
+    }
+    macro_rules! set {
+        ($number:expr, $offset:expr) => {
+            // SAFETY: valid by the caller.
+            unsafe { (*registers).general[$number] = (*words)[$offset / 8] }
+        };
+    }
+    // SAFETY: valid by the caller, here and below.
+    let compat = if is_x86 {
+        each_x86_register!(set);
+        unsafe { (*registers).ip = (*words)[layout::X86_IP as usize / 8] };
+        unsafe { (*words)[layout::X86_CS as usize / 8] == X86_USER32_CS }
+    } else {
+        each_arm_register!(set);
+        unsafe { (*registers).ip = (*words)[layout::ARM_PC as usize / 8] };
+        unsafe { (*words)[layout::ARM_PSTATE as usize / 8] & ARM_MODE32 != 0 }
+    };
+    // SAFETY: valid by the caller, here and below.
+    unsafe { name_registers(registers) };
     // io_uring workers have the process's memory but never were in user mode: their saved registers are zero.
-    if registers.ip == 0 { UserSide::None } else { UserSide::Registers(registers) }
+    if unsafe { (*registers).ip } == 0 {
+        UserSide::None
+    } else if compat {
+        UserSide::Compat
+    } else {
+        UserSide::Filled
+    }
 }
+
+/// Words of the larger `struct pt_regs`.
+pub(crate) const SAVED_WORDS: usize = layout::ARM_WORDS;

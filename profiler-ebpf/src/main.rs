@@ -31,16 +31,22 @@ pub fn walk_cpu(ctx: PerfEventContext) -> u32 {
     probe::on_cpu::walk(&ctx)
 }
 
-/// `task_newtask`: a target forked, its child becomes a target before it runs.
+/// `task_newtask`: a process forked; before the child runs it is what its parent is.
 #[raw_tracepoint]
 pub fn process_forked(ctx: RawTracePointContext) -> i32 {
     probe::lifecycle::forked(&ctx)
 }
 
-/// `sched_process_exit`: a target is gone, its number may be given to somebody else.
+/// `sched_process_exit`: a process is gone, its number may be given to somebody else.
 #[raw_tracepoint]
 pub fn process_exited(ctx: RawTracePointContext) -> i32 {
     probe::lifecycle::exited(&ctx)
+}
+
+/// `sched_process_exec`: a process became another program, with other mappings.
+#[raw_tracepoint]
+pub fn process_executed(ctx: RawTracePointContext) -> i32 {
+    probe::lifecycle::executed(&ctx)
 }
 
 /// Run by the agent on itself: reads what samples will read, for the agent to compare with what it knows.

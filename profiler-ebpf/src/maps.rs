@@ -1,10 +1,16 @@
 //! All maps, in the order in which a sample meets them: who writes, who reads, what bounds it.
 
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
 use profiler_common::limits::MAX_TARGETS;
+use profiler_common::mapping::{
+    MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
+};
 use profiler_common::stats::Stat;
+use profiler_common::unwind::Rule;
 
 use crate::scratch::Scratch;
 
@@ -23,6 +29,8 @@ static CONFIG: Config = Config {
     tick_ns: 0,
     include_idle: 0,
     carry_late_ticks: 0,
+    copy_stacks: 0,
+    padding: 0,
     code_mask: 0,
     offsets: profiler_common::config::KernelOffsets {
         task_pid: 0,
@@ -86,6 +94,38 @@ pub(crate) static LAST_TICK: PerCpuArray<Tick> = PerCpuArray::with_max_entries(1
 /// The walk of CPU samples. Filled by the loader; the chain's length is bounded by `MAX_WALK_PROGRAMS`.
 #[map]
 pub(crate) static WALK_CPU: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Number of the address space of a process, by process ID in the agent's namespace. Written by the agent and by
+/// [`crate::probe::lifecycle`] (a child inherits, an exec and an exit remove); looked up by walks. Absent: the agent
+/// finishes the walk from a copy of the stack.
+#[map]
+pub(crate) static SPACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_SPACES, 0);
+
+/// Executable mappings by address space and address. Written by the agent, looked up by walks. A program that is
+/// interrupted by a sampler never holds its lock, because only the agent's system calls write.
+#[map]
+pub(crate) static MAPPINGS: LpmTrie<MappingKey, Mapping> = LpmTrie::with_max_entries(MAX_TRIE_ENTRIES, 0);
+
+/// The page directory: where the rows of each text page are. Written by the agent through its memory mapping, one word at
+/// a time.
+#[map]
+pub(crate) static PAGES: Array<PageRef> = Array::with_max_entries(MAX_PAGES, BPF_F_MMAPABLE);
+
+/// A slab of rows.
+pub(crate) type Slab = [u32; SLAB_ROWS];
+
+/// The row pool: the agent adds slabs as binaries are sampled, up to its limit, and fills them through memory mappings. A slab
+/// stays for good; which of its rows are whose is said by the page directory alone.
+#[btf_map]
+pub(crate) static SLABS: btf_maps::ArrayOfMaps<
+    btf_maps::Array<Slab, 1, { BPF_F_MMAPABLE as usize }>,
+    { MAX_SLABS as usize },
+> = btf_maps::ArrayOfMaps::new();
+
+/// The distinct rules of all binaries. Written by the agent through its memory mapping; a rule's number never changes its
+/// meaning.
+#[map]
+pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, BPF_F_MMAPABLE);
 
 /// Records on their way to user space. The loader sets the size; full: counted as [`Stat::RingFull`].
 #[map]

@@ -4,28 +4,40 @@
 
 use core::arch::asm;
 
-use profiler_common::limits::{MAX_FRAMES, MAX_USER_FRAMES};
+use profiler_common::limits::{MAX_FRAMES, MAX_USER_FRAMES, STACK_COPY_BYTES};
+use profiler_common::mapping::Mapping;
 use profiler_common::sample::SampleHeader;
+use profiler_common::unwind::{REGISTERS_BYTES, Registers};
 
 use crate::maps::SCRATCH;
 
-/// A record as it goes to the ring (header and frames, adjacent), then what stays here.
+/// Words that may follow the frames: the registers and the stack of a walk that user space finishes.
+const COPY_WORDS: usize = (REGISTERS_BYTES + STACK_COPY_BYTES) / 8;
+
+/// A record as it goes to the ring (header, frames, copies, adjacent), then what stays here.
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) header: SampleHeader,
     pub(crate) frames: [u64; MAX_FRAMES],
+    /// Room for what follows the last frame.
+    copies: [u64; COPY_WORDS],
     pub(crate) walk: WalkState,
 }
 
 /// Where a user walk stands.
 #[repr(C)]
 pub(crate) struct WalkState {
-    pub(crate) ip: u64,
-    pub(crate) sp: u64,
-    pub(crate) fp: u64,
+    pub(crate) registers: Registers,
+    /// The mapping of the last address: most frames lie in the same one as the frame before.
+    pub(crate) mapping: Mapping,
+    /// Registers of the leaf, where every stack is copied.
+    pub(crate) leaf: Registers,
+    /// Where the interrupted registers of the signal frame lie that the walk has come to, or zero.
+    pub(crate) signal: u64,
     /// User frames written so far.
     pub(crate) frames: u32,
-    pub(crate) padding: u32,
+    /// Number of the address space, or zero when it is not known here.
+    pub(crate) space: u32,
 }
 
 /// This CPU's scratch.

@@ -3,13 +3,13 @@
 //! In: a raw sample and the table of processes at its moment. Out: addresses placed in objects, interned, counted. Names come later,
 //! once per distinct address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use profiler_common::stop::StopReason;
 
 use crate::ingest::RawSample;
 use crate::intern::Interner;
-use crate::process::{ObjectId, Placement, ProcessId, Processes};
+use crate::process::{Moment, ObjectId, Placement, ProcessId, Processes};
 
 /// Distinct stack frames (over all stacks) after which new stacks are counted but no longer kept apart: about 100 MB at eight
 /// bytes a frame and the usual depth would be far past what a person can read.
@@ -47,8 +47,8 @@ pub enum Place {
         /// Address.
         abs_addr: u64,
     },
-    /// Not code: the walk ended here, early.
-    Stopped(StopReason),
+    /// Not code: the walk ended here, early, in the code of this object where it has one.
+    Stopped(StopReason, Option<ObjectId>),
     /// Not code: the return address that the walk found lies in no executable mapping.
     WalkedOut,
     /// Not code: user mode was interrupted, and only kernel stacks are recorded.
@@ -106,7 +106,7 @@ pub struct Aggregate {
     stacks: Interner<Box<[PlaceId]>>,
     comms: Interner<Vec<u8>>,
     tallies: HashMap<SampleKey, Tally>,
-    stops: HashMap<StopReason, u64>,
+    stops: BTreeMap<(StopReason, Option<ObjectId>), u64>,
     walked_out: u64,
     samples: u64,
     stack_frames: usize,
@@ -120,13 +120,13 @@ impl Aggregate {
         Self { scope, ..Self::default() }
     }
 
-    /// Adds one sample. `processes` is as of the sample's moment.
-    pub fn add(&mut self, sample: &RawSample, processes: &mut Processes) {
-        let process = processes.identify(sample);
+    /// Adds one sample.
+    pub fn add(&mut self, sample: &RawSample, moment: &Moment, processes: &mut Processes) {
+        let process = moment.process;
         self.scratch.clear();
         self.push_kernel(sample);
         if self.scope != StackScope::KernelOnly {
-            self.push_user(sample, process, processes);
+            self.push_user(sample, moment, processes);
         } else if sample.kernel.is_empty() {
             self.push(Place::UserMode);
         }
@@ -156,7 +156,7 @@ impl Aggregate {
         }
     }
 
-    fn push_user(&mut self, sample: &RawSample, process: ProcessId, processes: &mut Processes) {
+    fn push_user(&mut self, sample: &RawSample, moment: &Moment, processes: &mut Processes) {
         if sample.pid == 0 {
             // The idle task has no user side; what our PID namespace does not see has mappings that we cannot know.
             if !sample.user.is_empty() {
@@ -164,10 +164,12 @@ impl Aggregate {
             }
             return;
         }
+        let process = moment.process;
+        let mut module = None;
         let mut walked_out = false;
         for (index, address) in sample.user.iter().enumerate() {
             let abs_addr = look_up_address(*address, index);
-            let place = match processes.place(sample.pid, abs_addr) {
+            let place = match processes.place(moment, abs_addr) {
                 Some(region) => match region.placement {
                     Placement::Object { object, file_offset } => Place::Object {
                         object,
@@ -183,14 +185,19 @@ impl Aggregate {
                     break;
                 }
             };
+            module = match place {
+                Place::Object { object, .. } => Some(object),
+                _ => None,
+            };
             self.push(place);
         }
         if walked_out {
             self.walked_out += 1;
             self.push(Place::WalkedOut);
         } else if !sample.stop.is_clean() {
-            *self.stops.entry(sample.stop).or_default() += 1;
-            self.push(Place::Stopped(sample.stop));
+            let module = module.filter(|_| sample.stop.is_about_code());
+            *self.stops.entry((sample.stop, module)).or_default() += 1;
+            self.push(Place::Stopped(sample.stop, module));
         }
     }
 
@@ -224,9 +231,9 @@ impl Aggregate {
         self.samples
     }
 
-    /// Stacks that end early, by reason.
-    pub fn stops(&self) -> impl Iterator<Item = (StopReason, u64)> {
-        StopReason::ALL.into_iter().filter_map(|reason| self.stops.get(&reason).map(|count| (reason, *count)))
+    /// Stacks that end early, by reason and by the object of the last frame.
+    pub fn stops(&self) -> impl Iterator<Item = (StopReason, Option<ObjectId>, u64)> {
+        self.stops.iter().map(|((reason, module), count)| (*reason, *module, *count))
     }
 
     /// Stacks that were cut where a return address lies in no code.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! kernel event ─► bpf/ (programs, maps) ─► ingest/ (ring, decode) ─► process/ (whose address is it)
-//!      ─► aggregate (count equal stacks) ─► symbolize/ over object/ ─► profile/ (the one model) ─► output/
+//!      ─► unwinder/ over unwind_info/ (tables in, stacks whole) ─► aggregate (count equal stacks) ─► symbolize/ over object/ ─► profile/ (the one model) ─► output/
 //! files that were written before ─► import/ ─► profile/ ─► report/ (tables) ─► output/
 //! ```
 //!
@@ -27,3 +27,5 @@ pub mod resolve;
 pub mod session;
 pub mod symbolize;
 pub mod system;
+pub mod unwind_info;
+pub mod unwinder;

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use profiler_common::stop::StopReason;
+
 use crate::aggregate::{Aggregate, Place};
 use crate::object::vdso_image;
 use crate::process::{CgroupNames, ObjectId, ProcessId, ProcessInfo, Processes};
@@ -56,7 +58,7 @@ pub fn resolve(
     resolver.kernel(aggregate);
     resolver.vdso(aggregate);
     resolver.anonymous(aggregate, processes);
-    resolver.remarks(aggregate);
+    resolver.remarks(aggregate, processes);
     resolver.finish(aggregate, processes, cgroups, meta)
 }
 
@@ -212,10 +214,12 @@ impl Resolver<'_> {
     }
 
     /// Places that are no code.
-    fn remarks(&mut self, aggregate: &Aggregate) {
+    fn remarks(&mut self, aggregate: &Aggregate, processes: &Processes) {
         for (index, place) in aggregate.places().iter().enumerate() {
             let text = match place {
-                Place::Stopped(reason) => format!("[unwind: {}]", reason.describe()),
+                Place::Stopped(reason, module) => {
+                    format!("[unwind: {}]", stop_text(*reason, *module, processes))
+                }
                 Place::WalkedOut => "[unwind: return address is not in code]".to_owned(),
                 Place::UserMode => "[user mode]".to_owned(),
                 Place::Invisible => "[user code outside this PID namespace]".to_owned(),
@@ -272,7 +276,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        quality.cut_short = cut_short(aggregate);
+        quality.cut_short = cut_short(aggregate, processes);
         self.count_unknown(&mut quality, &unknown_by_place);
         self.builder.finish(meta, quality)
     }
@@ -338,18 +342,27 @@ fn is_code(place: &Place) -> bool {
         | Place::Anonymous { .. }
         | Place::Kernel { .. }
         | Place::Unmapped { .. } => true,
-        Place::Stopped(_) | Place::WalkedOut | Place::UserMode | Place::Invisible | Place::Overflow => false,
+        Place::Stopped(..) | Place::WalkedOut | Place::UserMode | Place::Invisible | Place::Overflow => false,
     }
 }
 
-fn cut_short(aggregate: &Aggregate) -> Vec<Counter> {
-    let stops = aggregate.stops().map(|(reason, count)| (reason.id(), reason.describe(), count));
+/// Why a stack ends early, with the module of its last frame.
+fn stop_text(reason: StopReason, module: Option<ObjectId>, processes: &Processes) -> String {
+    let Some(module) = module else { return reason.describe().to_owned() };
+    let path = &processes.objects.object(module).path;
+    let name = path.rsplit('/').next().unwrap_or(path);
+    format!("{} in {name}", reason.describe())
+}
+
+fn cut_short(aggregate: &Aggregate, processes: &Processes) -> Vec<Counter> {
+    let stops = aggregate
+        .stops()
+        .map(|(reason, module, count)| (reason.id(), stop_text(reason, module, processes), count));
     let walked_out = (aggregate.walked_out() > 0)
-        .then(|| ("walked_out", "return address is not in code", aggregate.walked_out()));
+        .then(|| ("walked_out", "return address is not in code".to_owned(), aggregate.walked_out()));
     let counters = stops.chain(walked_out);
-    let mut counters: Vec<_> = counters
-        .map(|(id, what, count)| Counter { id: id.to_owned(), what: what.to_owned(), count })
-        .collect();
+    let mut counters: Vec<_> =
+        counters.map(|(id, what, count)| Counter { id: id.to_owned(), what, count }).collect();
     counters.sort_by_key(|counter| std::cmp::Reverse(counter.count));
     counters
 }

@@ -1,8 +1,15 @@
 //! One recording, wired together: programs, side band, processes, aggregate. No domain logic, no output, no clock of
 //! its own: the caller calls [`Session::tick`] a few times a second until it has enough.
 
+mod dump;
 mod setup;
 
+pub use setup::program_figures;
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use profiler_common::stats::Stat;
@@ -10,10 +17,12 @@ use thiserror::Error;
 
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, map_memory_bytes};
-use crate::ingest::{ProcessEvent, RawSample, SideBand, decode_sample};
+use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::Processes;
-use crate::profile::{Counter, Overhead, ValueType};
+use crate::profile::{Counter, Overhead, UnwindTables, ValueType};
 use crate::profile_type::{OnCpu, OnCpuError};
+use crate::unwinder::{Closing, Unwinder};
+use dump::StackDump;
 
 /// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
 const MAX_RECORDS_PER_TICK: usize = 100_000;
@@ -64,6 +73,10 @@ pub struct SessionOptions {
     pub idle: Idle,
     /// Which parts of a stack to keep.
     pub stacks: StackScope,
+    /// Memory that unwind tables may take, bytes.
+    pub max_table_bytes: u64,
+    /// Where to write every sample's registers, stack and frames, to compare the walk with others; none in real use.
+    pub dump: Option<PathBuf>,
 }
 
 /// Why a recording could not start.
@@ -78,6 +91,18 @@ pub enum SessionError {
     /// The side band could not be opened.
     #[error("cannot open the perf events that report processes and mappings")]
     SideBand(#[source] std::io::Error),
+    /// The thread that builds unwind tables could not be started.
+    #[error("cannot start the thread that builds unwind tables")]
+    Unwinder(#[source] std::io::Error),
+    /// The file for stacks could not be created.
+    #[error("cannot create `{path}`")]
+    Dump {
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The list of CPUs could not be read.
     #[error("cannot read the list of online CPUs")]
     Cpus(#[source] std::io::Error),
@@ -106,6 +131,8 @@ pub struct Session {
     side_band: SideBand,
     sampler: OnCpu,
     processes: Processes,
+    unwinder: Unwinder,
+    dump: Option<StackDump>,
     aggregate: Aggregate,
     scope: Scope,
     notes: Vec<String>,
@@ -140,15 +167,20 @@ pub struct Recorded {
     pub duration_ns: u64,
     /// What it cost so far.
     pub overhead: Overhead,
+    /// Unwind tables and the walks that were finished in user space.
+    pub unwind: UnwindTables,
+    /// Tables on their way to disk.
+    pub closing: Mutex<Closing>,
 }
 
 impl Session {
     /// Takes in everything that has come since the last tick: side band and samples, in one order of time.
     pub fn tick(&mut self) {
-        let mut samples = Vec::new();
+        let mut samples: Vec<RawSample> = Vec::new();
         let undecodable = &mut self.undecodable;
-        self.programs.drain(MAX_RECORDS_PER_TICK, |record| match decode_sample(record) {
-            Ok(sample) => samples.push(sample),
+        self.programs.drain(MAX_RECORDS_PER_TICK, |record| match decode_record(record) {
+            Ok(Record::Sample(sample)) => samples.push(sample),
+            Ok(Record::Stack { cpu, time_ns, bytes }) => add_stack(&mut samples, cpu, time_ns, &bytes),
             Err(_) => *undecodable += 1,
         });
         samples.sort_by_key(|sample: &RawSample| sample.time_ns);
@@ -157,21 +189,61 @@ impl Session {
         if self.follow_in_user_space {
             self.follow(&events);
         }
+        self.unwinder.tick();
+        let mut changed = HashSet::new();
         let mut events = events.into_iter().peekable();
         for sample in samples {
             while let Some(event) = events.next_if(|event| event.time_ns <= sample.time_ns) {
-                self.processes.apply(&event);
+                self.apply(&event, &mut changed);
             }
-            self.aggregate.add(&sample, &mut self.processes);
+            let moment = self.processes.moment(&sample);
+            let sample = match &mut self.dump {
+                Some(dump) => dump.write(sample, &moment, &self.processes),
+                None => sample,
+            };
+            if let Some((sample, moment)) = self.unwinder.take((sample, moment), &mut self.processes) {
+                self.aggregate.add(&sample, &moment, &mut self.processes);
+            }
         }
         for event in events {
-            self.processes.apply(&event);
+            self.apply(&event, &mut changed);
         }
+        for pid in changed {
+            if let Some(mappings) = self.processes.mappings(pid)
+                && self.unwinder.is_outdated(pid, mappings)
+            {
+                self.unwinder.load(pid, mappings);
+            }
+        }
+        for (sample, moment) in self.unwinder.poll(&mut self.processes) {
+            self.aggregate.add(&sample, &moment, &mut self.processes);
+        }
+    }
+
+    fn apply(&mut self, event: &ProcessEvent, changed: &mut HashSet<u32>) {
+        self.unwinder.follow(event);
+        self.processes.apply(event);
+        if matches!(event.kind, EventKind::Map(_)) {
+            changed.insert(event.pid);
+        }
+    }
+
+    /// Whether a look in a few milliseconds is worth while: samples wait for their tables.
+    pub fn is_waiting(&self) -> bool {
+        self.unwinder.is_waiting()
+    }
+
+    /// The ring, which wakes up whoever polls it when a table is missing.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn ring_fd(&self) -> std::io::Result<OwnedFd> {
+        self.programs.ring_fd()
     }
 
     /// The stand-in for the kernel's own following of forks: a child becomes a target when its fork is read, one tick late.
     fn follow(&mut self, events: &[ProcessEvent]) {
-        use crate::ingest::EventKind;
         for event in events {
             match event.kind {
                 EventKind::Fork { parent }
@@ -283,6 +355,10 @@ impl Session {
         self.sampler.stop();
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();
+        for (sample, moment) in self.unwinder.finish(&mut self.processes) {
+            self.aggregate.add(&sample, &moment, &mut self.processes);
+        }
+        let unwind = self.unwinder.figures();
         let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
         let lost = self.lost();
         for (stat, count) in self.programs.stats() {
@@ -296,6 +372,7 @@ impl Session {
                 _ => {}
             }
         }
+        self.notes.extend(table_notes(&unwind));
         Recorded {
             value_types: self.sampler.value_types(),
             clock: self.sampler.clock(),
@@ -307,8 +384,48 @@ impl Session {
             start_unix_ns: self.start_unix_ns,
             duration_ns,
             overhead,
+            unwind,
+            closing: Mutex::new(self.unwinder.close()),
         }
     }
+}
+
+/// Adds more of a stack to the sample that it belongs to: the last one of its CPU.
+fn add_stack(samples: &mut [RawSample], cpu: u32, time_ns: u64, bytes: &[u8]) {
+    let sample = samples.iter_mut().rev().find(|sample| sample.cpu == cpu);
+    if let Some(cold) =
+        sample.filter(|sample| sample.time_ns == time_ns).and_then(|sample| sample.cold.as_mut())
+    {
+        cold.stack.extend_from_slice(bytes);
+    }
+}
+
+/// What the reader should know of the unwind tables: nothing, unless some were missing.
+fn table_notes(tables: &UnwindTables) -> Vec<String> {
+    let mut notes = Vec::new();
+    let mebibytes = tables.pool_bytes >> 20;
+    if tables.evicted_pages > 0 {
+        notes.push(format!(
+            "{} pages of unwind tables gave way to others: the limit of {mebibytes} MiB was reached (--max-memory)",
+            tables.evicted_pages
+        ));
+    }
+    if tables.refused_pages > 0 {
+        notes.push(format!("{} pages of unwind tables found no room (--max-memory)", tables.refused_pages));
+    }
+    if tables.refused_mappings > 0 {
+        notes.push(format!(
+            "{} mappings found no room in the kernel's tables; their stacks were walked in user space",
+            tables.refused_mappings
+        ));
+    }
+    if tables.given_up_samples > 0 {
+        notes.push(format!(
+            "{} samples came before their unwind tables and could not wait for them",
+            tables.given_up_samples
+        ));
+    }
+    notes
 }
 
 /// CPU time of this process, all threads, nanoseconds.

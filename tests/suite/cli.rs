@@ -13,7 +13,7 @@ fn vm_version_and_help_work_without_root() {
     let version = run(agent().arg("--version")).unwrap();
     assert_eq!(version.code, 0);
     assert!(version.stdout.starts_with("perf-agent "), "{}", version.stdout);
-    for verb in ["attach", "record", "report", "flamegraph", "doctor"] {
+    for verb in ["attach", "record", "report", "flamegraph", "doctor", "debug"] {
         let help = run(agent().args([verb, "--help"])).unwrap();
         assert_eq!(help.code, 0, "{verb}");
         assert!(help.stdout.contains("Usage:"), "{verb}: {}", help.stdout);

@@ -69,7 +69,7 @@ fn vm_a_target_that_ends_ends_the_recording() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let mut child =
-        Command::new(workload("cpu_split")).arg(seconds(1)).stdout(Stdio::null()).spawn().unwrap();
+        Command::new(workload("cpu_split")).arg(seconds(3)).stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id().to_string();
     let started =
         start_agent(&["attach", &pid, "-d", "1000", "-F", "199", "-o", "x.folded"], folder.path()).unwrap();
@@ -98,7 +98,7 @@ fn vm_ctrl_c_writes_what_there_is() {
     let mut child = Command::new(workload("cpu_split")).arg("60").stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id().to_string();
     let started = start_agent(&["attach", &pid, "-d", "1000", "-o", "x.folded"], folder.path()).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(seconds(3).parse().unwrap()));
     signal(started.id(), libc::SIGINT);
     let run = tests::finish(started).unwrap();
     child.kill().unwrap();

@@ -17,11 +17,14 @@ fn in_namespaces(options: &[&str], script: &str, folder: &Path) -> Run {
 #[test]
 fn vm_inside_a_pid_namespace_the_numbers_are_the_callers() {
     let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t proc proc /proc; $W/cpu_split 30 >/dev/null & P=$!; \
-                  unshare -p -f sh -c \"$W/execs 30 & wait\" & sleep 0.5; \
-                  $A attach $P -d 1 -F 199 -o one.json -q >/dev/null && $A record -d 1 -F 199 -o all.folded -q >/dev/null; R=$?; \
-                  echo pid $P; kill -9 -1; exit $R";
-    let run = in_namespaces(&["-p", "-f", "-m"], script, folder.path());
+    let script = format!(
+        "mount -t proc proc /proc; $W/cpu_split 90 >/dev/null & P=$!; \
+         unshare -p -f sh -c \"$W/execs 90 & wait\" & sleep 0.5; \
+         $A attach $P -d {0} -F 199 -o one.json -q >/dev/null && $A record -d {0} -F 199 -o all.folded -q >/dev/null; R=$?; \
+         echo pid $P; kill -9 -1; exit $R",
+        seconds(1)
+    );
+    let run = in_namespaces(&["-p", "-f", "-m"], &script, folder.path());
     let pid: u64 = run.stdout.trim().strip_prefix("pid ").unwrap().parse().unwrap();
     assert!(pid < 1000, "a fresh namespace counts from one: {pid}");
     let json: serde_json::Value =

@@ -1,9 +1,14 @@
 //! End-to-end tests on a real kernel. Those whose name starts with `vm_` also run on every kernel of the matrix.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod budget;
 mod cli;
 mod faults;
 mod foreign;
+mod framehop;
 mod hosts;
 mod pprof_golden;
+mod recording;
 mod truth;
+mod unwind;
+mod unwind_rows;

@@ -4,79 +4,15 @@
 //! is exact up to its start and end. Shares: with 3,000 samples or more the standard error is below one percentage point; the tolerance is three.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use tests::{Folded, agent, finish, is_emulated, need_root, run, seconds, truth, workload};
+use tests::{Folded, agent, finish, is_emulated, need_root, run, seconds, truth};
+
+use crate::recording::{Recorded, attach, path_of, percent, record, spawn};
 
 /// Largest difference between a measured and a true share, percentage points.
 const SHARE_TOLERANCE: f64 = 3.0;
 /// What emulation with its coarse and late timers adds to it.
 const EMULATION_TOLERANCE: f64 = 2.0;
-
-struct Recorded {
-    folded: Folded,
-    json: serde_json::Value,
-    stdout: String,
-}
-
-impl Recorded {
-    /// CPU time that the samples stand for, nanoseconds.
-    fn cpu_ns(&self) -> f64 {
-        self.json["value_types"][1]["total"].as_f64().unwrap()
-    }
-}
-
-/// `perf-agent record … -- COMMAND`, folded.
-fn record(options: &[&str], command: &[&str]) -> Recorded {
-    need_root();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("out.folded");
-    let mut agent = agent();
-    let json = folder.path().join("out.json");
-    agent
-        .arg("record")
-        .args(options)
-        .arg("-o")
-        .arg(&file)
-        .arg("-o")
-        .arg(&json)
-        .arg("--")
-        .args(command)
-        .current_dir(folder.path());
-    let run = run(&mut agent).unwrap();
-    assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
-    let json = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
-    Recorded { folded: Folded::read(&file).unwrap(), json, stdout: run.stdout }
-}
-
-fn path_of(name: &str) -> String {
-    workload(name).to_str().unwrap().to_owned()
-}
-
-fn spawn(name: &str, arguments: &[&str]) -> Child {
-    Command::new(workload(name))
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// `perf-agent attach PID`, folded.
-fn attach(pid: u32, options: &[&str]) -> Folded {
-    need_root();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("out.folded");
-    let mut agent = agent();
-    agent.arg("attach").arg(pid.to_string()).args(options).arg("-o").arg(&file).current_dir(folder.path());
-    let run = run(&mut agent).unwrap();
-    assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
-    Folded::read(&file).unwrap()
-}
-
-fn percent(part: u64, whole: u64) -> f64 {
-    part as f64 * 100.0 / whole as f64
-}
 
 /// On hardware the number of samples is rate × CPU time within 2 %. The time that they stand for may be a little more: it counts what a
 /// hypervisor takes away from a running program, which the kernel's own account may leave out. In emulation, where the host stops the

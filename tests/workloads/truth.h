@@ -1,10 +1,12 @@
 /* Shared by the truth programs: burn CPU in a named function and say how much it really was.
  *
  * Time is the thread's own CPU clock, read around the work, so the numbers hold on a busy machine too. Built with frame
- * pointers and without sibling calls: what is tested here is the profiler, not the unwinder. */
+ * pointers and without sibling calls, for what is tested is the profiler, not the unwinder; it has programs of its own: nofp.h. */
 #ifndef TRUTH_H
 #define TRUTH_H
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>

@@ -3,6 +3,7 @@
 
 mod apt;
 mod build;
+mod completeness;
 mod setup;
 mod steps;
 mod test;
@@ -23,7 +24,10 @@ Usage: cargo xtask COMMAND
   run -- ARGS    set up if needed, build, and run perf-agent as root (through sudo when you are not)
   test           all tests: unit, property, end-to-end on this kernel, then the virtual machines
   test --host    the same without the virtual machines
+  workloads      only compile the programs that the tests profile, and say where they are
   vm [NAME]      the end-to-end tests on other kernels: x86_64-6.1, x86_64-6.12, aarch64-6.1
+  completeness [PROGRAM…]
+                 how many stacks of real programs are whole, and where the others stop
   lint           formatter and clippy, warnings denied
 ";
 
@@ -58,8 +62,12 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         }
         ["test"] => return Ok(test::all(test::Machines::HostAndVirtual)),
         ["test", "--host"] => return Ok(test::all(test::Machines::Host)),
+        ["workloads"] => {
+            println!("{}", workloads::compile("", "host", workloads::Linking::Dynamic)?.display());
+        }
         ["vm"] => return vm::run(None),
         ["vm", name] => return vm::run(Some(name)),
+        ["completeness", names @ ..] => return completeness::run(names),
         ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {
             eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");

@@ -11,10 +11,12 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile or compare with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 13] = [
+const TEST_TOOLS: [&str; 15] = [
     "bpftool",
     "busybox-static",
     "cpio",
+    "g++",
+    "g++-aarch64-linux-gnu",
     "gcc",
     "gcc-aarch64-linux-gnu",
     "golang-go",

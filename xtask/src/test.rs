@@ -42,7 +42,7 @@ pub(crate) fn all(machines: Machines) -> ExitCode {
 
 fn end_to_end() -> Result<()> {
     let agent = build::release()?;
-    let workloads = compile("gcc", "host", Linking::Dynamic)?;
+    let workloads = compile("", "host", Linking::Dynamic)?;
     let suite = suite_binary(&[])?;
     let mut run = if apt::is_root() {
         Command::new(&suite)

@@ -13,7 +13,7 @@ use profiler_common::stats::Stat;
 use thiserror::Error;
 
 /// The BPF object, built by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PERF_AGENT_BPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PERF_AGENT_BPF_OBJECT"));
 
 /// Why the programs could not be loaded.
 #[derive(Debug, Error)]
@@ -41,6 +41,15 @@ pub enum LoadError {
         /// What the kernel said.
         #[source]
         source: Box<aya::maps::MapError>,
+    },
+    /// A map's memory could not be shared.
+    #[error("cannot map the memory of the BPF map `{map}`")]
+    Memory {
+        /// Name of the map.
+        map: &'static str,
+        /// What `mmap(2)` said.
+        #[source]
+        source: std::io::Error,
     },
     /// Kernel fields are not where BTF says.
     #[error("reading our own process through BTF offsets gave {found}, expected {expected}")]
@@ -82,6 +91,8 @@ pub struct Programs {
     stats: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
     threads: HashMap<MapData, u32, u32>,
+    /// Until the unwinder takes them.
+    tables: Option<super::TableMaps>,
     /// The kernel runs a tail call only as long as somebody holds the table.
     _walk: ProgramArray<MapData>,
     /// The programs' log, for work on them.
@@ -126,6 +137,7 @@ impl Programs {
                 .map_err(|source| map_error("TARGETS", source))?,
             threads: HashMap::try_from(take_map(&mut ebpf, "THREADS")?)
                 .map_err(|source| map_error("THREADS", source))?,
+            tables: Some(super::TableMaps::take(&mut ebpf)?),
             _walk: walk,
             #[cfg(feature = "bpf-log")]
             log,
@@ -134,15 +146,38 @@ impl Programs {
         })
     }
 
-    /// Attaches the programs that keep the table of targets right.
+    /// The maps that say how to walk; once.
+    ///
+    /// # Errors
+    ///
+    /// They were taken before.
+    pub fn take_tables(&mut self) -> Result<super::TableMaps, LoadError> {
+        self.tables.take().ok_or(LoadError::Missing("SPACES"))
+    }
+
+    /// The ring, to wait for a wake-up.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn ring_fd(&self) -> std::io::Result<OwnedFd> {
+        use std::os::fd::{AsRawFd, BorrowedFd};
+        // SAFETY: the ring is open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }.try_clone_to_owned()
+    }
+
+    /// Attaches the programs that keep the tables of processes right.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
     pub fn follow_processes(&mut self) -> Result<(), LoadError> {
-        for (program, tracepoint) in
-            [("process_forked", "task_newtask"), ("process_exited", "sched_process_exit")]
-        {
+        let programs = [
+            ("process_forked", "task_newtask"),
+            ("process_executed", "sched_process_exec"),
+            ("process_exited", "sched_process_exit"),
+        ];
+        for (program, tracepoint) in programs {
             let loaded = raw_tracepoint(&mut self.ebpf, program)?;
             loaded
                 .load()
@@ -206,6 +241,15 @@ impl Programs {
     pub fn stats(&self) -> Vec<(Stat, u64)> {
         let sum = |stat: Stat| self.stats.get(&(stat as u32), 0).map_or(0, |values| values.iter().sum());
         Stat::ALL.into_iter().map(|stat| (stat, sum(stat))).collect()
+    }
+
+    /// The names of the programs that are loaded, and the instructions that the verifier went through.
+    pub(super) fn loaded(&self) -> Vec<(String, Option<u32>)> {
+        let programs = self.ebpf.programs().filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            Some((name.to_owned(), info.verified_instruction_count()))
+        });
+        programs.collect()
     }
 
     /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
@@ -278,11 +322,11 @@ fn refused(program: &'static str, source: ProgramError) -> LoadError {
     LoadError::Program { program, source: Box::new(source) }
 }
 
-fn map_error(map: &'static str, source: aya::maps::MapError) -> LoadError {
+pub(super) fn map_error(map: &'static str, source: aya::maps::MapError) -> LoadError {
     LoadError::Map { map, source: Box::new(source) }
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))
 }
 

@@ -3,11 +3,16 @@
 //! In: what to record ([`profiler_common::config::Config`]). Out: a running [`Programs`] whose ring fills with records. Everything is
 //! a file descriptor; when the agent dies, however it dies, the kernel takes all of it away.
 
+mod figures;
 mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
+pub(crate) mod memory;
 mod perf_event;
+pub(crate) mod tables;
 
+pub use figures::ProgramFigures;
 pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, PerfEvent};
+pub use tables::TableMaps;

@@ -1,5 +1,6 @@
 //! The command line: one file per verb family. Only this folder talks to people.
 
+mod debug;
 mod doctor;
 mod exit;
 mod flamegraph;
@@ -48,6 +49,8 @@ enum Verb {
     /// Check what this host, and a process, allow a profiler to see
     #[command(alias = "check")]
     Doctor(doctor::DoctorArgs),
+    /// Show what the profiler knows of a file or process, for bug reports
+    Debug(debug::DebugArgs),
 }
 
 /// Runs the command line of this process.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Debug(args) => debug::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

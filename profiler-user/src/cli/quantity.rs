@@ -87,9 +87,43 @@ pub(super) fn number_list(text: &str) -> Result<Vec<u32>, String> {
     Ok(numbers)
 }
 
+/// Least size that [`size`] takes: one slab of unwind rows.
+const LEAST_SIZE: u64 = 256 << 10;
+/// Largest: what the kernel side has room for.
+const LARGEST_SIZE: u64 = 64 << 20;
+
+/// An amount of memory: a number with K, M or G (powers of 1024).
+///
+/// # Errors
+///
+/// Not a size, or outside of what unwind tables can use.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let (digits, unit) = match trimmed.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&trimmed[..at], 1 << 10),
+        Some((at, 'M' | 'm')) => (&trimmed[..at], 1 << 20),
+        Some((at, 'G' | 'g')) => (&trimmed[..at], 1 << 30),
+        _ => (trimmed, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if (LEAST_SIZE..=LARGEST_SIZE).contains(&bytes) => Ok(bytes),
+        Some(_) => Err("must be between 256K and 64M".to_owned()),
+        None => Err("not a size; write it as 16M or 512K".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        assert_eq!((size("16M"), size("512K"), size("1MiB")), (Ok(16 << 20), Ok(512 << 10), Ok(1 << 20)));
+        for wrong in ["", "M", "1.5M", "0", "64", "65M", "-1M", "16T", "99999999999999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_as_people_type_them() {

@@ -6,13 +6,14 @@ mod status;
 mod write;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit, with_causes};
 use super::output_args::{OutputArgs, PictureArgs};
-use super::quantity::{Length, length, number_list};
+use super::quantity::{Length, length, number_list, size};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
@@ -120,6 +121,12 @@ struct SamplingArgs {
     /// Only the processes named, not their children
     #[arg(long, help_heading = "Sampling")]
     no_subprocesses: bool,
+    /// Memory for unwind tables; the binaries sampled longest ago give way when it is full: 16M, 512K
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size, help_heading = "Sampling")]
+    max_memory: u64,
+    /// Write every sample's registers, stack and frames to this file, as JSON lines
+    #[arg(long, value_name = "FILE", hide = true)]
+    dump_stacks: Option<PathBuf>,
 }
 
 /// What becomes of a recording.
@@ -232,6 +239,8 @@ fn plan(
         frequency_hz: frequency(sampling.frequency)?,
         idle: if sampling.include_idle { Idle::Include } else { Idle::Exclude },
         stacks,
+        max_table_bytes: sampling.max_memory,
+        dump: sampling.dump_stacks.clone(),
     };
     Ok(Plan {
         session,

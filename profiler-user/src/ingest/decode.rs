@@ -1,8 +1,13 @@
-//! One ring record → one raw sample.
+//! One ring record → one raw sample, or more of its stack.
 
-use profiler_common::limits::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES};
-use profiler_common::sample::{COMM_LEN, RECORD_SAMPLE, SAMPLE_HEADER_BYTES};
+use std::mem::offset_of;
+
+use profiler_common::limits::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_PAGE_BYTES};
+use profiler_common::sample::{
+    COMM_LEN, RECORD_COLD_SAMPLE, RECORD_SAMPLE, RECORD_STACK, SAMPLE_HEADER_BYTES, SampleHeader,
+};
 use profiler_common::stop::StopReason;
+use profiler_common::unwind::{REGISTERS_BYTES, Registers};
 use thiserror::Error;
 
 /// A sample with addresses instead of names. Both stacks are leaf first.
@@ -30,6 +35,19 @@ pub struct RawSample {
     pub stop: StopReason,
     /// True when user mode was interrupted.
     pub in_user_mode: bool,
+    /// What is needed to walk on, when the kernel side met a table that was not loaded.
+    pub cold: Option<Box<Cold>>,
+}
+
+/// A walk that user space is to finish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cold {
+    /// Registers of the last frame in [`RawSample::user`].
+    pub registers: Registers,
+    /// Address of the first byte of `stack`.
+    pub stack_base: u64,
+    /// A copy of the stack; it ends where the stack does, or at the longest copy.
+    pub stack: Vec<u8>,
 }
 
 impl RawSample {
@@ -62,33 +80,74 @@ pub enum DecodeError {
     Stop(u8),
 }
 
+/// A record of the BPF ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A sample.
+    Sample(RawSample),
+    /// More of the stack of the cold sample that this CPU took at this time.
+    Stack {
+        /// CPU.
+        cpu: u32,
+        /// Time of the sample.
+        time_ns: u64,
+        /// The bytes that follow those that came before.
+        bytes: Vec<u8>,
+    },
+}
+
 /// Decodes a record of the BPF ring.
 ///
 /// # Errors
 ///
 /// A record that does not follow the common layout; the caller counts it as lost.
-pub fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
+pub fn decode_record(record: &[u8]) -> Result<Record, DecodeError> {
+    let Some((header, stack)) = record.split_at_checked(SAMPLE_HEADER_BYTES) else {
+        return Err(DecodeError::Short { found: record.len(), needed: SAMPLE_HEADER_BYTES });
+    };
+    let mut fields = Fields(header);
+    if fields.u32() != RECORD_STACK {
+        return decode_sample(record).map(Record::Sample);
+    }
+    let cpu = fields.u32();
+    let time_ns = fields.u64();
+    let mut fields = Fields(&header[offset_of!(SampleHeader, stack_bytes)..]);
+    let wanted = usize::from(fields.u16());
+    let needed = SAMPLE_HEADER_BYTES + wanted;
+    let bytes = stack.get(..wanted).ok_or(DecodeError::Short { found: record.len(), needed })?;
+    Ok(Record::Stack { cpu, time_ns, bytes: bytes.to_vec() })
+}
+
+fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
     let short = |needed| DecodeError::Short { found: record.len(), needed };
     let Some((header, frames)) = record.split_at_checked(SAMPLE_HEADER_BYTES) else {
         return Err(short(SAMPLE_HEADER_BYTES));
     };
     let mut fields = Fields(header);
     let kind = fields.u32();
-    if kind != RECORD_SAMPLE {
+    if kind != RECORD_SAMPLE && kind != RECORD_COLD_SAMPLE {
         return Err(DecodeError::Kind(kind));
     }
     let cpu = fields.u32();
     let (time_ns, weight, cgroup_id) = (fields.u64(), fields.u64(), fields.u64());
     let (pid, tid) = (fields.u32(), fields.u32());
     let (user_frames, kernel_frames) = (usize::from(fields.u16()), usize::from(fields.u16()));
-    let [stop, in_user_mode, _, _] = fields.take::<4>();
+    let [stop, in_user_mode] = fields.take::<2>();
+    let stack_bytes = usize::from(fields.u16());
     let comm = fields.take::<COMM_LEN>();
     if user_frames > MAX_USER_FRAMES || kernel_frames > MAX_KERNEL_FRAMES {
         return Err(DecodeError::Frames(user_frames + kernel_frames));
     }
     let frame_bytes = (user_frames + kernel_frames) * 8;
-    let Some(frames) = frames.get(..frame_bytes) else {
+    let Some((frames, rest)) = frames.split_at_checked(frame_bytes) else {
         return Err(short(SAMPLE_HEADER_BYTES + frame_bytes));
+    };
+    let cold = if kind == RECORD_COLD_SAMPLE {
+        let needed = REGISTERS_BYTES + stack_bytes;
+        let rest = rest.get(..needed).ok_or_else(|| short(SAMPLE_HEADER_BYTES + frame_bytes + needed))?;
+        Some(Box::new(decode_cold(rest)))
+    } else {
+        None
     };
     let (user, kernel) = frames.split_at(user_frames * 8);
     Ok(RawSample {
@@ -103,7 +162,22 @@ pub fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
         kernel: words(kernel),
         stop: StopReason::from_wire(stop).ok_or(DecodeError::Stop(stop))?,
         in_user_mode: in_user_mode != 0,
+        cold,
     })
+}
+
+/// Registers and the stack behind them.
+fn decode_cold(bytes: &[u8]) -> Cold {
+    let (registers, stack) = bytes.split_at(REGISTERS_BYTES.min(bytes.len()));
+    let mut fields = Fields(registers);
+    let mut next = || fields.u64();
+    let (ip, sp, fp, lr, rbx_at, known) = (next(), next(), next(), next(), next(), next());
+    let general = std::array::from_fn(|_| next());
+    Cold {
+        registers: Registers { ip, sp, fp, lr, rbx_at, known, general },
+        stack_base: sp & !(STACK_PAGE_BYTES as u64 - 1),
+        stack: stack.to_vec(),
+    }
 }
 
 fn words(bytes: &[u8]) -> Vec<u64> {
@@ -167,6 +241,34 @@ mod tests {
             ([1, 2, 3].as_slice(), [9].as_slice())
         );
         assert_eq!((sample.stop, sample.in_user_mode), (StopReason::TooDeep, true));
+        assert_eq!(sample.cold, None);
+    }
+
+    #[test]
+    fn a_cold_record_brings_registers_and_stack() {
+        let mut bytes = record(&[1], &[9]);
+        bytes[0] = RECORD_COLD_SAMPLE as u8;
+        bytes[46..48].copy_from_slice(&16_u16.to_ne_bytes());
+        bytes.extend((0..REGISTERS_BYTES as u64 / 8).flat_map(|word| (word + 0x1_1000).to_ne_bytes()));
+        bytes.extend([7; 16]);
+        let cold = decode_sample(&bytes).unwrap().cold.unwrap();
+        assert_eq!((cold.registers.ip, cold.registers.sp, cold.stack_base), (0x1_1000, 0x1_1001, 0x1_1000));
+        assert_eq!((cold.registers.known, cold.registers.general[31]), (0x1_1005, 0x1_1025));
+        assert_eq!(cold.stack, [7; 16]);
+        bytes.pop();
+        assert!(matches!(decode_sample(&bytes), Err(DecodeError::Short { .. })));
+    }
+
+    #[test]
+    fn a_stack_record_belongs_to_a_cpu_and_a_time() {
+        let mut bytes = record(&[], &[]);
+        bytes[0] = RECORD_STACK as u8;
+        bytes[46..48].copy_from_slice(&8_u16.to_ne_bytes());
+        bytes.extend([5; 8]);
+        let expected = Record::Stack { cpu: 3, time_ns: 111, bytes: vec![5; 8] };
+        assert_eq!(decode_record(&bytes), Ok(expected));
+        bytes.pop();
+        assert!(decode_record(&bytes).is_err());
     }
 
     #[test]
@@ -185,7 +287,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_a_sample_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
-            let _ = decode_sample(&bytes);
+            let _ = decode_record(&bytes);
         }
     }
 }

@@ -38,3 +38,30 @@ pub const CRC_BYTES: u64 = 256 << 20;
 
 /// Path length as the kernel limits it (`PATH_MAX`), for paths found inside objects.
 pub const PATH_BYTES: u64 = 4096;
+
+/// Functions of one text page of unwind information: one for each four bytes, the length of an AArch64 instruction.
+/// Real functions are sixteen bytes apart.
+pub const PAGE_FUNCTIONS: usize = (profiler_common::unwind::TEXT_PAGE_BYTES / 4) as usize;
+
+/// Reads of unwind information that one text page may take, in the units of a section reader; 10 to 50 ms of one core.
+/// Ordinary pages take 10,000 to 50,000; those of one huge function, as node has, 170,000.
+pub const PAGE_READS: u64 = 8 << 20;
+
+/// Different rules of one text page. The most varied page seen has some hundred.
+pub const PAGE_RULES: usize = 4096;
+
+/// Code segments of one text page. Linkers write one; sixteen lets each be as small as a memory page.
+pub const PAGE_PIECES: usize = 16;
+
+/// Sections of an object that are looked at for stubs. Linkers write four at most.
+pub const STUB_SECTIONS: usize = 16;
+
+/// Functions in an index of unwind information that we make ourselves, because the linker made none: 16 MiB. Chromium
+/// and libLLVM have some hundred thousand, and an index by the linker, which costs no memory here.
+pub const UNWIND_FUNCTIONS: usize = 1 << 20;
+
+/// Reads that making this index may take: thirty per function.
+pub const UNWIND_INDEX_READS: u64 = 32 << 20;
+
+/// Bytes that a compressed `.debug_frame` may unpack to; it stays in memory. Large Go programs have 4 MiB.
+pub const DEBUG_FRAME_BYTES: u64 = 32 << 20;

@@ -34,7 +34,15 @@ enum Bytes<'a> {
 
 /// A direct-mapped cache: chunk `n` of the section lives in slot `n % CHUNKS`.
 #[derive(Debug, Default)]
-struct Chunks(Vec<Option<(u64, Box<[u8]>)>>);
+struct Chunks {
+    slots: Vec<Option<Chunk>>,
+    /// The chunk that was displaced last. Two that share a slot and are read in turns, as a function's unwind
+    /// information and what it has in common with others, would displace each other with every read.
+    displaced: Option<Chunk>,
+}
+
+/// A chunk's number and bytes.
+type Chunk = (u64, Box<[u8]>);
 
 impl<'a> SectionData<'a> {
     /// A section without contents.
@@ -42,7 +50,7 @@ impl<'a> SectionData<'a> {
         Self { len: 0, bytes: Bytes::Memory(Vec::new()) }
     }
 
-    #[cfg(test)]
+    /// Contents that are in memory already.
     pub(crate) fn memory(bytes: Vec<u8>) -> Self {
         Self { len: bytes.len() as u64, bytes: Bytes::Memory(bytes) }
     }
@@ -56,11 +64,22 @@ impl<'a> SectionData<'a> {
         if !section.has_bytes() || section.size == 0 {
             return Ok(Self::empty());
         }
-        let Some(packed) = Packed::of(elf, section)? else {
-            return Self::range(elf.source(), section.file_offset, section.size);
-        };
-        let bytes = packed.unpack(elf, budget)?;
-        Ok(Self { len: bytes.len() as u64, bytes: Bytes::Memory(bytes) })
+        match Self::unpacked(elf, section, budget)? {
+            Some(unpacked) => Ok(unpacked),
+            None => Self::range(elf.source(), section.file_offset, section.size),
+        }
+    }
+
+    /// The contents of a compressed section, which need the object no longer; none for a plain one. `budget` is as in
+    /// [`SectionData::open`].
+    ///
+    /// # Errors
+    /// When the section is damaged, or unpacks to more than the budget.
+    pub fn unpacked(elf: &Elf, section: &Section, budget: &mut u64) -> Result<Option<SectionData<'static>>> {
+        match Packed::of(elf, section)? {
+            Some(packed) => Ok(Some(SectionData::memory(packed.unpack(elf, budget)?))),
+            None => Ok(None),
+        }
     }
 
     /// Opens a range of the file.
@@ -185,15 +204,19 @@ impl Chunks {
         number: u64,
         misses: &Cell<u64>,
     ) -> Result<&[u8]> {
-        if self.0.is_empty() {
-            self.0.resize_with(CHUNKS, || None);
+        if self.slots.is_empty() {
+            self.slots.resize_with(CHUNKS, || None);
         }
-        let slot = &mut self.0[number as usize % CHUNKS];
-        if slot.as_ref().is_none_or(|(loaded, _)| *loaded != number) {
+        let is_loaded = |chunk: &Option<Chunk>| chunk.as_ref().is_some_and(|(loaded, _)| *loaded == number);
+        let slot = &mut self.slots[number as usize % CHUNKS];
+        if !is_loaded(slot) && is_loaded(&self.displaced) {
+            std::mem::swap(slot, &mut self.displaced);
+        }
+        if !is_loaded(slot) {
             misses.set(misses.get() + 1);
             let from = number * CHUNK_BYTES as u64;
             let bytes = source.read_at(start + from, (len - from).min(CHUNK_BYTES as u64))?;
-            *slot = Some((number, bytes.into_boxed_slice()));
+            self.displaced = slot.replace((number, bytes.into_boxed_slice()));
         }
         slot.as_ref().map(|(_, bytes)| &**bytes).ok_or(ObjectError::Damaged("a section"))
     }
@@ -287,6 +310,21 @@ mod tests {
         assert!(data.read_exact_at(section.size, &mut [0]).is_err());
         assert!(data.read_exact_at(u64::MAX, &mut [0]).is_err());
         assert!(data.misses() > 0);
+    }
+
+    #[test]
+    fn two_chunks_that_share_a_slot_stay() {
+        let bytes: Vec<u8> = (0..CHUNK_BYTES * (CHUNKS + 1)).map(|at| (at / CHUNK_BYTES) as u8).collect();
+        let source = Source::memory(bytes);
+        let data = SectionData::range(&source, 0, source.len()).unwrap();
+        for _ in 0..100 {
+            for chunk in [0, CHUNKS] {
+                let mut byte = [0xff];
+                data.read_exact_at((chunk * CHUNK_BYTES) as u64, &mut byte).unwrap();
+                assert_eq!(usize::from(byte[0]), chunk);
+            }
+        }
+        assert_eq!(data.misses(), 2);
     }
 
     #[test]

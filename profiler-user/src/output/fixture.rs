@@ -164,6 +164,7 @@ pub(crate) fn hostile() -> Profile {
             rss_peak_bytes: 38 << 20,
             bpf_map_bytes: 9 << 20,
         }),
+        unwind: None,
     };
     b.inner.finish(meta(), quality)
 }

@@ -1,5 +1,7 @@
 //! The executable mappings of one process: a sorted list without overlaps.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::objects::ObjectId;
 
 /// Most mappings that are kept of one process. The kernel's own limit (`vm.max_map_count`) is 65,530 by default; a process that raises it to
@@ -37,7 +39,12 @@ pub struct Region {
 #[derive(Debug, Clone, Default)]
 pub struct Mappings {
     regions: Vec<Region>,
+    /// Zero for none, else never the same for two states of any process's mappings.
+    version: u64,
 }
+
+/// The next [`Mappings::version`].
+static VERSIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Mappings {
     /// Maps a region, replacing what was there, as `mmap` with `MAP_FIXED` does. Empty regions are ignored, and so is anything past
@@ -58,12 +65,18 @@ impl Mappings {
             pieces.push(tail_of(right, new.end));
         }
         self.regions.splice(first..last, pieces);
+        self.version = VERSIONS.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The region that holds an address.
     pub fn find(&self, abs_addr: u64) -> Option<&Region> {
         let index = self.regions.partition_point(|region| region.end <= abs_addr);
         self.regions.get(index).filter(|region| region.start <= abs_addr)
+    }
+
+    /// What tells two states of mappings apart; copies share it until one of them changes.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// All regions, by address.

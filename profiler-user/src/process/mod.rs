@@ -13,6 +13,6 @@ mod table;
 
 pub use cgroup::{CgroupNames, cgroup_id};
 pub use mappings::{Mappings, Placement, Region};
-pub use objects::{Object, ObjectId, Objects};
-pub use snapshot::{Snapshot, numeric_entries};
-pub use table::{OutsidePid, ProcessId, ProcessInfo, Processes};
+pub use objects::{Access, Object, ObjectId, Objects};
+pub use snapshot::{Snapshot, SnapshotMapping, numeric_entries};
+pub use table::{Moment, OutsidePid, ProcessId, ProcessInfo, Processes};

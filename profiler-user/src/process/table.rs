@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::mappings::{Mappings, Placement, Region};
-use super::objects::{Access, Objects};
+use super::objects::{Access, ObjectId, Objects};
 use super::roots::Roots;
 use super::snapshot::Snapshot;
 use crate::ingest::{EventKind, MapEvent, ProcessEvent, RawSample};
@@ -62,6 +62,22 @@ struct Process {
     /// Since when the mappings are known by event; zero for a snapshot.
     started_ns: u64,
     exited_ns: Option<u64>,
+}
+
+/// Executable mappings whose files are opened together when a process is seen that may be gone at the next look.
+const MAX_HELD_AT_ONCE: usize = 256;
+
+/// The process of a sample, as it was when the sample was taken.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// Process ID.
+    pub pid: u32,
+    /// Its identity.
+    pub process: ProcessId,
+    /// Its mappings.
+    pub mappings: Arc<Mappings>,
+    root: Option<Arc<OwnedFd>>,
+    mapped_unix_ns: u64,
 }
 
 /// All processes that live, and what is remembered of those that were sampled.
@@ -228,24 +244,69 @@ impl Processes {
         self.enter(&snapshot.unwrap_or_else(nothing));
     }
 
-    /// Where an address of a process lies, and that region's start. An object is opened the first time an address falls into it.
-    pub fn place(&mut self, pid: u32, abs_addr: u64) -> Option<Region> {
-        let process = self.live.get(&pid)?;
-        let region = *process.mappings.find(abs_addr)?;
-        if let Placement::Object { object, .. } = region.placement {
-            let mapped_unix_ns = match process.started_ns {
+    /// What the addresses of a sample mean at its moment. The moment can be kept: it does not change when the process does.
+    pub fn moment(&mut self, sample: &RawSample) -> Moment {
+        let process = self.identify(sample);
+        let live = self.live.get(&sample.pid);
+        Moment {
+            pid: sample.pid,
+            process,
+            mappings: live.map(|live| Arc::clone(&live.mappings)).unwrap_or_default(),
+            root: live.and_then(|live| live.root.clone()),
+            mapped_unix_ns: match live.map_or(0, |live| live.started_ns) {
                 0 => 0,
                 started_ns => started_ns + self.unix_offset_ns,
-            };
+            },
+        }
+    }
+
+    /// The mappings of a process as they are now.
+    pub fn mappings(&self, pid: u32) -> Option<&Arc<Mappings>> {
+        Some(&self.live.get(&pid)?.mappings)
+    }
+
+    /// All living processes with their mappings.
+    pub fn all(&self) -> impl Iterator<Item = (u32, &Arc<Mappings>)> {
+        self.live.iter().map(|(pid, process)| (*pid, &process.mappings))
+    }
+
+    /// The region that an address lies in. An object is opened the first time an address falls into it.
+    pub fn place(&mut self, moment: &Moment, abs_addr: u64) -> Option<Region> {
+        let region = *moment.mappings.find(abs_addr)?;
+        self.hold(moment, &region);
+        Some(region)
+    }
+
+    /// Opens the objects of a process that may soon be gone, up to a number that real processes rarely reach.
+    pub fn hold_all(&mut self, moment: &Moment) {
+        let objects = moment
+            .mappings
+            .regions()
+            .iter()
+            .filter(|region| matches!(region.placement, Placement::Object { .. }));
+        for region in objects.take(MAX_HELD_AT_ONCE) {
+            self.hold(moment, region);
+        }
+    }
+
+    /// Opens one object of a process.
+    pub fn hold_object(&mut self, moment: &Moment, wanted: ObjectId) {
+        let is_it = |region: &&Region| matches!(region.placement, Placement::Object { object, .. } if object == wanted);
+        if let Some(region) = moment.mappings.regions().iter().find(is_it) {
+            self.hold(moment, region);
+        }
+    }
+
+    fn hold(&mut self, moment: &Moment, region: &Region) {
+        if let Placement::Object { object, .. } = region.placement {
             let access = Access {
-                pid,
+                pid: moment.pid,
                 range: (region.start, region.end),
-                root: process.root.as_ref(),
-                mapped_unix_ns,
+                root: moment.root.as_ref(),
+                mapped_unix_ns: moment.mapped_unix_ns,
             };
             self.objects.hold(object, &access);
         }
-        Some(region)
     }
 
     /// Forgets processes that ended a while ago.
@@ -310,7 +371,12 @@ mod tests {
             kernel: Vec::new(),
             stop: StopReason::Complete,
             in_user_mode: true,
+            cold: None,
         }
+    }
+
+    fn find(processes: &Processes, pid: u32, abs_addr: u64) -> Option<Region> {
+        processes.mappings(pid)?.find(abs_addr).copied()
     }
 
     /// Process numbers above the kernel's limit, so that `/proc` never knows them.
@@ -323,16 +389,16 @@ mod tests {
         processes.enter(&Snapshot { pid: PARENT, comm: b"make".to_vec(), mappings: Vec::new() });
         processes.apply(&event(1, PARENT, map(0x1000, "/bin/make")));
         processes.apply(&event(2, CHILD, EventKind::Fork { parent: PARENT }));
-        assert!(processes.place(CHILD, 0x1800).is_some());
+        assert!(find(&processes, CHILD, 0x1800).is_some());
         let before = processes.identify(&sample(CHILD));
         processes.apply(&event(3, CHILD, EventKind::Exec { comm: b"cc1".to_vec() }));
-        assert_eq!(processes.place(CHILD, 0x1800), None);
+        assert_eq!(find(&processes, CHILD, 0x1800), None);
         processes.apply(&event(4, CHILD, map(0x7000, "/usr/lib/cc1")));
-        assert!(processes.place(CHILD, 0x7000).is_some());
+        assert!(find(&processes, CHILD, 0x7000).is_some());
         let after = processes.identify(&sample(CHILD));
         assert_ne!(before, after);
         assert_eq!((&*processes.info(before).name, &*processes.info(after).name), ("make", "cc1"));
-        assert!(processes.place(PARENT, 0x1800).is_some());
+        assert!(find(&processes, PARENT, 0x1800).is_some());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use build::ProfileBuilder;
-pub use quality::{Counter, ModuleUnknown, Overhead, Quality};
+pub use quality::{Counter, ModuleUnknown, Overhead, Quality, UnwindTables};
 pub use text::clean;
 
 /// Index into [`Profile::mappings`].

@@ -51,6 +51,36 @@ impl Overhead {
     }
 }
 
+/// The unwind tables behind the stacks of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnwindTables {
+    /// Text pages (64 KiB of code) whose rows were loaded at the end.
+    pub pages: u64,
+    /// Rows of these pages.
+    pub rows: u64,
+    /// Distinct rules that the rows refer to.
+    pub rules: u64,
+    /// Memory of the row pool, bytes.
+    pub pool_bytes: u64,
+    /// Pages that gave way to others because the pool was full.
+    pub evicted_pages: u64,
+    /// Pages that found no room.
+    pub refused_pages: u64,
+    /// Address spaces that the kernel side knew at the end; processes that forked from one another share one.
+    pub spaces: u64,
+    /// Entries of the mapping trie.
+    pub mapping_entries: u64,
+    /// Times that the loading of mappings had to wait because too much was to be loaded at once.
+    pub delayed_loads: u64,
+    /// Mappings that found the trie or the page directory full.
+    pub refused_mappings: u64,
+    /// Samples that met a missing table in the kernel and were finished in user space.
+    pub finished_samples: u64,
+    /// Samples that were given up because their table did not come in time.
+    pub given_up_samples: u64,
+}
+
 /// The quality block of a profile.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Quality {
@@ -70,6 +100,9 @@ pub struct Quality {
     pub notes: Vec<String>,
     /// What the recording cost; none for profiles that were imported.
     pub overhead: Option<Overhead>,
+    /// Unwind tables; none for profiles that were imported.
+    #[serde(default)]
+    pub unwind: Option<UnwindTables>,
 }
 
 impl Quality {

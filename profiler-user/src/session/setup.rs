@@ -5,17 +5,19 @@ use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use profiler_common::config::{
-    ARCH_AARCH64, ARCH_X86_64, Config, FILTER_CGROUP, FILTER_PROCESS, FILTER_THREAD, KernelOffsets,
-    STACK_KERNEL, STACK_USER, TARGET_SAMPLED,
+    ARCH_AARCH64, ARCH_X86_64, COPY_ALWAYS, COPY_WHEN_COLD, Config, FILTER_CGROUP, FILTER_PROCESS,
+    FILTER_THREAD, KernelOffsets, STACK_KERNEL, STACK_USER, TARGET_SAMPLED,
 };
 
+use super::dump::StackDump;
 use super::{Idle, Scope, Session, SessionError, SessionOptions};
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{Programs, ProgramsOptions};
+use crate::bpf::{Clock, ProgramFigures, Programs, ProgramsOptions};
 use crate::ingest::SideBand;
 use crate::process::{OutsidePid, Processes, Snapshot, numeric_entries};
 use crate::profile_type::{OnCpu, tick_ns};
 use crate::system::btf::KernelTypes;
+use crate::unwinder::Unwinder;
 
 /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h: the inode number of the initial PID namespace.
 const INITIAL_PID_NAMESPACE: u64 = 0xeff_ffffc;
@@ -46,9 +48,11 @@ impl Session {
         let mut programs = Programs::load(&ProgramsOptions { config, ring_bytes })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
-        if follow_in_kernel {
+        if follow_in_kernel || config.stacks & STACK_USER != 0 {
             programs.follow_processes()?;
         }
+        let mut unwinder = Unwinder::new(programs.take_tables()?, config.code_mask, options.max_table_bytes)
+            .map_err(SessionError::Unwinder)?;
         let mut processes = Processes::new(
             unix_offset_ns(),
             if config.pid_namespace_inum == 0 { OutsidePid::Idle } else { OutsidePid::Invisible },
@@ -56,6 +60,11 @@ impl Session {
         let known = enter_targets(&mut programs, options)?;
         for snapshot in known.into_iter().filter_map(Snapshot::read) {
             processes.enter(&snapshot);
+        }
+        if config.stacks & STACK_USER != 0 {
+            for (pid, mappings) in processes.all() {
+                unwinder.load(pid, mappings);
+            }
         }
         let sampler = OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz)?;
         let start_unix_ns = unix_ns();
@@ -67,6 +76,8 @@ impl Session {
             side_band,
             sampler,
             processes,
+            unwinder,
+            dump: options.dump.as_deref().map(StackDump::create).transpose()?,
             aggregate: Aggregate::new(options.stacks),
             scope: options.scope.clone(),
             notes,
@@ -80,6 +91,34 @@ impl Session {
             cpus: online.len() as u32,
         })
     }
+}
+
+/// Loads all programs in their largest form, with every filter on, and says what they take of the kernel's limits.
+///
+/// # Errors
+///
+/// What the kernel refused.
+pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
+    let options = SessionOptions {
+        scope: Scope::Host,
+        follow_forks: true,
+        cpus: None,
+        clock: Clock::CpuClock,
+        frequency_hz: 99,
+        idle: Idle::Exclude,
+        stacks: StackScope::Both,
+        max_table_bytes: 0,
+        dump: None,
+    };
+    let config = Config {
+        filter: FILTER_CGROUP | FILTER_PROCESS | FILTER_THREAD,
+        carry_late_ticks: 1,
+        ..configure(&options, &mut Vec::new())?
+    };
+    let ring_bytes = *RING_BYTES.start() as u32;
+    let mut programs = Programs::load(&ProgramsOptions { config, ring_bytes })?;
+    programs.follow_processes()?;
+    Ok(programs.figures()?)
 }
 
 /// Takes all descriptors that we may have: each file with samples in it is held open, and the usual soft limit (1024) is for programs
@@ -195,6 +234,8 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         cgroup_level,
         cgroup_id,
         tick_ns: tick_ns(options.clock, options.frequency_hz),
+        copy_stacks: if options.dump.is_some() { COPY_ALWAYS } else { COPY_WHEN_COLD },
+        padding: 0,
         include_idle: u32::from(options.idle == Idle::Include),
         carry_late_ticks: u32::from(!accounts_stolen_time()),
         // 48 bits of user address unless the kernel and the program opted into more; the rest may be a signature.

@@ -6,6 +6,7 @@
 //!
 //! The form is defined by Go's `src/internal/abi/symtab.go`, `src/runtime/symtab.go` and `src/debug/gosym/pclntab.go`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Names;
@@ -20,16 +21,15 @@ const GO_1_20: u32 = 0xffff_fff1;
 /// Steps through the tables of lines in one object. A function has some hundred, so this is for half a million addresses.
 const STEPS: u64 = 50_000_000;
 
+/// What one read from the file counts for in the search for names: a system call against a comparison.
+const MISS_STEPS: u64 = 200;
+
 /// Longest file name that is read.
 const LONGEST_PATH_BYTES: usize = 4096;
 
 /// Adds what the table knows to those of `chains` that are empty. The `addresses` are sorted.
 pub(super) fn locate(elf: &Elf, addresses: &[u64], chains: &mut [Chain], names: &mut Names) {
-    let named = |name| elf.section(name).filter(|section| section.has_bytes());
-    let Some(section) = named(".gopclntab").or_else(|| named(".data.rel.ro.gopclntab")) else { return };
-    let text = elf.section(".text").map(|text| text.virt_addr);
-    let data = SectionData::range(elf.source(), section.file_offset, section.size).ok();
-    let Some(mut table) = data.and_then(|data| Table::open(data, text)) else { return };
+    let Some(mut table) = Table::of(elf) else { return };
     let mut last: Option<Function> = None;
     for (address, chain) in addresses.iter().zip(chains).filter(|(_, chain)| chain.is_empty()) {
         let known = last.take().filter(|function| (function.start..function.end).contains(address));
@@ -38,6 +38,42 @@ pub(super) fn locate(elf: &Elf, addresses: &[u64], chains: &mut [Chain], names: 
         chain.push(DwarfFrame { function: Some(FunctionName::Full(Arc::clone(&function.name))), file, line });
         last = Some(function);
     }
+}
+
+/// Where the Go code of an object is.
+pub(crate) struct GoCode {
+    /// From the first function's start to the last one's end.
+    pub(crate) code: Range<u64>,
+    /// The functions that were asked for: index of the name, and addresses.
+    pub(crate) functions: Vec<(usize, Range<u64>)>,
+}
+
+/// Where Go code is, and the functions with one of `names`; none when the object is not Go's. A name stands for its
+/// variant in the older calling convention (`.abi0`) as well.
+pub(crate) fn go_code(elf: &Elf, names: &[&[u8]]) -> Option<GoCode> {
+    /// Longer than any name that is asked for.
+    const NAME_BYTES: usize = 64;
+
+    let table = Table::of(elf)?;
+    let code = table.start(0)?..table.start(table.functions)?;
+    let mut functions = Vec::new();
+    let mut work = STEPS;
+    for index in 0..table.functions {
+        let misses = table.data.misses();
+        // Damage ends the search; what was found stays.
+        let Some(name) = table.name(index, NAME_BYTES) else { break };
+        let name = name.strip_suffix(b".abi0").unwrap_or(&name);
+        if let Some(position) = names.iter().position(|wanted| *wanted == name) {
+            functions.push((position, table.start(index)?..table.start(index + 1)?));
+            if functions.len() == names.len() * 2 {
+                break;
+            }
+        }
+        let read = (table.data.misses() - misses) * MISS_STEPS;
+        let Some(left) = work.checked_sub(1 + read) else { break };
+        work = left;
+    }
+    Some(GoCode { code, functions })
 }
 
 /// The table: a header, and five parts that it points to.
@@ -72,6 +108,15 @@ struct Function {
 }
 
 impl<'a> Table<'a> {
+    /// An object's table; none when it has none of a known form.
+    fn of(elf: &'a Elf) -> Option<Self> {
+        let named = |name| elf.section(name).filter(|section| section.has_bytes());
+        let section = named(".gopclntab").or_else(|| named(".data.rel.ro.gopclntab"))?;
+        let text = elf.section(".text").map(|text| text.virt_addr);
+        let data = SectionData::range(elf.source(), section.file_offset, section.size).ok()?;
+        Self::open(data, text)
+    }
+
     /// Reads the header. `text` is where the code section starts.
     fn open(data: SectionData<'a>, text: Option<u64>) -> Option<Self> {
         let mut table = Self {
@@ -126,12 +171,8 @@ impl<'a> Table<'a> {
             if self.start(middle)? <= address { low = middle } else { high = middle }
         }
         let (start, end) = (self.start(low)?, self.start(low + 1)?);
-        let record = self.functions_at.checked_add(self.entry_field(low, 1)?)?;
-        // After the start: name, size of arguments, deferred return, and the tables of stack sizes, files and lines.
-        let fields = record.checked_add(if self.relative { 4 } else { self.pointer })?;
-        let field = |index: u64| self.u32(fields.checked_add(index * 4)?).map(u64::from);
-        let name =
-            self.data.string_at(self.names_at.checked_add(field(0)?)?, limits::SYMBOL_NAME_BYTES).ok()?;
+        let name = self.name(low, limits::SYMBOL_NAME_BYTES)?;
+        let field = |number| self.record_field(low, number);
         let (file_steps, line_steps) =
             (self.steps_at.checked_add(field(4)?)?, self.steps_at.checked_add(field(5)?)?);
         let unit = field(7)?;
@@ -143,6 +184,18 @@ impl<'a> Table<'a> {
             line_steps,
             unit,
         })
+    }
+
+    /// A field of a function's record. After the start: name, size of arguments, deferred return, and the tables of stack
+    /// sizes, files and lines.
+    fn record_field(&self, index: u64, number: u64) -> Option<u64> {
+        let record = self.functions_at.checked_add(self.entry_field(index, 1)?)?;
+        let fields = record.checked_add(if self.relative { 4 } else { self.pointer })?;
+        self.u32(fields.checked_add(number * 4)?).map(u64::from)
+    }
+
+    fn name(&self, index: u64, longest: usize) -> Option<Vec<u8>> {
+        self.data.string_at(self.names_at.checked_add(self.record_field(index, 0)?)?, longest).ok()
     }
 
     fn position(

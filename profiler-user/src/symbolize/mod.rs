@@ -17,5 +17,6 @@ mod symbols;
 mod unknown;
 
 pub use demangle::demangle;
+pub(crate) use go::go_code;
 pub use names::Names;
 pub use unknown::{Unknown, unknown_frame};

@@ -12,6 +12,7 @@ mod perf;
 mod render;
 mod rights;
 mod target;
+mod unwinding;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;

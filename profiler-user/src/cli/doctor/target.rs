@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::check::{Check, Group::Target as Group};
-use super::{MOST_TARGETS, binary};
+use super::{MOST_TARGETS, binary, unwinding};
 use crate::system::binary::Allocator;
 use crate::system::privileges::Privileges;
 use crate::system::target::{Exe, Libc, PerfMap, Runtime, Software, Target, TargetError, TargetSpec};
@@ -53,7 +53,7 @@ fn of_target(target: &Target, me: &Privileges) -> Vec<Check> {
     if let Ok(found) = &found {
         checks.extend(binary::checks(found, target));
     }
-    checks.extend(binary::libraries(&software.libraries, target));
+    checks.extend(unwinding::checks(target, &software.libraries));
     let go = found.as_ref().is_ok_and(|found| found.go);
     if let Some(check) = runtime(&software, target, go) {
         checks.push(check);
@@ -107,7 +107,7 @@ fn mappings(target: &Target, me: &Privileges) -> Check {
 fn runtime(software: &Software, target: &Target, go: bool) -> Option<Check> {
     let (id, title) = ("runtime", "runtime");
     if go {
-        return Some(Check::ok(Group, id, title, "Go").why("keeps frame pointers and names"));
+        return Some(Check::ok(Group, id, title, "Go").why("keeps its own table of names"));
     }
     let runtime = software.runtime?;
     let named = software.perf_map.is_some() || software.names_generated_code();

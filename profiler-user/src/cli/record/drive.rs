@@ -4,9 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::status::Status;
 use super::write::{Outputs, Report};
@@ -18,8 +20,11 @@ use crate::session::{Recorded, Scope, Session};
 
 /// Time between two drains of the ring, which holds about a second of samples.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
-/// Drains between two looks at whether the target still lives.
-const DRAINS_PER_LIFE_SIGN: u32 = 5;
+/// Time to the next drain when an unwind table is missing: samples wait for it, each with a copy of its stack. Also the least time between
+/// two drains, so that a storm of new processes cannot keep us busy.
+const DRAIN_SOON: Duration = Duration::from_millis(5);
+/// Time between two looks at whether the target still lives.
+const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
 
 /// Why a recording ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,9 +108,11 @@ async fn drive(
         Length::Unlimited => None,
     };
     let mut status = Status::new(plan.length, outputs.quiet());
-    let mut ticks = interval(DRAIN_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut until_life_sign = DRAINS_PER_LIFE_SIGN;
+    // Without it the timer alone drains, and first samples wait a little longer for their tables.
+    let ring = session.ring_fd().ok().and_then(ring_waker);
+    let mut next_drain = Instant::now() + DRAIN_EVERY;
+    let mut next_status = Instant::now();
+    let mut next_life_sign = Instant::now() + LIFE_SIGN_EVERY;
     let mut interrupts = 0;
     let ending = loop {
         tokio::select! {
@@ -120,21 +127,42 @@ async fn drive(
             }
             _ = signals.terminate.recv() => break Ending::Asked,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break Ending::Time,
-            _ = ticks.tick() => {
+            () = sleep_until(next_drain) => {
                 session.tick();
-                status.update(session);
-                until_life_sign -= 1;
-                if until_life_sign == 0 {
-                    until_life_sign = DRAINS_PER_LIFE_SIGN;
+                let now = Instant::now();
+                next_drain = now + if session.is_waiting() { DRAIN_SOON } else { DRAIN_EVERY };
+                if now >= next_status {
+                    next_status = now + DRAIN_EVERY;
+                    status.update(session);
+                }
+                if now >= next_life_sign {
+                    next_life_sign = now + LIFE_SIGN_EVERY;
                     if !session.has_living_target() {
                         break Ending::TargetGone;
                     }
                 }
             }
+            () = woken(ring.as_ref()) => next_drain = next_drain.min(Instant::now() + DRAIN_SOON),
         }
     };
     status.clear();
     ending
+}
+
+fn ring_waker(ring: std::os::fd::OwnedFd) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, so it stays open while it is registered.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.ok()
+}
+
+/// Waits until the kernel side says that it met a missing table; for ever where it cannot be heard.
+async fn woken(ring: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
+    match ring {
+        Some(ring) => match ring.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for a command that runs longer than its recording. Ctrl-C reaches it through the terminal; a request to end ends the waiting.

@@ -141,6 +141,7 @@ impl Report {
         profile.quality.lost.clone_from(&recorded.lost);
         profile.quality.notes.extend(recorded.notes.iter().cloned());
         profile.quality.overhead = Some(recorded.overhead);
+        profile.quality.unwind = Some(recorded.unwind);
         profile
     }
 

@@ -7,10 +7,10 @@ use gimli::{AttributeValue, Dwarf, EntriesRaw, Result, Unit, UnitOffset, constan
 
 use super::super::Names;
 use super::lines::{Lines, Row};
-use super::reader::{SectionReader, Work};
 use super::unit::{end_address, indexes};
 use super::units::{EntryName, Units};
 use super::{Chain, Detail, DwarfFrame, FunctionName, INLINE_DEPTH};
+use crate::object::{SectionReader, Work};
 
 type Reader<'a> = SectionReader<'a>;
 

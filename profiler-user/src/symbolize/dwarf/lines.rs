@@ -9,8 +9,8 @@ use std::sync::Arc;
 use gimli::{Dwarf, Error, IncompleteLineProgram, Reader as _, Result, Section as _};
 
 use super::super::Names;
-use super::reader::{SectionReader, Work};
 use super::unit::Root;
+use crate::object::{SectionReader, Work};
 
 /// Bytes of one line program's header, which gimli parses into a table of files and directories twenty times as
 /// large. A unit with ten thousand source files needs about 200 KiB.

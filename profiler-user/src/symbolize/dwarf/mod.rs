@@ -7,7 +7,6 @@
 
 mod functions;
 mod lines;
-mod reader;
 mod unit;
 mod units;
 
@@ -16,9 +15,8 @@ use std::sync::Arc;
 use gimli::{Dwarf, DwarfSections, SectionId};
 
 use super::Names;
-use crate::object::{Elf, ObjectError, Result, Section, SectionData};
+use crate::object::{Elf, ObjectError, Result, Section, SectionData, SectionReader, Work};
 use functions::Functions;
-use reader::{SectionReader, Work};
 use units::Units;
 
 /// Inlined calls kept for one address. Optimized Rust and C++ reach about twenty.

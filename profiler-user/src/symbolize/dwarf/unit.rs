@@ -9,7 +9,7 @@ use gimli::{
     Abbreviations, AttributeValue, DebugAddrBase, DebugLineOffset, Dwarf, Result, Unit, UnitHeader, constants,
 };
 
-use super::reader::{SectionReader, Work};
+use crate::object::{SectionReader, Work};
 
 type Reader<'a> = SectionReader<'a>;
 

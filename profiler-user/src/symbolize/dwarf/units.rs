@@ -12,8 +12,8 @@ use gimli::{
     UnitHeader, UnitOffset, constants,
 };
 
-use super::reader::{SectionReader, Work};
 use super::unit::{Root, bare_unit};
+use crate::object::{SectionReader, Work};
 
 /// Bytes of one unit's abbreviations. They grow fivefold when parsed; real tables have a few kilobytes, those of
 /// whole-program optimization a few hundred.

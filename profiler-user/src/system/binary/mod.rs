@@ -1,8 +1,8 @@
-//! What an executable brings for profiling: symbols, build ID, unwind tables, frame pointers, how it was linked.
+//! What an executable brings for profiling: symbols, build ID, frame pointers, how it was linked.
 //!
 //! In: an open file that belongs to a stranger. Out: [`Binary`], facts for advice to people. Reads a bounded number of
 //! small pieces with `pread` and never maps the file: a mapped file that its owner truncates would kill this process.
-//! Not the reader that symbols and unwind tables are built with; that one is in `object`.
+//! Not the reader that symbols and unwind tables are built with; that one is in `object`, and `unwind_info` knows the tables.
 
 mod elf;
 mod prologue;
@@ -84,8 +84,6 @@ pub struct Binary {
     pub debug_link: Option<String>,
     /// GNU build ID in lower-case hex.
     pub build_id: Option<String>,
-    /// Has unwind tables (`.eh_frame`).
-    pub unwind_tables: bool,
     /// The dynamic linker's path, cleaned; None for static executables.
     pub interpreter: Option<String>,
     /// Was built by the Go toolchain.
@@ -113,7 +111,6 @@ impl Binary {
             names: names(&elf, go),
             debug_link: elf.debug_link(),
             build_id: elf.build_id(),
-            unwind_tables: elf.section(b".eh_frame").is_some() || elf.unwind_index().is_some(),
             interpreter: elf.interpreter(),
             go,
             allocator: strings.find_map(|table| Allocator::in_string_table(&table)),
@@ -153,7 +150,7 @@ mod tests {
     #[test]
     fn this_test_program_is_a_linked_elf_with_names_and_tables() {
         let me = Binary::inspect(File::open("/proc/self/exe").unwrap()).unwrap();
-        assert!(me.names != Names::Stripped && me.unwind_tables && !me.go);
+        assert!(me.names != Names::Stripped && !me.go);
         assert!(me.frame_pointers.is_some_and(|found| found.functions > 100));
     }
 

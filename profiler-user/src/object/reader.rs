@@ -8,9 +8,9 @@ use std::cell::Cell;
 
 use gimli::{Error, LittleEndian, Reader, ReaderOffsetId, Result};
 
-use crate::object::SectionData;
+use super::SectionData;
 
-/// Reads that one object's debug information may take. A read is 5 to 20 ns with what the parser does between, so this
+/// Reads that one object's debug information may take, unless the caller says otherwise. A read is 5 to 20 ns with what the parser does between, so this
 /// is two to four seconds of one core; two thousand addresses all over a 40 MB test binary take a fortieth of it.
 const READS: u64 = 200_000_000;
 
@@ -22,7 +22,7 @@ const LONGEST_COPY_BYTES: u64 = 16 << 10;
 
 /// The work that is left.
 #[derive(Debug)]
-pub(super) struct Work(Cell<u64>);
+pub(crate) struct Work(Cell<u64>);
 
 impl Default for Work {
     fn default() -> Self {
@@ -31,13 +31,13 @@ impl Default for Work {
 }
 
 impl Work {
-    #[cfg(test)]
-    pub(super) fn of(reads: u64) -> Self {
+    /// A limit of one's own.
+    pub(crate) fn of(reads: u64) -> Self {
         Self(Cell::new(reads))
     }
 
     /// True once the limit was reached; every read since then failed.
-    pub(super) fn is_used_up(&self) -> bool {
+    pub(crate) fn is_used_up(&self) -> bool {
         self.0.get() == 0
     }
 
@@ -46,7 +46,7 @@ impl Work {
     /// # Errors
     /// When nothing is left.
     #[inline]
-    pub(super) fn charge(&self, reads: u64) -> Result<()> {
+    pub(crate) fn charge(&self, reads: u64) -> Result<()> {
         let left = self.0.get().saturating_sub(reads);
         self.0.set(left);
         if left == 0 { Err(Error::UnexpectedEof(ReaderOffsetId(0))) } else { Ok(()) }
@@ -55,7 +55,7 @@ impl Work {
 
 /// A part of a section.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SectionReader<'a> {
+pub(crate) struct SectionReader<'a> {
     data: &'a SectionData<'a>,
     work: &'a Work,
     at: u64,
@@ -64,17 +64,17 @@ pub(super) struct SectionReader<'a> {
 
 impl<'a> SectionReader<'a> {
     /// A whole section.
-    pub(super) fn new(data: &'a SectionData<'a>, work: &'a Work) -> Self {
+    pub(crate) fn new(data: &'a SectionData<'a>, work: &'a Work) -> Self {
         Self { data, work, at: 0, end: data.len() }
     }
 
     /// The same section, seen as if it ended at `end`.
-    pub(super) fn cut_at(self, end: u64) -> Self {
+    pub(crate) fn cut_at(self, end: u64) -> Self {
         Self { end: self.end.min(end), ..self }
     }
 
     /// All bytes that are left, up to the longest piece that is copied.
-    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.len().min(LONGEST_COPY_BYTES) as usize];
         self.fill(self.at, &mut bytes)?;
         Ok(bytes)

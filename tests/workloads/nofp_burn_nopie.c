@@ -1,0 +1,2 @@
+/* nofp_burn, linked for a fixed address. */
+#include "nofp_burn.c"
