@@ -78,6 +78,11 @@ fn vm_a_realigned_stack_is_followed() {
 }
 
 #[test]
+fn vm_a_frame_larger_than_the_copy_of_a_stack_is_followed() {
+    follows(&["nofp_huge_frame", "1"], &["main", "huge_frame", "calls_all", "burn_3"]);
+}
+
+#[test]
 fn vm_a_vfork_child_and_its_parent_are_followed() {
     let folded = follows(&["nofp_vfork", "1"], &["main", "one_child", "work_after_vfork"]);
     assert_chain(&folded, "work_vfork_child", &["main", "one_child", "work_vfork_child"]);
