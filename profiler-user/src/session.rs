@@ -2,8 +2,10 @@
 //! its own: the caller calls [`Session::tick`] a few times a second until it has enough.
 
 mod dump;
+mod scope;
 mod setup;
 
+pub use scope::Scope;
 pub use setup::program_figures;
 
 use std::collections::HashSet;
@@ -16,7 +18,7 @@ use profiler_common::stats::Stat;
 use thiserror::Error;
 
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{Clock, LoadError, Programs, map_memory_bytes};
+use crate::bpf::{Clock, LoadError, Programs, Targets, map_memory_bytes};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::Processes;
 use crate::profile::{Counter, Overhead, UnwindTables, ValueType};
@@ -26,26 +28,6 @@ use dump::StackDump;
 
 /// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
 const MAX_RECORDS_PER_TICK: usize = 100_000;
-
-/// Whom a recording covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything that runs.
-    Host,
-    /// These processes, with all their threads.
-    Processes(Vec<u32>),
-    /// These threads.
-    Threads(Vec<u32>),
-    /// Everything below a control group (v2).
-    Cgroup {
-        /// Its ID (inode number).
-        id: u64,
-        /// Its depth below the root of the hierarchy.
-        level: u32,
-    },
-    /// The command that the caller starts with [`Session::follow_children`].
-    Command,
-}
 
 /// Whether samples of the idle task are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,40 +229,20 @@ impl Session {
         for event in events {
             match event.kind {
                 EventKind::Fork { parent }
-                    if self.programs.targets().contains(&parent)
-                        && self
-                            .programs
-                            .add_target(event.pid, profiler_common::config::TARGET_SAMPLED)
-                            .is_err() =>
+                    if self.programs.targets().processes().contains(&parent)
+                        && self.programs.targets_mut().add(event.pid).is_err() =>
                 {
                     self.undecodable += 1;
                 }
-                EventKind::Exit => self.programs.remove_target(event.pid),
+                EventKind::Exit => self.programs.targets_mut().remove(event.pid),
                 _ => {}
             }
         }
     }
 
-    /// Runs `start` with its children in scope from their first instruction on, for [`Scope::Command`].
-    ///
-    /// # Errors
-    ///
-    /// The process could not be put into the table of targets.
-    pub fn follow_children<T>(&mut self, start: impl FnOnce() -> T) -> Result<T, SessionError> {
-        let own = std::process::id();
-        self.programs.add_target(own, profiler_common::config::TARGET_PARENT_ONLY)?;
-        let result = start();
-        self.programs.remove_target(own);
-        Ok(result)
-    }
-
-    /// Adds a process to the targets.
-    ///
-    /// # Errors
-    ///
-    /// The table of targets is full.
-    pub fn add_target(&mut self, pid: u32) -> Result<(), SessionError> {
-        Ok(self.programs.add_target(pid, profiler_common::config::TARGET_SAMPLED)?)
+    /// The tables of targets, for a command that is to be in scope.
+    pub fn targets_mut(&mut self) -> &mut Targets {
+        self.programs.targets_mut()
     }
 
     /// Samples so far.
@@ -320,17 +282,7 @@ impl Session {
 
     /// Whether a target that was named when the recording started still runs. Always true for scopes without an end.
     pub fn has_living_target(&self) -> bool {
-        let alive = |pid: &u32| setup::is_alive(*pid);
-        match &self.scope {
-            Scope::Processes(pids) if !self.follows_forks() => pids.iter().any(alive),
-            Scope::Processes(_) => self.programs.targets().iter().any(alive),
-            Scope::Threads(tids) => tids.iter().any(alive),
-            Scope::Host | Scope::Cgroup { .. } | Scope::Command => true,
-        }
-    }
-
-    fn follows_forks(&self) -> bool {
-        matches!(self.scope, Scope::Processes(_) | Scope::Command)
+        self.scope.has_living_target(self.programs.targets())
     }
 
     /// When sampling began.

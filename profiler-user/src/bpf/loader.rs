@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{
     PerfEvent as PerfEventProgram, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun,
 };
@@ -89,8 +89,7 @@ pub struct Programs {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
     stats: PerCpuArray<MapData, u64>,
-    targets: HashMap<MapData, u32, u32>,
-    threads: HashMap<MapData, u32, u32>,
+    targets: super::Targets,
     /// Until the unwinder takes them.
     tables: Option<super::TableMaps>,
     /// The kernel runs a tail call only as long as somebody holds the table.
@@ -133,10 +132,7 @@ impl Programs {
                 .map_err(|source| map_error("RING", source))?,
             stats: PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
                 .map_err(|source| map_error("STATS", source))?,
-            targets: HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)
-                .map_err(|source| map_error("TARGETS", source))?,
-            threads: HashMap::try_from(take_map(&mut ebpf, "THREADS")?)
-                .map_err(|source| map_error("THREADS", source))?,
+            targets: super::Targets::take(&mut ebpf)?,
             tables: Some(super::TableMaps::take(&mut ebpf)?),
             _walk: walk,
             #[cfg(feature = "bpf-log")]
@@ -187,32 +183,14 @@ impl Programs {
         Ok(())
     }
 
-    /// Puts a process into the table of targets; `kind` is a `TARGET_` number.
-    ///
-    /// # Errors
-    ///
-    /// The table is full, or the kernel refused.
-    pub fn add_target(&mut self, pid: u32, kind: u32) -> Result<(), LoadError> {
-        self.targets.insert(pid, kind, 0).map_err(|source| map_error("TARGETS", source))
+    /// Whom the programs look at.
+    pub fn targets(&self) -> &super::Targets {
+        &self.targets
     }
 
-    /// Takes a process out of the table of targets; absent ones are fine.
-    pub fn remove_target(&mut self, pid: u32) {
-        let _absent_is_fine = self.targets.remove(&pid);
-    }
-
-    /// The processes in the table of targets.
-    pub fn targets(&self) -> Vec<u32> {
-        self.targets.keys().flatten().collect()
-    }
-
-    /// Puts a thread into the table of threads.
-    ///
-    /// # Errors
-    ///
-    /// The table is full, or the kernel refused.
-    pub fn add_thread(&mut self, tid: u32) -> Result<(), LoadError> {
-        self.threads.insert(tid, 1, 0).map_err(|source| map_error("THREADS", source))
+    /// Whom the programs look at, to change it.
+    pub fn targets_mut(&mut self) -> &mut super::Targets {
+        &mut self.targets
     }
 
     /// The program to run at each CPU sample.

@@ -10,9 +10,11 @@ mod log;
 pub(crate) mod memory;
 mod perf_event;
 pub(crate) mod tables;
+mod targets;
 
 pub use figures::ProgramFigures;
 pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, PerfEvent};
 pub use tables::TableMaps;
+pub use targets::Targets;

@@ -10,6 +10,8 @@ mod output_args;
 mod quantity;
 mod record;
 mod report;
+mod running;
+mod target;
 mod terminal;
 
 use std::process::ExitCode;

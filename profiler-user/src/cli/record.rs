@@ -1,25 +1,22 @@
 //! `perf-agent attach` and `perf-agent record`: one recording, from arguments to files.
 
 mod drive;
-mod scope;
 mod status;
 mod write;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::{CliError, Exit, with_causes};
+use super::exit::{CliError, Exit};
 use super::output_args::{OutputArgs, PictureArgs};
 use super::quantity::{Length, length, number_list, size};
+use super::target::{self, CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
-use crate::profile_type::OnCpuError;
-use crate::session::{Idle, SessionError, SessionOptions};
-use crate::system::permission::PermissionReport;
+use crate::session::{Idle, SessionOptions};
 
 /// Highest rate that the sampler is asked for when the kernel does not say its own limit.
 const FALLBACK_MAX_RATE_HZ: u64 = 100_000;
@@ -45,34 +42,17 @@ pub(super) struct AttachArgs {
 /// `perf-agent record`: profile the whole host, processes, threads, a control group or a command.
 #[derive(Debug, Args)]
 pub(super) struct RecordArgs {
-    /// What to profile, as for `attach`; the whole host when nothing is named
-    #[arg(value_name = "TARGET", conflicts_with_all = ["all", "pid", "tid", "cgroup", "command"])]
-    target: Option<String>,
-    /// The whole host
-    #[arg(short, long, conflicts_with_all = ["pid", "tid", "cgroup", "command"])]
-    all: bool,
-    /// These processes, with all their threads
-    #[arg(short, long, value_name = "PID,…", conflicts_with_all = ["tid", "cgroup", "command"])]
-    pid: Option<String>,
-    /// These threads only
-    #[arg(short, long, value_name = "TID,…", conflicts_with_all = ["cgroup", "command"])]
-    tid: Option<String>,
-    /// Everything below this control group (version 2): a path below its root, or the full path
-    #[arg(short = 'G', long, value_name = "PATH", conflicts_with = "command")]
-    cgroup: Option<String>,
+    #[command(flatten)]
+    scope: ScopeArgs,
     /// How long: 30 (seconds), 500ms, 5m, 1h30m; 0 or inf until Ctrl-C
     #[arg(short, long, value_name = "TIME", value_parser = length, allow_hyphen_values = true)]
     duration: Option<Length>,
-    /// Run the command after -- as the user who called perf-agent, not as the one behind sudo
-    #[arg(long)]
-    keep_root: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     results: ResultArgs,
-    /// The command to start and profile, with its children
-    #[arg(last = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
+    #[command(flatten)]
+    command: CommandArgs,
 }
 
 /// What makes a CPU take a sample.
@@ -87,7 +67,6 @@ enum Event {
 
 /// How to sample: the same for all ways to name a target.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct SamplingArgs {
     /// Samples per second and CPU
     #[arg(
@@ -115,12 +94,8 @@ struct SamplingArgs {
     /// Sample idle CPUs too, so that the profile adds up to all CPU time
     #[arg(short = 'I', long, help_heading = "Sampling")]
     include_idle: bool,
-    /// Follow the children of target processes: those that exist and those to come (the default)
-    #[arg(long, overrides_with = "no_subprocesses", help_heading = "Sampling")]
-    subprocesses: bool,
-    /// Only the processes named, not their children
-    #[arg(long, help_heading = "Sampling")]
-    no_subprocesses: bool,
+    #[command(flatten, next_help_heading = "Sampling")]
+    follow: FollowArgs,
     /// Memory for unwind tables; the binaries sampled longest ago give way when it is full: 16M, 512K
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size, help_heading = "Sampling")]
     max_memory: u64,
@@ -163,8 +138,7 @@ struct Plan {
     slug: String,
     pid: Option<u32>,
     comm: Option<String>,
-    command: Vec<OsString>,
-    keep_root: bool,
+    command: CommandArgs,
     scope_notes: Vec<String>,
 }
 
@@ -174,9 +148,9 @@ struct Plan {
 ///
 /// Bad arguments, missing privileges, failed outputs.
 pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
-    let found = scope::from_target(&args.target)?;
+    let found = target::from_target(&args.target)?;
     let length = args.duration.or(args.trailing).unwrap_or(Length::For(std::time::Duration::from_secs(30)));
-    let plan = plan(found, &args.sampling, length, Vec::new(), false)?;
+    let plan = plan(found, &args.sampling, length, CommandArgs::default())?;
     drive::run(plan, args.results)
 }
 
@@ -186,19 +160,13 @@ pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
 ///
 /// Bad arguments, missing privileges, failed outputs.
 pub(super) fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
-    let found = scope::from_record(&args)?;
+    let found = args.scope.find(&args.command)?;
     let length = args.duration.unwrap_or(Length::Unlimited);
-    let plan = plan(found, &args.sampling, length, args.command, args.keep_root)?;
+    let plan = plan(found, &args.sampling, length, args.command)?;
     drive::run(plan, args.results)
 }
 
-fn plan(
-    found: scope::Found,
-    sampling: &SamplingArgs,
-    length: Length,
-    command: Vec<OsString>,
-    keep_root: bool,
-) -> anyhow::Result<Plan> {
+fn plan(found: Found, sampling: &SamplingArgs, length: Length, command: CommandArgs) -> anyhow::Result<Plan> {
     let clock = match sampling.event {
         Event::CpuClock => Clock::CpuClock,
         Event::Cycles => Clock::Cycles,
@@ -233,7 +201,7 @@ fn plan(
     }
     let session = SessionOptions {
         scope: found.scope,
-        follow_forks: !sampling.no_subprocesses,
+        follow_forks: sampling.follow.follow_forks(),
         cpus,
         clock,
         frequency_hz: frequency(sampling.frequency)?,
@@ -250,33 +218,8 @@ fn plan(
         pid: found.pid,
         comm: found.comm,
         command,
-        keep_root,
         scope_notes,
     })
-}
-
-/// A recording that could not start, explained: missing rights get the whole picture, everything else its causes.
-fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
-    let mut source = std::error::Error::source(error);
-    let mut refused = None;
-    while let Some(cause) = source {
-        refused = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).or(refused);
-        source = cause.source();
-    }
-    let syscall = match error {
-        SessionError::Sampler(OnCpuError::Open { .. }) | SessionError::SideBand(_) => "perf_event_open",
-        _ => "bpf",
-    };
-    if let Some(errno @ (libc::EPERM | libc::EACCES)) = refused {
-        CliError::new(
-            Exit::Permission,
-            PermissionReport::gather(&error.to_string(), syscall, errno, pid).to_string(),
-        )
-    } else {
-        let exit =
-            if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
-        CliError::new(exit, with_causes(error)).hint("`perf-agent doctor` says what this host can do")
-    }
 }
 
 fn frequency(asked: i64) -> Result<u64, CliError> {

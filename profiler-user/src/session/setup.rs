@@ -1,26 +1,21 @@
 //! How a recording starts: what this kernel offers, what the programs are told, and the order that leaves no gap.
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use profiler_common::config::{
-    ARCH_AARCH64, ARCH_X86_64, COPY_ALWAYS, COPY_WHEN_COLD, Config, FILTER_CGROUP, FILTER_PROCESS,
-    FILTER_THREAD, KernelOffsets, STACK_KERNEL, STACK_USER, TARGET_SAMPLED,
+    COPY_ALWAYS, COPY_WHEN_COLD, Config, FILTER_CGROUP, FILTER_PROCESS, FILTER_THREAD, STACK_KERNEL,
+    STACK_USER,
 };
 
 use super::dump::StackDump;
+use super::scope::{BaseConfig, enter_targets};
 use super::{Idle, Scope, Session, SessionError, SessionOptions};
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, ProgramFigures, Programs, ProgramsOptions};
 use crate::ingest::SideBand;
-use crate::process::{OutsidePid, Processes, Snapshot, numeric_entries};
+use crate::process::{OutsidePid, Processes, Snapshot};
 use crate::profile_type::{OnCpu, tick_ns};
-use crate::system::btf::KernelTypes;
 use crate::unwinder::Unwinder;
-
-/// `PROC_PID_INIT_INO`, include/linux/proc_ns.h: the inode number of the initial PID namespace.
-const INITIAL_PID_NAMESPACE: u64 = 0xeff_ffffc;
 
 /// Ring for the samples of one CPU at 99 Hz: about one second of stacks of ordinary depth, several times the drain interval.
 const RING_BYTES_PER_CPU_AT_99_HZ: u64 = 128 << 10;
@@ -57,7 +52,7 @@ impl Session {
             unix_offset_ns(),
             if config.pid_namespace_inum == 0 { OutsidePid::Idle } else { OutsidePid::Invisible },
         );
-        let known = enter_targets(&mut programs, options)?;
+        let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
         for snapshot in known.into_iter().filter_map(Snapshot::read) {
             processes.enter(&snapshot);
         }
@@ -130,117 +125,28 @@ fn raise_descriptor_limit() {
     let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Names the targets to the kernel and says which processes to look at before the first sample.
-fn enter_targets(programs: &mut Programs, options: &SessionOptions) -> Result<Vec<u32>, SessionError> {
-    match &options.scope {
-        Scope::Host | Scope::Cgroup { .. } => Ok(numeric_entries(Path::new("/proc"))),
-        Scope::Command => Ok(Vec::new()),
-        Scope::Threads(tids) => {
-            for tid in tids {
-                programs.add_thread(*tid)?;
-            }
-            Ok(tids.iter().filter_map(|tid| process_of(*tid)).collect())
-        }
-        Scope::Processes(pids) => {
-            let mut known: HashSet<u32> = HashSet::new();
-            let mut found: Vec<u32> = pids.clone();
-            // A process may fork between the look at `/proc` and its entry into the table; once it is in, the kernel follows it. So
-            // look again until a look finds nobody new.
-            while !found.is_empty() {
-                for pid in found.drain(..) {
-                    programs.add_target(pid, TARGET_SAMPLED)?;
-                    known.insert(pid);
-                }
-                if options.follow_forks {
-                    found = children_of(&known);
-                }
-            }
-            Ok(known.into_iter().collect())
-        }
-    }
-}
-
-/// Processes whose parent is in `known` and that are not in it themselves.
-fn children_of(known: &HashSet<u32>) -> Vec<u32> {
-    let processes = numeric_entries(Path::new("/proc"));
-    let is_child =
-        |pid: &u32| !known.contains(pid) && parent_of(*pid).is_some_and(|parent| known.contains(&parent));
-    processes.into_iter().filter(is_child).collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = procfs::process::Process::new(pid as i32).ok()?.stat().ok()?;
-    u32::try_from(stat.ppid).ok()
-}
-
-/// The process that a thread belongs to.
-fn process_of(tid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
-}
-
-/// Whether a process or thread still runs: there, and not a zombie.
-pub(super) fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
-    // The name in parentheses may hold anything; the state follows its last parenthesis.
-    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
-    !matches!(state, None | Some(b'Z' | b'X'))
-}
-
 fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config, SessionError> {
-    let offsets = match KernelTypes::load() {
-        Ok(types) => kernel_offsets(&types).map_err(|field| format!("the kernel's BTF has no `{field}`")),
-        Err(error) => Err(error.to_string()),
-    };
-    let namespace = pid_namespace_inode();
-    let nested = namespace != INITIAL_PID_NAMESPACE;
-    if let (Err(reason), true) = (&offsets, nested) {
-        return Err(SessionError::Unsupported {
-            feature: "profiling inside a PID namespace",
-            needs: format!("BTF ({reason})"),
-        });
-    }
-    let filter = match &options.scope {
-        Scope::Host => 0,
-        Scope::Processes(_) | Scope::Command => FILTER_PROCESS,
-        Scope::Threads(_) => FILTER_THREAD,
-        Scope::Cgroup { .. } => FILTER_CGROUP,
-    };
-    if let Err(reason) = &offsets {
+    let base = BaseConfig::new(&options.scope, options.follow_forks)?;
+    if let Some(reason) = &base.without_types {
         notes.push(format!(
             "no kernel type information ({reason}): samples taken in the kernel have no user frames"
         ));
-        if options.follow_forks && filter == FILTER_PROCESS {
+        if options.follow_forks && base.config.filter == FILTER_PROCESS {
             notes.push("children are followed from their first 0.1 s on".to_owned());
         }
     }
-    let (cgroup_id, cgroup_level) = match options.scope {
-        Scope::Cgroup { id, level } => (id, level),
-        _ => (0, 0),
-    };
     let stacks = match options.stacks {
         StackScope::Both => STACK_KERNEL | STACK_USER,
         StackScope::KernelOnly => STACK_KERNEL,
         StackScope::UserOnly => STACK_USER,
     };
     Ok(Config {
-        arch: if cfg!(target_arch = "x86_64") { ARCH_X86_64 } else { ARCH_AARCH64 },
-        filter,
         stacks,
-        has_offsets: u32::from(offsets.is_ok()),
-        follow_forks: u32::from(options.follow_forks),
-        excluded_pid: std::process::id(),
-        pid_namespace_inum: if nested { namespace as u32 } else { 0 },
-        cgroup_level,
-        cgroup_id,
         tick_ns: tick_ns(options.clock, options.frequency_hz),
         copy_stacks: if options.dump.is_some() { COPY_ALWAYS } else { COPY_WHEN_COLD },
-        padding: 0,
         include_idle: u32::from(options.idle == Idle::Include),
         carry_late_ticks: u32::from(!accounts_stolen_time()),
-        // 48 bits of user address unless the kernel and the program opted into more; the rest may be a signature.
-        code_mask: if cfg!(target_arch = "aarch64") { (1 << 48) - 1 } else { u64::MAX },
-        offsets: offsets.unwrap_or_default(),
+        ..base.config
     })
 }
 
@@ -249,33 +155,6 @@ fn accounts_stolen_time() -> bool {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let stolen = stat.lines().next().and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
     stolen.is_some_and(|ticks| ticks > 0)
-}
-
-fn kernel_offsets(types: &KernelTypes) -> Result<KernelOffsets, String> {
-    let offset = |structure: &str, member: &str| {
-        types.offset_of(structure, member).ok_or_else(|| format!("{structure}.{member}"))
-    };
-    Ok(KernelOffsets {
-        task_pid: offset("task_struct", "pid")?,
-        task_tgid: offset("task_struct", "tgid")?,
-        task_mm: offset("task_struct", "mm")?,
-        task_thread_pid: offset("task_struct", "thread_pid")?,
-        task_group_leader: offset("task_struct", "group_leader")?,
-        task_signal: offset("task_struct", "signal")?,
-        signal_live: offset("signal_struct", "live")?,
-        pid_level: offset("pid", "level")?,
-        pid_numbers: offset("pid", "numbers")?,
-        upid_nr: offset("upid", "nr")?,
-        upid_ns: offset("upid", "ns")?,
-        upid_size: types.struct_size("upid").ok_or("upid")?,
-        namespace_inum: offset("pid_namespace", "ns")? + offset("ns_common", "inum")?,
-        padding: 0,
-    })
-}
-
-fn pid_namespace_inode() -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self/ns/pid").map_or(INITIAL_PID_NAMESPACE, |metadata| metadata.ino())
 }
 
 fn ring_bytes(cpus: u64, frequency_hz: u64) -> u32 {
@@ -309,14 +188,5 @@ mod tests {
         assert_eq!(ring_bytes(64, 99), 8 << 20);
         assert_eq!(ring_bytes(3, 4000), 16 << 20);
         assert_eq!(ring_bytes(1000, 1_000_000), 16 << 20);
-    }
-
-    #[test]
-    fn we_are_alive_and_our_thread_belongs_to_us() {
-        assert!(is_alive(std::process::id()));
-        assert!(!is_alive(u32::MAX));
-        // SAFETY: no preconditions.
-        let tid = unsafe { libc::gettid() } as u32;
-        assert_eq!(process_of(tid), Some(std::process::id()));
     }
 }

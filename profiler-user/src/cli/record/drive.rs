@@ -7,16 +7,15 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::status::Status;
 use super::write::{Outputs, Report};
 use super::{Plan, ResultArgs};
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::launch::{Launch, RunAs};
+use crate::cli::exit::Exit;
 use crate::cli::quantity::Length;
-use crate::session::{Recorded, Scope, Session};
+use crate::cli::running::{Ending, Signals, exit_code, outlive, prepare_command, start_command, start_error};
+use crate::session::{Recorded, Session};
 
 /// Time between two drains of the ring, which holds about a second of samples.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
@@ -25,19 +24,6 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 const DRAIN_SOON: Duration = Duration::from_millis(5);
 /// Time between two looks at whether the target still lives.
 const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
-
-/// Why a recording ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Its time was up.
-    Time,
-    /// Ctrl-C, or a request to end.
-    Asked,
-    /// Every target ended.
-    TargetGone,
-    /// The command ended with this code.
-    Child(u8),
-}
 
 /// Records, writes and reports.
 pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
@@ -48,9 +34,9 @@ pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
 async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     let outputs = Outputs::prepare(&plan, results)?;
     let mut signals = Signals::new()?;
-    let launch = prepare_command(&plan);
-    let mut session = Session::start(&plan.session).map_err(|error| super::start_error(&error, plan.pid))?;
-    let mut child = start_command(launch, &plan, &mut session)?;
+    let launch = prepare_command(&plan.session.scope, &plan.command);
+    let mut session = Session::start(&plan.session).map_err(|error| start_error(&error, plan.pid))?;
+    let mut child = start_command(launch, &plan.command, session.targets_mut())?;
     outputs.announce(&plan);
     let ending = drive(&plan, &outputs, &mut session, &mut signals, child.as_mut()).await;
     let recorded = Arc::new(session.stop());
@@ -69,31 +55,6 @@ async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
         (Some(code), Exit::Ok) => Exit::Child(code).into(),
         (_, exit) => exit.into(),
     })
-}
-
-fn prepare_command(plan: &Plan) -> Option<Launch> {
-    let run_as = if plan.keep_root { RunAs::Agent } else { RunAs::Caller };
-    (plan.session.scope == Scope::Command).then(|| Launch::prepare(&plan.command, run_as))
-}
-
-fn start_command(
-    launch: Option<Launch>,
-    plan: &Plan,
-    session: &mut Session,
-) -> Result<Option<Child>, CliError> {
-    let Some(launch) = launch else { return Ok(None) };
-    let started =
-        session.follow_children(|| launch.start()).map_err(|error| super::start_error(&error, None))?;
-    let program =
-        plan.command.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned());
-    let child = started.map_err(|error| {
-        CliError::new(Exit::Runtime, format!("cannot start `{program}`: {error}"))
-            .hint("check its name, or give the full path")
-    })?;
-    if let Some(pid) = child.id() {
-        session.add_target(pid).map_err(|error| super::start_error(&error, None))?;
-    }
-    Ok(Some(child))
 }
 
 async fn drive(
@@ -165,31 +126,6 @@ async fn woken(ring: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
     }
 }
 
-/// Waits for a command that runs longer than its recording. Ctrl-C reaches it through the terminal; a request to end ends the waiting.
-async fn outlive(child: &mut Child, signals: &mut Signals) -> u8 {
-    let mut child = Some(child);
-    loop {
-        tokio::select! {
-            code = exit_code(&mut child) => return code,
-            _ = signals.terminate.recv() => return 0,
-            _ = signals.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Waits for the command; for ever when there is none.
-async fn exit_code(child: &mut Option<&mut Child>) -> u8 {
-    use std::os::unix::process::ExitStatusExt;
-    let Some(child) = child else { return std::future::pending().await };
-    match child.wait().await {
-        // A shell's way to tell of a signal.
-        Ok(status) => {
-            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(1, |code| code as u8)
-        }
-        Err(_) => 1,
-    }
-}
-
 /// Names and writes on a thread of its own, so that a second Ctrl-C is heard: then the raw data is written at once.
 async fn finish(report: Report, recorded: &Arc<Recorded>, signals: &mut Signals) -> anyhow::Result<Exit> {
     let shared = Arc::clone(recorded);
@@ -217,15 +153,4 @@ fn nothing_sampled(plan: &Plan, ending: Ending) -> ExitCode {
         "hint: record longer (-d 60s) or faster (-F 999); `perf-agent doctor` says what this host can do"
     );
     Exit::NothingSampled.into()
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
 }

@@ -57,7 +57,7 @@ impl Outputs {
         }
         let length = match plan.length {
             Length::For(duration) => format!("{} s — Ctrl-C to stop early", duration.as_secs_f64()),
-            Length::Unlimited if plan.command.is_empty() => "until Ctrl-C".to_owned(),
+            Length::Unlimited if plan.command.command.is_empty() => "until Ctrl-C".to_owned(),
             Length::Unlimited => "until it ends".to_owned(),
         };
         let mut parts =

@@ -1,10 +1,14 @@
 //! From what the user named to the scope of a recording, with a title for people and a slug for file names.
+//!
+//! The arguments are shared by all verbs that record.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::RecordArgs;
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::quantity::number_list;
+use clap::Args;
+
+use super::exit::{CliError, Exit};
+use super::quantity::number_list;
 use crate::process::cgroup_id;
 use crate::profile::clean;
 use crate::session::Scope;
@@ -13,6 +17,55 @@ use crate::system::target::{Target, TargetError, TargetSpec};
 
 /// Most directories that a search for a control group looks at.
 const MOST_GROUPS: usize = 50_000;
+
+/// Whom to record.
+#[derive(Debug, Args)]
+pub(super) struct ScopeArgs {
+    /// What to profile, as for `attach`; the whole host when nothing is named
+    #[arg(value_name = "TARGET", conflicts_with_all = ["all", "pid", "tid", "cgroup", "command"])]
+    target: Option<String>,
+    /// The whole host
+    #[arg(short, long, conflicts_with_all = ["pid", "tid", "cgroup", "command"])]
+    all: bool,
+    /// These processes, with all their threads
+    #[arg(short, long, value_name = "PID,…", conflicts_with_all = ["tid", "cgroup", "command"])]
+    pid: Option<String>,
+    /// These threads only
+    #[arg(short, long, value_name = "TID,…", conflicts_with_all = ["cgroup", "command"])]
+    tid: Option<String>,
+    /// Everything below this control group (version 2): a path below its root, or the full path
+    #[arg(short = 'G', long, value_name = "PATH", conflicts_with = "command")]
+    cgroup: Option<String>,
+}
+
+/// Whether children belong to the scope.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct FollowArgs {
+    /// Follow the children of target processes: those that exist and those to come (the default)
+    #[arg(long, overrides_with = "no_subprocesses")]
+    subprocesses: bool,
+    /// Only the processes named, not their children
+    #[arg(long)]
+    no_subprocesses: bool,
+}
+
+impl FollowArgs {
+    /// Whether children are followed.
+    pub(super) fn follow_forks(self) -> bool {
+        !self.no_subprocesses
+    }
+}
+
+/// A command to start and record. Flattened last, because it takes everything behind `--`.
+#[derive(Debug, Default, Args)]
+pub(super) struct CommandArgs {
+    /// Run the command after -- as the user who called perf-agent, not as the one behind sudo
+    #[arg(long, help_heading = "Command")]
+    pub(super) keep_root: bool,
+    /// The command to start and profile, with its children
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
 
 /// A scope with its names.
 pub(super) struct Found {
@@ -46,30 +99,37 @@ pub(super) fn from_target(text: &str) -> Result<Found, CliError> {
     from_pids(&pids, by_name.then_some(text))
 }
 
-/// The scope of `record`'s options.
-pub(super) fn from_record(args: &RecordArgs) -> Result<Found, CliError> {
-    if let Some(target) = &args.target {
-        return from_target(target);
+impl ScopeArgs {
+    /// The scope that the options name; that of the command when there is one, the host when there is nothing.
+    pub(super) fn find(&self, command: &CommandArgs) -> Result<Found, CliError> {
+        if let Some(target) = &self.target {
+            return from_target(target);
+        }
+        if let Some(list) = &self.pid {
+            return from_pids(&number_list(list).map_err(CliError::usage)?, None);
+        }
+        if let Some(list) = &self.tid {
+            return from_threads(&number_list(list).map_err(CliError::usage)?);
+        }
+        if let Some(path) = &self.cgroup {
+            return from_cgroup(path);
+        }
+        if let Some(found) = from_command(&command.command) {
+            return Ok(found);
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Ok(Found::new(Scope::Host, "whole host", host.trim()))
     }
-    if let Some(list) = &args.pid {
-        return from_pids(&number_list(list).map_err(CliError::usage)?, None);
-    }
-    if let Some(list) = &args.tid {
-        return from_threads(&number_list(list).map_err(CliError::usage)?);
-    }
-    if let Some(path) = &args.cgroup {
-        return from_cgroup(path);
-    }
-    if let Some(program) = args.command.first() {
-        use std::os::unix::ffi::OsStrExt;
-        let name = Path::new(program).file_name().unwrap_or(program);
-        let words: Vec<String> = args.command.iter().map(|word| clean(word.as_bytes())).collect();
-        let mut found = Found::new(Scope::Command, format!("`{}`", words.join(" ")), clean(name.as_bytes()));
-        found.comm = Some(clean(name.as_bytes()));
-        return Ok(found);
-    }
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Ok(Found::new(Scope::Host, "whole host", host.trim()))
+}
+
+fn from_command(words: &[OsString]) -> Option<Found> {
+    use std::os::unix::ffi::OsStrExt;
+    let program = words.first()?;
+    let name = Path::new(program).file_name().unwrap_or(program);
+    let words: Vec<String> = words.iter().map(|word| clean(word.as_bytes())).collect();
+    let mut found = Found::new(Scope::Command, format!("`{}`", words.join(" ")), clean(name.as_bytes()));
+    found.comm = Some(clean(name.as_bytes()));
+    Some(found)
 }
 
 fn from_pids(pids: &[u32], name: Option<&str>) -> Result<Found, CliError> {

@@ -1,0 +1,114 @@
+//! What every verb that records needs while it runs: signals, the command behind `--`, and why the recording ended.
+
+use tokio::process::Child;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit::{CliError, Exit, with_causes};
+use super::launch::{Launch, RunAs};
+use super::target::CommandArgs;
+use crate::bpf::Targets;
+use crate::profile_type::OnCpuError;
+use crate::session::{Scope, SessionError};
+use crate::system::permission::PermissionReport;
+
+/// Why a recording ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its time was up.
+    Time,
+    /// Ctrl-C, or a request to end.
+    Asked,
+    /// Every target ended.
+    TargetGone,
+    /// The command ended with this code.
+    Child(u8),
+}
+
+/// The signals that end a recording.
+pub(super) struct Signals {
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+}
+
+/// Finds the program of a command and prepares its user; none when the scope is not a command.
+pub(super) fn prepare_command(scope: &Scope, command: &CommandArgs) -> Option<Launch> {
+    let run_as = if command.keep_root { RunAs::Agent } else { RunAs::Caller };
+    (*scope == Scope::Command).then(|| Launch::prepare(&command.command, run_as))
+}
+
+/// Starts the command, which is in scope from its first instruction on.
+pub(super) fn start_command(
+    launch: Option<Launch>,
+    command: &CommandArgs,
+    targets: &mut Targets,
+) -> Result<Option<Child>, CliError> {
+    let Some(launch) = launch else { return Ok(None) };
+    let full = |error| start_error(&SessionError::Load(error), None);
+    let started = targets.follow_children(|| launch.start()).map_err(full)?;
+    let program =
+        command.command.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned());
+    let child = started.map_err(|error| {
+        CliError::new(Exit::Runtime, format!("cannot start `{program}`: {error}"))
+            .hint("check its name, or give the full path")
+    })?;
+    if let Some(pid) = child.id() {
+        targets.add(pid).map_err(full)?;
+    }
+    Ok(Some(child))
+}
+
+/// Waits for a command that runs longer than its recording. Ctrl-C reaches it through the terminal; a request to end ends the waiting.
+pub(super) async fn outlive(child: &mut Child, signals: &mut Signals) -> u8 {
+    let mut child = Some(child);
+    loop {
+        tokio::select! {
+            code = exit_code(&mut child) => return code,
+            _ = signals.terminate.recv() => return 0,
+            _ = signals.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Waits for the command; for ever when there is none.
+pub(super) async fn exit_code(child: &mut Option<&mut Child>) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(child) = child else { return std::future::pending().await };
+    match child.wait().await {
+        // A shell's way to tell of a signal.
+        Ok(status) => {
+            status.code().or_else(|| status.signal().map(|signal| 128 + signal)).map_or(1, |code| code as u8)
+        }
+        Err(_) => 1,
+    }
+}
+
+/// A recording that could not start, explained: missing rights get the whole picture, everything else its causes.
+pub(super) fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
+    let mut source = std::error::Error::source(error);
+    let mut refused = None;
+    while let Some(cause) = source {
+        refused = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).or(refused);
+        source = cause.source();
+    }
+    let syscall = match error {
+        SessionError::Sampler(OnCpuError::Open { .. }) | SessionError::SideBand(_) => "perf_event_open",
+        _ => "bpf",
+    };
+    if let Some(errno @ (libc::EPERM | libc::EACCES)) = refused {
+        CliError::new(
+            Exit::Permission,
+            PermissionReport::gather(&error.to_string(), syscall, errno, pid).to_string(),
+        )
+    } else {
+        let exit =
+            if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
+        CliError::new(exit, with_causes(error)).hint("`perf-agent doctor` says what this host can do")
+    }
+}
