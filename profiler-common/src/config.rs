@@ -102,6 +102,8 @@ pub struct Config {
     pub code_mask: u64,
     /// Kernel structure offsets.
     pub offsets: KernelOffsets,
+    /// What the programs at context switches are told.
+    pub switch: crate::off_cpu::SwitchConfig,
 }
 
 /// What the self-check program found for the process that ran it, to compare with what that process knows of itself.
@@ -130,7 +132,7 @@ pub struct SelfCheck {
 
 const _: () = {
     assert!(size_of::<KernelOffsets>() == 56);
-    assert!(size_of::<Config>() == 32 + 40 + 56);
+    assert!(size_of::<Config>() == 32 + 40 + 56 + 40);
     assert!(size_of::<SelfCheck>() == 40);
 };
 

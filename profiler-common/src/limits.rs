@@ -29,6 +29,27 @@ pub const STACK_COPY_PAGES: usize = 6;
 /// A piece of stack that is readable as a whole or not at all: the smallest page size of both architectures.
 pub const STACK_PAGE_BYTES: usize = 4096;
 
+/// Chains of programs that walk stacks. A program of one chain may interrupt one of another, so each has memory of its own.
+pub const CHAINS: u32 = 3;
+/// Walks of CPU samples: a timer's interrupt or, with a hardware counter, a non-maskable one.
+pub const CHAIN_CPU: u32 = 0;
+/// Walks of threads that leave their CPU.
+pub const CHAIN_SWITCH: u32 = 1;
+/// Walks of threads that wake another one.
+pub const CHAIN_WAKE: u32 = 2;
+
+/// Threads whose waits are followed at the same time.
+pub const MAX_WAITING_THREADS: u32 = 16_384;
+
+/// Sums of waits between two looks of the agent, which empties the table at least once a second.
+pub const MAX_WAITS: u32 = 16_384;
+
+/// Places at which waits begin, told apart by a hash: a power of two. Two that share an entry share their mean.
+pub const MAX_WAIT_PLACES: u32 = 16_384;
+
+/// Stacks of waits that a program remembers to have sent: a power of two. One that is forgotten is sent again.
+pub const MAX_STACKS_SENT: u32 = 32_768;
+
 /// Frames in one record.
 pub const MAX_FRAMES: usize = MAX_USER_FRAMES + MAX_KERNEL_FRAMES;
 

@@ -28,7 +28,8 @@ pub struct SampleHeader {
     pub cpu: u32,
     /// When, nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// What the sample stands for in the sampling event's unit: nanoseconds of `cpu-clock`, or cycles.
+    /// What the sample stands for in the sampling event's unit: nanoseconds of `cpu-clock`, or cycles. Of a numbered stack the first
+    /// argument of the system call in [`SampleHeader::syscall`].
     pub weight: u64,
     /// Control group (v2) of the task, as `bpf_get_current_cgroup_id` names it.
     pub cgroup_id: u64,
@@ -48,14 +49,24 @@ pub struct SampleHeader {
     pub stack_bytes: u16,
     /// Name of the thread, ended by a NUL.
     pub comm: [u8; COMM_LEN],
+    /// Number of a stack that is sent once and referred to by sums ([`crate::off_cpu`]); zero for a sample that counts by itself.
+    pub number: u64,
+    /// System call that the thread is in, or [`NO_SYSCALL`]. Only in numbered stacks.
+    pub syscall: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
+/// Not in a system call.
+pub const NO_SYSCALL: u32 = u32::MAX;
+
 /// Size of the header on the wire.
-pub const SAMPLE_HEADER_BYTES: usize = 64;
+pub const SAMPLE_HEADER_BYTES: usize = 80;
 
 const _: () = {
     assert!(size_of::<SampleHeader>() == SAMPLE_HEADER_BYTES);
     assert!(core::mem::offset_of!(SampleHeader, time_ns) == 8);
     assert!(core::mem::offset_of!(SampleHeader, pid) == 32);
     assert!(core::mem::offset_of!(SampleHeader, comm) == 48);
+    assert!(core::mem::offset_of!(SampleHeader, number) == 64);
 };

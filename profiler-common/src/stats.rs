@@ -22,11 +22,27 @@ pub enum Stat {
     SpacesFull = 7,
     /// Stack copies that ended early because the ring was full.
     StackCut = 8,
+    /// Context switches seen, of all threads of the host.
+    Switches = 9,
+    /// Waits of threads in scope that ended.
+    Waits = 10,
+    /// Threads whose waits could not be followed, table full.
+    WaitingThreadsFull = 11,
+    /// Waits that found the table of sums full.
+    WaitsFull = 12,
+    /// Their length, nanoseconds.
+    WaitsFullNs = 13,
+    /// Stacks of waits that found the ring full; the waits were counted.
+    WaitStackLost = 14,
+    /// Stacks of waits that were taken.
+    WaitStacks = 15,
+    /// Stacks of waits that were not taken, to stay within the budget.
+    WaitStacksSkipped = 16,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -36,6 +52,14 @@ impl Stat {
         Self::Cold,
         Self::SpacesFull,
         Self::StackCut,
+        Self::Switches,
+        Self::Waits,
+        Self::WaitingThreadsFull,
+        Self::WaitsFull,
+        Self::WaitsFullNs,
+        Self::WaitStackLost,
+        Self::WaitStacks,
+        Self::WaitStacksSkipped,
     ];
 
     /// Stable identifier.
@@ -50,6 +74,14 @@ impl Stat {
             Self::Cold => "cold",
             Self::SpacesFull => "spaces_full",
             Self::StackCut => "stack_cut",
+            Self::Switches => "switches",
+            Self::Waits => "waits",
+            Self::WaitingThreadsFull => "waiting_threads_full",
+            Self::WaitsFull => "waits_full",
+            Self::WaitsFullNs => "waits_full_ns",
+            Self::WaitStackLost => "wait_stack_lost",
+            Self::WaitStacks => "wait_stacks",
+            Self::WaitStacksSkipped => "wait_stacks_skipped",
         }
     }
 
@@ -65,12 +97,28 @@ impl Stat {
             Self::Cold => "samples walked in user space",
             Self::SpacesFull => "processes whose samples are walked in user space: table full",
             Self::StackCut => "stack copies cut short: ring buffer full",
+            Self::Switches => "context switches",
+            Self::Waits => "waits",
+            Self::WaitingThreadsFull => "waits of threads past the limit of 16 384",
+            Self::WaitsFull => "waits not kept: table full",
+            Self::WaitsFullNs => "nanoseconds of waits not kept",
+            Self::WaitStackLost => "stacks of waits: ring buffer full",
+            Self::WaitStacks => "stacks of waits taken",
+            Self::WaitStacksSkipped => "stacks of waits not taken",
         }
     }
 
     /// True when each count is a sample or an event that the profile lacks.
     pub fn is_loss(self) -> bool {
-        matches!(self, Self::RingFull | Self::NoScratch | Self::TargetsFull)
+        matches!(
+            self,
+            Self::RingFull
+                | Self::NoScratch
+                | Self::TargetsFull
+                | Self::WaitingThreadsFull
+                | Self::WaitsFull
+                | Self::WaitStackLost
+        )
     }
 }
 

@@ -1,5 +1,7 @@
 //! The one way that every probe takes: fill in the header, start the user walk.
 //!
+//! A probe whose context is an interrupt begins with [`begin`], one that runs in the kernel on behalf of a task with [`begin_in_kernel`].
+//!
 //! The walk goes on in the program type's own chain ([`crate::unwind`]) and ends in [`crate::emit`].
 
 use aya_ebpf::EbpfContext;
@@ -8,16 +10,14 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_comm, bpf_probe_read_kernel},
 };
 use profiler_common::config::{COPY_ALWAYS, STACK_USER};
-use profiler_common::sample::{COMM_LEN, RECORD_SAMPLE};
-use profiler_common::stats::Stat;
+use profiler_common::sample::{COMM_LEN, NO_SYSCALL, RECORD_SAMPLE};
 use profiler_common::stop::StopReason;
 use profiler_common::unwind::Registers;
 
 use crate::context::{UserSide, in_user_mode, interrupted_registers, saved_registers};
 use crate::kernel::TaskIds;
 use crate::maps::{SPACES, config};
-use crate::scratch::{Scratch, put_user_frame, scratch};
-use crate::stats::count;
+use crate::scratch::{Scratch, put_user_frame};
 
 /// What is due after [`begin`].
 pub(crate) enum Next {
@@ -25,34 +25,62 @@ pub(crate) enum Next {
     Walk,
     /// Send the record as it is.
     Emit,
-    /// Nothing: there was no scratch, and it is counted.
-    Nothing,
 }
 
 /// Starts the record of a sample whose context carries the interrupted registers.
+///
+/// # Safety
+///
+/// `scratch` comes from [`crate::scratch::scratch`] on this CPU, in this program.
 #[inline(always)]
-pub(crate) fn begin<C: EbpfContext>(ctx: &C, ids: TaskIds, weight: u64) -> Next {
-    let Some(scratch) = scratch() else {
-        count(Stat::NoScratch);
-        return Next::Nothing;
-    };
+pub(crate) unsafe fn begin<C: EbpfContext>(
+    ctx: &C,
+    scratch: *mut Scratch,
+    ids: TaskIds,
+    weight: u64,
+) -> Next {
     let user_mode = in_user_mode(ctx);
-    // SAFETY: `scratch` is this CPU's and nobody else writes it until the record is sent.
-    unsafe { fill_header(scratch, ids, weight, user_mode) };
-    if config!(stacks) & STACK_USER == 0 {
-        // SAFETY: as above.
-        return unsafe { without_user_frames(scratch, StopReason::NoUserSide) };
-    }
-    // SAFETY: as above; the frames are still empty and lend their room.
-    let user_side = unsafe {
+    // SAFETY: `scratch` is this CPU's and nobody else writes it until the record is sent; the frames are still empty and lend their room.
+    unsafe {
+        fill_header(scratch, ids, weight, user_mode);
+        if config!(stacks) & STACK_USER == 0 {
+            return without_user_frames(scratch, StopReason::NoUserSide);
+        }
         let registers = &raw mut (*scratch).walk.registers;
-        if user_mode {
+        let user_side = if user_mode {
             interrupted_registers(ctx, registers)
         } else {
             saved_registers(registers, (&raw mut (*scratch).frames).cast())
+        };
+        with_user_side(scratch, ids, user_side)
+    }
+}
+
+/// Starts the record of the current task at a tracepoint inside the kernel.
+///
+/// # Safety
+///
+/// As for [`begin`].
+#[inline(always)]
+pub(crate) unsafe fn begin_in_kernel(scratch: *mut Scratch, ids: TaskIds) -> Next {
+    // SAFETY: as in `begin`.
+    unsafe {
+        fill_header(scratch, ids, 0, false);
+        if config!(stacks) & STACK_USER == 0 {
+            return without_user_frames(scratch, StopReason::NoUserSide);
         }
-    };
-    // SAFETY: as above.
+        let registers = &raw mut (*scratch).walk.registers;
+        let user_side = saved_registers(registers, (&raw mut (*scratch).frames).cast());
+        with_user_side(scratch, ids, user_side)
+    }
+}
+
+/// # Safety
+///
+/// As for [`begin`].
+#[inline(always)]
+unsafe fn with_user_side(scratch: *mut Scratch, ids: TaskIds, user_side: UserSide) -> Next {
+    // SAFETY: valid by the caller.
     unsafe {
         match user_side {
             UserSide::Filled => first_frame(scratch, ids.pid),
@@ -69,7 +97,7 @@ pub(crate) fn begin<C: EbpfContext>(ctx: &C, ids: TaskIds, weight: u64) -> Next 
 
 /// # Safety
 ///
-/// `scratch` comes from [`scratch`] on this CPU, in this program.
+/// As for [`begin`].
 #[inline(always)]
 unsafe fn fill_header(scratch: *mut Scratch, ids: TaskIds, weight: u64, user_mode: bool) {
     // SAFETY: valid by the caller; written field by field, since a whole struct would be built on the BPF stack.
@@ -86,6 +114,9 @@ unsafe fn fill_header(scratch: *mut Scratch, ids: TaskIds, weight: u64, user_mod
         (*header).kernel_frames = 0;
         (*header).in_user_mode = u8::from(user_mode);
         (*header).stack_bytes = 0;
+        (*header).number = 0;
+        (*header).syscall = NO_SYSCALL;
+        (*header).padding = 0;
         // Fails only for a buffer of length zero.
         bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
     }

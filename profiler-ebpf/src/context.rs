@@ -10,6 +10,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use profiler_common::config::ARCH_X86_64;
+use profiler_common::sample::NO_SYSCALL;
 use profiler_common::unwind::{KNOWN_ALL, KNOWN_RBX, Registers};
 
 use crate::kernel::{current_task, read_field};
@@ -23,6 +24,8 @@ mod layout {
     /// `bpf_perf_event_data.sample_period` behind 21 registers.
     pub(super) const X86_PERIOD: u32 = 168;
     pub(super) const X86_WORDS: usize = 21;
+    pub(super) const X86_DI: u32 = 112;
+    pub(super) const X86_ORIG_AX: u32 = 120;
     pub(super) const X86_BP: usize = 6;
     pub(super) const X86_SP: usize = 7;
     pub(super) const ARM_FP: usize = 29;
@@ -33,6 +36,9 @@ mod layout {
     /// `bpf_perf_event_data.sample_period` behind 34 registers.
     pub(super) const ARM_PERIOD: u32 = 34 * 8;
     pub(super) const ARM_WORDS: usize = 34;
+    /// `orig_x0` and `syscallno`, which follow what user space knows of the structure.
+    pub(super) const ARM_ORIG_X0: u32 = 34 * 8;
+    pub(super) const ARM_SYSCALL: u32 = 35 * 8;
 }
 
 /// Runs `$set(dwarf_number, pt_regs_offset)` for each general register of x86_64.
@@ -223,6 +229,40 @@ pub(crate) unsafe fn saved_registers(registers: *mut Registers, words: *mut [u64
         UserSide::Filled
     }
 }
+
+/// The user instruction at which the current task entered the kernel; zero for kernel threads. Needs BTF offsets.
+#[inline(always)]
+pub(crate) fn entry_instruction() -> u64 {
+    // SAFETY: no preconditions; the value is only ever read through the checked helper.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    let offset = if config!(arch) == ARCH_X86_64 { layout::X86_IP } else { layout::ARM_PC };
+    read_field(regs, offset).unwrap_or(0)
+}
+
+/// Number and first argument of the system call that the current task is in; [`NO_SYSCALL`] for kernel threads and for tasks that were
+/// interrupted. Needs BTF offsets.
+#[inline(always)]
+pub(crate) fn current_syscall() -> (u32, u64) {
+    if read_field::<u64>(current_task(), config!(offsets.task_mm)).unwrap_or(0) == 0 {
+        return (NO_SYSCALL, 0);
+    }
+    // SAFETY: no preconditions; the value is only ever read through the checked helper.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    let (number, argument) = if config!(arch) == ARCH_X86_64 {
+        // An interrupt or exception leaves its error code, or a negative vector number, there.
+        (read_field::<i64>(regs, layout::X86_ORIG_AX), read_field(regs, layout::X86_DI))
+    } else {
+        let number = read_field::<i32>(regs, layout::ARM_SYSCALL);
+        (number.map(i64::from), read_field(regs, layout::ARM_ORIG_X0))
+    };
+    match number {
+        Some(number) if (0..MOST_SYSCALLS).contains(&number) => (number as u32, argument.unwrap_or(0)),
+        _ => (NO_SYSCALL, 0),
+    }
+}
+
+/// Past any system call of any architecture, x32's offset (`__X32_SYSCALL_BIT`) included.
+const MOST_SYSCALLS: i64 = 0x4000_0000 + 1024;
 
 /// Words of the larger `struct pt_regs`.
 pub(crate) const SAVED_WORDS: usize = layout::ARM_WORDS;

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
 };
 use profiler_common::config::{COPY_ALWAYS, STACK_KERNEL};
 use profiler_common::limits::{
-    MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_COPY_BYTES, STACK_COPY_PAGES, STACK_COPY_RECORDS,
+    MAX_FRAMES, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_COPY_BYTES, STACK_COPY_PAGES, STACK_COPY_RECORDS,
     STACK_PAGE_BYTES,
 };
 use profiler_common::sample::{RECORD_COLD_SAMPLE, RECORD_STACK, SAMPLE_HEADER_BYTES};
@@ -33,10 +33,26 @@ const FORCE_WAKEUP: u64 = 2;
 #[inline(always)]
 pub(crate) unsafe fn finish<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
     // SAFETY: valid by the caller.
+    unsafe {
+        let Some(frames) = add_kernel_stack(ctx, scratch) else { return };
+        let copy = has_copy(scratch);
+        let sent = send(scratch, frames, copy);
+        count(if sent { Stat::Emitted } else { Stat::RingFull });
+    }
+}
+
+/// Puts the kernel's frames behind the user's and both numbers into the header; returns their sum.
+///
+/// # Safety
+///
+/// As for [`finish`].
+#[inline(always)]
+pub(crate) unsafe fn add_kernel_stack<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) -> Option<u64> {
+    // SAFETY: valid by the caller.
     let mut user_frames = u64::from(unsafe { (*scratch).walk.frames });
     opaque(&mut user_frames);
     if user_frames > MAX_USER_FRAMES as u64 {
-        return;
+        return None;
     }
     // SAFETY: valid by the caller.
     let user_mode = unsafe { (*scratch).header.in_user_mode } != 0;
@@ -53,26 +69,40 @@ pub(crate) unsafe fn finish<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
     }
     opaque(&mut kernel_frames);
     if kernel_frames > MAX_KERNEL_FRAMES as u64 {
-        return;
+        return None;
     }
     // SAFETY: valid by the caller.
     unsafe {
         (*scratch).header.user_frames = user_frames as u16;
         (*scratch).header.kernel_frames = kernel_frames as u16;
     }
-    let frames = user_frames + kernel_frames;
+    Some(user_frames + kernel_frames)
+}
+
+/// Sends the record, with a copy of the stack if user space is to finish the walk; false when the ring is full.
+///
+/// # Safety
+///
+/// As for [`finish`]; `frames` comes from [`add_kernel_stack`].
+#[inline(always)]
+pub(crate) unsafe fn send(scratch: *mut Scratch, frames: u64, copy: bool) -> bool {
+    let mut frames = frames;
+    opaque(&mut frames);
+    if frames > MAX_FRAMES as u64 {
+        return false;
+    }
     // SAFETY: valid by the caller; `frames` was bounded above.
-    let copied = unsafe { if has_copy(scratch) { copy_stack(scratch, frames) } else { 0 } };
+    let copied = unsafe { if copy { copy_stack(scratch, frames) } else { 0 } };
     let bytes = SAMPLE_HEADER_BYTES as u64 + frames * 8 + copied;
     let wakeup = if copied == 0 { NO_WAKEUP } else { FORCE_WAKEUP };
     // SAFETY: header, frames and copies are adjacent (repr(C)), and `bytes` ends inside the copies.
     let failed =
         unsafe { bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), bytes, wakeup) };
-    count(if failed == 0 { Stat::Emitted } else { Stat::RingFull });
     if failed == 0 && copied == (REGISTERS_BYTES + STACK_COPY_BYTES) as u64 {
         // SAFETY: valid by the caller.
         unsafe { send_rest_of_stack(scratch) };
     }
+    failed == 0
 }
 
 /// Whether the stack goes along: user space is to finish the walk, or to compare it.
@@ -81,7 +111,7 @@ pub(crate) unsafe fn finish<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
 ///
 /// `scratch` is this CPU's.
 #[inline(always)]
-unsafe fn has_copy(scratch: *mut Scratch) -> bool {
+pub(crate) unsafe fn has_copy(scratch: *mut Scratch) -> bool {
     // SAFETY: valid by the caller, here and below.
     let stop = unsafe { (*scratch).header.stop };
     stop == StopReason::NoMapping as u8

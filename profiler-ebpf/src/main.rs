@@ -31,6 +31,30 @@ pub fn walk_cpu(ctx: PerfEventContext) -> u32 {
     probe::on_cpu::walk(&ctx)
 }
 
+/// `sched_switch`: one thread leaves this CPU, another one begins to run on it.
+#[raw_tracepoint]
+pub fn thread_switched(ctx: RawTracePointContext) -> i32 {
+    probe::off_cpu::switched(&ctx)
+}
+
+/// `sched_waking`: the current task, or an interrupt, wakes a thread.
+#[raw_tracepoint]
+pub fn thread_woken(ctx: RawTracePointContext) -> i32 {
+    probe::off_cpu::woken(&ctx)
+}
+
+/// The user walk of a thread that leaves its CPU.
+#[raw_tracepoint]
+pub fn walk_switch(ctx: RawTracePointContext) -> i32 {
+    probe::off_cpu::walk_switch(&ctx)
+}
+
+/// The user walk of a thread that wakes another one.
+#[raw_tracepoint]
+pub fn walk_wake(ctx: RawTracePointContext) -> i32 {
+    probe::off_cpu::walk_wake(&ctx)
+}
+
 /// `task_newtask`: a process forked; before the child runs it is what its parent is.
 #[raw_tracepoint]
 pub fn process_forked(ctx: RawTracePointContext) -> i32 {

@@ -5,10 +5,11 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
-use profiler_common::limits::MAX_TARGETS;
+use profiler_common::limits::{CHAINS, MAX_STACKS_SENT, MAX_TARGETS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS};
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
 };
+use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
 use profiler_common::stats::Stat;
 use profiler_common::unwind::Rule;
 
@@ -48,6 +49,16 @@ static CONFIG: Config = Config {
         namespace_inum: 0,
         padding: 0,
     },
+    switch: profiler_common::off_cpu::SwitchConfig {
+        shortest_ns: 0,
+        longest_ns: 0,
+        states: 0,
+        wakers: 0,
+        has_state_argument: 0,
+        exact: 0,
+        task_state: 0,
+        padding: 0,
+    },
 };
 
 /// One field of [`CONFIG`], read so that the compiler cannot fold the zero that stands there at build time.
@@ -74,9 +85,10 @@ pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TAR
 #[map]
 pub(crate) static THREADS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
-/// The record under construction. One per CPU; a program of one type never interrupts itself on a CPU.
+/// The record under construction. One per CPU and chain; a program of one chain never interrupts itself on a CPU. The loader leaves out
+/// those of chains that a recording does not need.
 #[map]
-pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(CHAINS, 0);
 
 /// Each CPU's last tick of the sampling timer.
 #[repr(C)]
@@ -94,6 +106,56 @@ pub(crate) static LAST_TICK: PerCpuArray<Tick> = PerCpuArray::with_max_entries(1
 /// The walk of CPU samples. Filled by the loader; the chain's length is bounded by `MAX_WALK_PROGRAMS`.
 #[map]
 pub(crate) static WALK_CPU: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The walk of threads that leave their CPU. Filled by the loader.
+#[map]
+pub(crate) static WALK_SWITCH: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The walk of threads that wake another one. Filled by the loader.
+#[map]
+pub(crate) static WALK_WAKE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Threads in scope that were seen to wait, by the kernel's own thread ID. Written by [`crate::probe::off_cpu`] and, for threads that waited
+/// before the recording began, by the agent; an entry goes with its thread. Full: counted as [`Stat::WaitingThreadsFull`].
+#[map]
+pub(crate) static OFF_CPU_THREADS: HashMap<u32, Thread> =
+    HashMap::with_max_entries(MAX_WAITING_THREADS, 0);
+
+/// Sums of waits. Written by [`crate::probe::off_cpu`], emptied by the agent one epoch after the other. Full: counted as
+/// [`Stat::WaitsFull`].
+#[map]
+pub(crate) static WAITS: HashMap<WaitKey, WaitSum> = HashMap::with_max_entries(MAX_WAITS, 0);
+
+/// Numbers of stacks that were sent, at one of two places given by the number itself. A number that another one displaced is sent again;
+/// two CPUs that send the same one at the same time do no harm either.
+#[map]
+pub(crate) static STACKS_SENT: Array<u64> = Array::with_max_entries(MAX_STACKS_SENT, 0);
+
+/// How long the waits that begin at one place (a thread and the instruction that entered the kernel) usually are, nanoseconds. Written by
+/// [`crate::probe::off_cpu`]; an estimate, so a count lost between two CPUs does no harm.
+#[map]
+pub(crate) static USUAL_WAITS: Array<u64> = Array::with_max_entries(MAX_WAIT_PLACES, 0);
+
+/// What the agent tells the switch programs while they run.
+#[map]
+pub(crate) static SWITCH_CONTROL: Array<SwitchControl> = Array::with_max_entries(1, 0);
+
+/// What one CPU has spent lately. Written by the switch programs of that CPU alone.
+#[repr(C)]
+pub(crate) struct Pace {
+    /// Beginning of the brake's window.
+    pub(crate) window_ns: u64,
+    /// Stacks taken in it.
+    pub(crate) stacks: u64,
+    /// Stack copies that may be sent.
+    pub(crate) copies: u64,
+    /// When the last copy was granted back.
+    pub(crate) granted_ns: u64,
+}
+
+/// The pace of each CPU.
+#[map]
+pub(crate) static PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 
 /// Number of the address space of a process, by process ID in the agent's namespace. Written by the agent and by
 /// [`crate::probe::lifecycle`] (a child inherits, an exec and an exit remove); looked up by walks. Absent: the agent

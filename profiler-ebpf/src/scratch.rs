@@ -38,12 +38,16 @@ pub(crate) struct WalkState {
     pub(crate) frames: u32,
     /// Number of the address space, or zero when it is not known here.
     pub(crate) space: u32,
+    /// Thread whose wait the stack belongs to, by the kernel's own ID.
+    pub(crate) owner: u32,
+    /// Zero.
+    padding: u32,
 }
 
-/// This CPU's scratch.
+/// This CPU's scratch for one of the `CHAIN_`s.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(0)
+pub(crate) fn scratch(chain: u32) -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(chain)
 }
 
 /// Writes user frame number `index`; false when the record is full.

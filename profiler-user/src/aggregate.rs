@@ -3,7 +3,7 @@
 //! In: a raw sample and the table of processes at its moment. Out: addresses placed in objects, interned, counted. Names come later,
 //! once per distinct address.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use profiler_common::stop::StopReason;
 
@@ -57,13 +57,29 @@ pub enum Place {
     Invisible,
     /// Not code: stacks past the limit on distinct ones.
     Overflow,
+    /// Not code: a remark, as an index into [`Aggregate::remarks`].
+    Remark(u32),
+    /// Not code: between the thread that waited and, further out and turned around, the stack that woke it.
+    WokenBy,
+}
+
+/// Values that one tally adds up.
+pub const MAX_VALUES: usize = 3;
+
+/// Why a stack ends before it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cut {
+    /// The walk stopped, in the code of this object where it has one.
+    Stopped(StopReason, Option<ObjectId>),
+    /// The return address that the walk found lies in no executable mapping.
+    WalkedOut,
 }
 
 /// Index into [`Aggregate::places`].
 pub type PlaceId = u32;
 
 /// What samples are added up by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SampleKey {
     /// Index into [`Aggregate::stacks`].
     pub stack: u32,
@@ -80,10 +96,10 @@ pub struct SampleKey {
 /// Sum of samples with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Samples.
+    /// Samples, or waits.
     pub samples: u64,
-    /// Their weights.
-    pub weight: u64,
+    /// Their values, in the order of the profile's value types.
+    pub values: [u64; MAX_VALUES],
 }
 
 /// Which parts of a stack a recording keeps.
@@ -106,8 +122,9 @@ pub struct Aggregate {
     stacks: Interner<Box<[PlaceId]>>,
     comms: Interner<Vec<u8>>,
     tallies: HashMap<SampleKey, Tally>,
-    stops: BTreeMap<(StopReason, Option<ObjectId>), u64>,
-    walked_out: u64,
+    remarks: Interner<Box<str>>,
+    /// Stacks that were taken at a tracepoint, whose own frames are at the leaf.
+    traced: HashSet<u32>,
     samples: u64,
     stack_frames: usize,
     overflowed: u64,
@@ -121,8 +138,19 @@ impl Aggregate {
     }
 
     /// Adds one sample.
-    pub fn add(&mut self, sample: &RawSample, moment: &Moment, processes: &mut Processes) {
-        let process = moment.process;
+    pub fn add(
+        &mut self,
+        sample: &RawSample,
+        moment: &Moment,
+        processes: &mut Processes,
+        values: [u64; MAX_VALUES],
+    ) {
+        let key = self.key_of(sample, moment, processes);
+        self.add_values(key, 1, values);
+    }
+
+    /// What a sample is added up by, without adding it.
+    pub fn key_of(&mut self, sample: &RawSample, moment: &Moment, processes: &mut Processes) -> SampleKey {
         self.scratch.clear();
         self.push_kernel(sample);
         if self.scope != StackScope::KernelOnly {
@@ -130,6 +158,79 @@ impl Aggregate {
         } else if sample.kernel.is_empty() {
             self.push(Place::UserMode);
         }
+        let stack = self.intern_scratch();
+        if sample.number != 0 {
+            self.traced.insert(stack);
+        }
+        let comm = self.comms.intern_ref(sample.comm());
+        SampleKey { stack, process: moment.process, tid: sample.tid, comm, cgroup_id: sample.cgroup_id }
+    }
+
+    /// Adds `samples` samples with these values in all.
+    pub fn add_values(&mut self, key: SampleKey, samples: u64, values: [u64; MAX_VALUES]) {
+        let tally = self.tallies.entry(key).or_default();
+        tally.samples = tally.samples.saturating_add(samples);
+        for (sum, value) in tally.values.iter_mut().zip(values) {
+            *sum = sum.saturating_add(value);
+        }
+        self.samples = self.samples.saturating_add(samples);
+    }
+
+    /// The stack that has a remark for its leaf and `stack` below it.
+    pub fn remark_on(&mut self, stack: u32, remark: &str) -> u32 {
+        let leaf = self.remark(remark);
+        self.scratch.clear();
+        self.scratch.push(leaf);
+        self.append(stack);
+        self.intern_as(stack)
+    }
+
+    /// A stack of nothing but a remark.
+    pub fn remark_only(&mut self, remark: &str) -> u32 {
+        let leaf = self.remark(remark);
+        self.scratch.clear();
+        self.scratch.push(leaf);
+        self.intern_scratch()
+    }
+
+    /// The stack of a thread that waited with the stack that woke it on top: turned around, so that the two meet at their leaves, and with
+    /// the waker's name as the outermost frame.
+    pub fn woken_by(&mut self, stack: u32, waker: u32, name: &str) -> u32 {
+        let name = self.remark(name);
+        let turned: Vec<PlaceId> = self.stacks.entries()[waker as usize].iter().rev().copied().collect();
+        self.scratch.clear();
+        self.scratch.push(name);
+        self.scratch.extend(turned);
+        self.push(Place::WokenBy);
+        self.append(stack);
+        self.intern_as(stack)
+    }
+
+    /// The number of a thread name.
+    pub fn comm(&mut self, comm: &[u8]) -> u32 {
+        self.comms.intern_ref(comm)
+    }
+
+    fn remark(&mut self, text: &str) -> PlaceId {
+        let remark = self.remarks.intern_ref(text);
+        self.places.intern(Place::Remark(remark))
+    }
+
+    fn append(&mut self, stack: u32) {
+        self.scratch.extend_from_slice(&self.stacks.entries()[stack as usize]);
+    }
+
+    /// The number of the stack in the scratch, which was taken where `model` was.
+    fn intern_as(&mut self, model: u32) -> u32 {
+        let traced = self.traced.contains(&model);
+        let stack = self.intern_scratch();
+        if traced {
+            self.traced.insert(stack);
+        }
+        stack
+    }
+
+    fn intern_scratch(&mut self) -> u32 {
         if self.stack_frames + self.scratch.len() > MAX_STACK_FRAMES
             && !self.stacks.contains(self.scratch.as_slice())
         {
@@ -142,12 +243,7 @@ impl Aggregate {
         if self.stacks.entries().len() > known {
             self.stack_frames += self.scratch.len();
         }
-        let comm = self.comms.intern_ref(sample.comm());
-        let key = SampleKey { stack, process, tid: sample.tid, comm, cgroup_id: sample.cgroup_id };
-        let tally = self.tallies.entry(key).or_default();
-        tally.samples += 1;
-        tally.weight = tally.weight.saturating_add(sample.weight);
-        self.samples += 1;
+        stack
     }
 
     fn push_kernel(&mut self, sample: &RawSample) {
@@ -192,11 +288,9 @@ impl Aggregate {
             self.push(place);
         }
         if walked_out {
-            self.walked_out += 1;
             self.push(Place::WalkedOut);
         } else if !sample.stop.is_clean() {
             let module = module.filter(|_| sample.stop.is_about_code());
-            *self.stops.entry((sample.stop, module)).or_default() += 1;
             self.push(Place::Stopped(sample.stop, module));
         }
     }
@@ -231,14 +325,31 @@ impl Aggregate {
         self.samples
     }
 
-    /// Stacks that end early, by reason and by the object of the last frame.
-    pub fn stops(&self) -> impl Iterator<Item = (StopReason, Option<ObjectId>, u64)> {
-        self.stops.iter().map(|((reason, module), count)| (*reason, *module, *count))
+    /// Whether a stack was taken at a tracepoint.
+    pub fn is_traced(&self, stack: u32) -> bool {
+        self.traced.contains(&stack)
     }
 
-    /// Stacks that were cut where a return address lies in no code.
-    pub fn walked_out(&self) -> u64 {
-        self.walked_out
+    /// Texts of remarks.
+    pub fn remarks(&self) -> &[Box<str>] {
+        self.remarks.entries()
+    }
+
+    /// Samples whose stack ends early, by reason.
+    pub fn cut_short(&self) -> BTreeMap<Cut, u64> {
+        let mut cuts: BTreeMap<Cut, u64> = BTreeMap::new();
+        for (key, tally) in &self.tallies {
+            let places = self.stacks.entries()[key.stack as usize].iter();
+            let cut = places.rev().find_map(|place| match self.places.entries()[*place as usize] {
+                Place::Stopped(reason, module) => Some(Cut::Stopped(reason, module)),
+                Place::WalkedOut => Some(Cut::WalkedOut),
+                _ => None,
+            });
+            if let Some(cut) = cut {
+                *cuts.entry(cut).or_default() += tally.samples;
+            }
+        }
+        cuts
     }
 
     /// Samples whose stack was not kept apart because there were too many.

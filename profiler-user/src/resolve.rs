@@ -3,20 +3,21 @@
 //! Runs after the sampling (or beside it, on a copy), never in the drain loop. One object is open at a time, so memory
 //! follows the largest one and not their sum.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use profiler_common::stop::StopReason;
 
-use crate::aggregate::{Aggregate, Place};
+use crate::aggregate::{Aggregate, Cut, Place};
 use crate::object::vdso_image;
 use crate::process::{CgroupNames, ObjectId, ProcessId, ProcessInfo, Processes};
 use crate::profile::{
     Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, ModuleUnknown, Profile,
     ProfileBuilder, Quality, ValueType,
 };
-use crate::symbolize::kernel::{KernelSymbols, kernel_build_id, module_build_id};
+use crate::symbolize::kernel::{self, KernelSymbols, kernel_build_id, module_build_id};
 use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols};
 use crate::symbolize::{Names, jit, unknown_frame};
 
@@ -37,7 +38,7 @@ type Unknown = (String, String);
 
 /// Symbolizes an aggregate.
 ///
-/// `value_types` has the samples' count first and their weight last. The quality block that comes back counts what this step knows (samples,
+/// `value_types` says what the values of the aggregate's tallies are. The quality block that comes back counts what this step knows (samples,
 /// stacks cut short, unknown frames); losses and costs are the caller's to add.
 pub fn resolve(
     aggregate: &Aggregate,
@@ -224,6 +225,8 @@ impl Resolver<'_> {
                 Place::UserMode => "[user mode]".to_owned(),
                 Place::Invisible => "[user code outside this PID namespace]".to_owned(),
                 Place::Overflow => "[stack table full]".to_owned(),
+                Place::Remark(remark) => aggregate.remarks()[*remark as usize].to_string(),
+                Place::WokenBy => "[woken by]".to_owned(),
                 Place::Unmapped { abs_addr } => {
                     self.unknown.insert(index, ("[unmapped]".to_owned(), "mapping unknown".to_owned()));
                     let frames = vec![self.named(&format!("[unmapped+{abs_addr:#x}]"))];
@@ -252,7 +255,9 @@ impl Resolver<'_> {
     ) -> Profile {
         let mut quality = Quality { samples: aggregate.samples(), ..Quality::default() };
         let mut unknown_by_place: HashMap<usize, u64> = HashMap::new();
-        let stack_ids: Vec<_> = aggregate.stacks().iter().map(|stack| self.stack(stack)).collect();
+        let telling: Vec<Cow<'_, [u32]>> =
+            (0..aggregate.stacks().len()).map(|id| self.telling_places(aggregate, id as u32)).collect();
+        let stack_ids: Vec<_> = telling.iter().map(|places| self.stack(aggregate, places)).collect();
         let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.names.text(comm)).collect();
         let mut tallies: Vec<_> = aggregate.tallies().collect();
         // The map's order is random; equal recordings should give equal files.
@@ -267,8 +272,8 @@ impl Resolver<'_> {
                 cgroup: cgroups.name(key.cgroup_id),
                 cpu: None,
             });
-            self.builder.add(stack_ids[key.stack as usize], labels, &[tally.samples, tally.weight]);
-            for place in &aggregate.stacks()[key.stack as usize] {
+            self.builder.add(stack_ids[key.stack as usize], labels, &tally.values);
+            for place in &*telling[key.stack as usize] {
                 let index = *place as usize;
                 quality.frames += u64::from(is_code(&aggregate.places()[index])) * tally.samples;
                 if self.unknown.contains_key(&index) {
@@ -281,9 +286,65 @@ impl Resolver<'_> {
         self.builder.finish(meta, quality)
     }
 
-    fn stack(&mut self, places: &[u32]) -> crate::profile::StackId {
-        let locations = places.iter().filter_map(|place| self.locations[*place as usize]).collect();
+    /// The places of a stack that say something: at a tracepoint the program that took it stands at the leaf.
+    fn telling_places<'p>(&self, aggregate: &'p Aggregate, id: u32) -> Cow<'p, [u32]> {
+        let places = &*aggregate.stacks()[id as usize];
+        if !aggregate.is_traced(id) {
+            return Cow::Borrowed(places);
+        }
+        let is = |place: &u32, wanted: Place| aggregate.places()[*place as usize] == wanted;
+        let (waker, thread) = match places.iter().position(|place| is(place, Place::WokenBy)) {
+            Some(mark) => places.split_at(mark),
+            None => places.split_at(0),
+        };
+        // A waker's stack is turned around. If it was an interrupt, whoever was interrupted has nothing to do with it.
+        let entry = waker
+            .iter()
+            .position(|place| self.kernel_function(*place).is_some_and(kernel::is_interrupt_entry));
+        let mut kept: Vec<u32> = waker[entry.unwrap_or(0)..].to_vec();
+        while kept.last().is_some_and(|place| self.is_tracing(*place)) {
+            kept.pop();
+        }
+        let mut at_leaf = true;
+        for place in thread {
+            // Remarks of what is waited for come before the kernel's frames.
+            let is_frame = matches!(aggregate.places()[*place as usize], Place::Kernel { .. });
+            if at_leaf && is_frame && self.is_tracing(*place) {
+                continue;
+            }
+            at_leaf &= !is_frame;
+            kept.push(*place);
+        }
+        Cow::Owned(kept)
+    }
+
+    /// Whether a kernel frame is part of what took the stack. The code of BPF programs has a name only where `net.core.bpf_jit_kallsyms` is on.
+    fn is_tracing(&self, place: u32) -> bool {
+        self.kernel_function(place).is_some_and(|function| {
+            kernel::is_tracing(function) || self.unknown.contains_key(&(place as usize))
+        })
+    }
+
+    fn stack(&mut self, aggregate: &Aggregate, places: &[u32]) -> crate::profile::StackId {
+        let mut locations: Vec<LocationId> =
+            places.iter().filter_map(|place| self.locations[*place as usize]).collect();
+        let is_waker = |place: &u32| aggregate.places()[*place as usize] == Place::WokenBy;
+        let begins_in_kernel = places.first().is_some_and(|place| self.kernel_function(*place).is_some());
+        if begins_in_kernel && places.iter().any(is_waker) {
+            locations.insert(0, self.interrupt());
+        }
         self.builder.stack(locations)
+    }
+
+    /// The name of a kernel frame.
+    fn kernel_function(&self, place: u32) -> Option<&str> {
+        let location = self.builder.location_of(self.locations[place as usize]?);
+        (location.kind == FrameKind::Kernel).then(|| &*location.frames[0].function)
+    }
+
+    fn interrupt(&mut self) -> LocationId {
+        let frames = vec![self.named("[interrupt]")];
+        self.builder.location(Location { mapping: None, address: 0, kind: FrameKind::Marker, frames })
     }
 
     fn count_unknown(&self, quality: &mut Quality, by_place: &HashMap<usize, u64>) {
@@ -342,7 +403,13 @@ fn is_code(place: &Place) -> bool {
         | Place::Anonymous { .. }
         | Place::Kernel { .. }
         | Place::Unmapped { .. } => true,
-        Place::Stopped(..) | Place::WalkedOut | Place::UserMode | Place::Invisible | Place::Overflow => false,
+        Place::Stopped(..)
+        | Place::WalkedOut
+        | Place::UserMode
+        | Place::Invisible
+        | Place::Overflow
+        | Place::Remark(_)
+        | Place::WokenBy => false,
     }
 }
 
@@ -355,14 +422,14 @@ fn stop_text(reason: StopReason, module: Option<ObjectId>, processes: &Processes
 }
 
 fn cut_short(aggregate: &Aggregate, processes: &Processes) -> Vec<Counter> {
-    let stops = aggregate
-        .stops()
-        .map(|(reason, module, count)| (reason.id(), stop_text(reason, module, processes), count));
-    let walked_out = (aggregate.walked_out() > 0)
-        .then(|| ("walked_out", "return address is not in code".to_owned(), aggregate.walked_out()));
-    let counters = stops.chain(walked_out);
-    let mut counters: Vec<_> =
-        counters.map(|(id, what, count)| Counter { id: id.to_owned(), what, count }).collect();
+    let counter = |(cut, count)| {
+        let (id, what) = match cut {
+            Cut::Stopped(reason, module) => (reason.id(), stop_text(reason, module, processes)),
+            Cut::WalkedOut => ("walked_out", "return address is not in code".to_owned()),
+        };
+        Counter { id: id.to_owned(), what, count }
+    };
+    let mut counters: Vec<_> = aggregate.cut_short().into_iter().map(counter).collect();
     counters.sort_by_key(|counter| std::cmp::Reverse(counter.count));
     counters
 }

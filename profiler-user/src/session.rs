@@ -20,9 +20,9 @@ use thiserror::Error;
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets, map_memory_bytes};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
-use crate::process::Processes;
+use crate::process::{Moment, Processes};
 use crate::profile::{Counter, Overhead, UnwindTables, ValueType};
-use crate::profile_type::{OnCpu, OnCpuError};
+use crate::profile_type::{OffCpu, OnCpu, OnCpuError, ProfileKind};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
 
@@ -47,6 +47,8 @@ pub struct SessionOptions {
     pub follow_forks: bool,
     /// On which CPUs; none for all that are online.
     pub cpus: Option<Vec<u32>>,
+    /// What to measure.
+    pub kind: ProfileKind,
     /// What makes a CPU take samples.
     pub clock: Clock,
     /// Samples per second and CPU.
@@ -111,7 +113,11 @@ pub enum SessionError {
 pub struct Session {
     programs: Programs,
     side_band: SideBand,
-    sampler: OnCpu,
+    kind: ProfileKind,
+    clock: Clock,
+    period: u64,
+    sampler: Option<OnCpu>,
+    waits: Option<OffCpu>,
     processes: Processes,
     unwinder: Unwinder,
     dump: Option<StackDump>,
@@ -135,9 +141,11 @@ pub struct Recorded {
     pub processes: Processes,
     /// What the values mean.
     pub value_types: Vec<ValueType>,
-    /// Clock in use.
-    pub clock: Clock,
-    /// Distance of two samples in the unit of the last value type; zero when the kernel varies it.
+    /// What triggered it.
+    pub trigger: String,
+    /// What its entries are called.
+    pub counted: &'static str,
+    /// Distance of two samples in the unit of the last value type; zero when it varies.
     pub period: u64,
     /// Losses by cause.
     pub lost: Vec<Counter>,
@@ -184,7 +192,7 @@ impl Session {
                 None => sample,
             };
             if let Some((sample, moment)) = self.unwinder.take((sample, moment), &mut self.processes) {
-                self.aggregate.add(&sample, &moment, &mut self.processes);
+                self.add(&sample, &moment);
             }
         }
         for event in events {
@@ -198,7 +206,25 @@ impl Session {
             }
         }
         for (sample, moment) in self.unwinder.poll(&mut self.processes) {
-            self.aggregate.add(&sample, &moment, &mut self.processes);
+            self.add(&sample, &moment);
+        }
+        if let Some(waits) = &mut self.waits
+            && waits.tick(self.programs.run_time_ns()).is_err()
+        {
+            self.undecodable += 1;
+        }
+    }
+
+    /// Adds a sample whose walk is over, or remembers what a numbered stack stands for.
+    fn add(&mut self, sample: &RawSample, moment: &Moment) {
+        match &mut self.waits {
+            Some(waits) if sample.number != 0 => {
+                waits.define(sample, moment, &mut self.aggregate, &mut self.processes);
+            }
+            _ => {
+                let values = self.kind.values_of_sample(sample.weight);
+                self.aggregate.add(sample, moment, &mut self.processes, values);
+            }
         }
     }
 
@@ -277,6 +303,9 @@ impl Session {
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
         push("stack_table_full", "stacks not kept apart, table full", self.aggregate.overflowed());
+        for counter in self.waits.iter().flat_map(OffCpu::lost) {
+            push(&counter.id, &counter.what, counter.count);
+        }
         lost
     }
 
@@ -304,11 +333,17 @@ impl Session {
 
     /// Stops sampling and takes in what is still in flight.
     pub fn stop(mut self) -> Recorded {
-        self.sampler.stop();
+        if let Some(sampler) = &self.sampler {
+            sampler.stop();
+        }
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();
         for (sample, moment) in self.unwinder.finish(&mut self.processes) {
-            self.aggregate.add(&sample, &moment, &mut self.processes);
+            self.add(&sample, &moment);
+        }
+        if let Some(waits) = &mut self.waits {
+            waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
+            self.notes.extend(waits.notes(&self.programs.stats()));
         }
         let unwind = self.unwinder.figures();
         let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
@@ -326,9 +361,10 @@ impl Session {
         }
         self.notes.extend(table_notes(&unwind));
         Recorded {
-            value_types: self.sampler.value_types(),
-            clock: self.sampler.clock(),
-            period: self.sampler.period(),
+            value_types: self.kind.value_types(self.clock),
+            trigger: self.kind.trigger(self.clock),
+            counted: self.kind.counted(),
+            period: self.period,
             aggregate: self.aggregate,
             processes: self.processes,
             lost,

@@ -7,6 +7,7 @@ mod faults;
 mod foreign;
 mod framehop;
 mod hosts;
+mod off_cpu;
 mod pprof_golden;
 mod recording;
 mod truth;

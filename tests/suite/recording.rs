@@ -20,13 +20,18 @@ impl Recorded {
 
 /// `perf-agent record … -- COMMAND`, folded.
 pub(crate) fn record(options: &[&str], command: &[&str]) -> Recorded {
+    record_with("record", options, command)
+}
+
+/// The same with another verb.
+pub(crate) fn record_with(verb: &str, options: &[&str], command: &[&str]) -> Recorded {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.folded");
     let mut agent = agent();
     let json = folder.path().join("out.json");
     agent
-        .arg("record")
+        .arg(verb)
         .args(options)
         .arg("-o")
         .arg(&file)

@@ -1,5 +1,6 @@
 //! One file per trigger: what fires, and what a sample of it is worth.
 
 pub(crate) mod lifecycle;
+pub(crate) mod off_cpu;
 pub(crate) mod on_cpu;
 pub(crate) mod self_check;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::programs::PerfEventContext;
-use profiler_common::limits::MAX_TICKS_PER_SAMPLE;
+use profiler_common::limits::{CHAIN_CPU, MAX_TICKS_PER_SAMPLE};
 use profiler_common::stats::Stat;
 
 use crate::collect::{Next, begin};
@@ -34,15 +34,16 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
     }
     let weight =
         if config!(tick_ns) != 0 { config!(tick_ns).wrapping_mul(ticks) } else { sample_period(ctx) };
-    match begin(ctx, ids, weight) {
-        Next::Walk => {
-            // SAFETY: the table holds programs of this type only. Returning means that the kernel refused.
-            unsafe { WALK_CPU.tail_call(ctx, 0) };
-            send(ctx);
-        }
-        Next::Emit => send(ctx),
-        Next::Nothing => {}
+    let Some(scratch) = scratch(CHAIN_CPU) else {
+        count(Stat::NoScratch);
+        return 0;
+    };
+    // SAFETY: this CPU's scratch.
+    if let Next::Walk = unsafe { begin(ctx, scratch, ids, weight) } {
+        // SAFETY: the table holds programs of this type only. Returning means that the kernel refused.
+        unsafe { WALK_CPU.tail_call(ctx, 0) };
     }
+    send(ctx);
     0
 }
 
@@ -84,7 +85,7 @@ fn is_idle() -> bool {
 }
 
 pub(crate) fn walk(ctx: &PerfEventContext) -> u32 {
-    let Some(scratch) = scratch() else { return 0 };
+    let Some(scratch) = scratch(CHAIN_CPU) else { return 0 };
     // SAFETY: this CPU's scratch; the chain that led here filled it.
     if let Round::Unfinished = unsafe { walk_on(scratch) } {
         // SAFETY: as in `sample`.
@@ -96,7 +97,7 @@ pub(crate) fn walk(ctx: &PerfEventContext) -> u32 {
 
 #[inline(always)]
 fn send(ctx: &PerfEventContext) {
-    if let Some(scratch) = scratch() {
+    if let Some(scratch) = scratch(CHAIN_CPU) {
         // SAFETY: this CPU's scratch, with a finished walk.
         unsafe { finish(ctx, scratch) };
     }

@@ -9,6 +9,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use profiler_common::config::{Config, SelfCheck};
+use profiler_common::limits::{CHAIN_CPU, CHAINS, MAX_STACKS_SENT, MAX_WAITING_THREADS, MAX_WAITS};
 use profiler_common::stats::Stat;
 use thiserror::Error;
 
@@ -82,6 +83,10 @@ pub struct ProgramsOptions {
     pub config: Config,
     /// Size of the ring, bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Whether CPUs are sampled.
+    pub cpu_samples: bool,
+    /// Whether waits are measured.
+    pub waits: bool,
 }
 
 /// The loaded programs and their maps. Dropping it removes everything from the kernel.
@@ -93,7 +98,10 @@ pub struct Programs {
     /// Until the unwinder takes them.
     tables: Option<super::TableMaps>,
     /// The kernel runs a tail call only as long as somebody holds the table.
-    _walk: ProgramArray<MapData>,
+    _walk: Option<ProgramArray<MapData>>,
+    /// Until the measurement of waits takes them.
+    waits: Option<super::Waits>,
+    wait_links: Vec<aya::programs::raw_trace_point::RawTracePointLinkId>,
     /// The programs' log, for work on them.
     #[cfg(feature = "bpf-log")]
     log: Option<super::log::BpfLog>,
@@ -114,19 +122,17 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", &options.config, true)
             .map_max_entries("RING", options.ring_bytes)
+            .map_max_entries("SCRATCH", if options.waits { CHAINS } else { CHAIN_CPU + 1 })
+            .map_max_entries("OFF_CPU_THREADS", if options.waits { MAX_WAITING_THREADS } else { 1 })
+            .map_max_entries("WAITS", if options.waits { MAX_WAITS } else { 1 })
+            .map_max_entries("STACKS_SENT", if options.waits { MAX_STACKS_SENT } else { 1 })
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         #[cfg(feature = "bpf-log")]
         let log = super::log::BpfLog::open(&mut ebpf);
         self_check(&mut ebpf, &options.config)?;
-        for program in ["sample_cpu", "walk_cpu"] {
-            perf_program(&mut ebpf, program)?.load().map_err(|source| refused(program, source))?;
-        }
-        let mut walk = ProgramArray::try_from(take_map(&mut ebpf, "WALK_CPU")?)
-            .map_err(|source| map_error("WALK_CPU", source))?;
-        let step = perf_program(&mut ebpf, "walk_cpu")?.fd().and_then(|fd| Ok(fd.try_clone()?));
-        let step = step.map_err(|source| refused("walk_cpu", source))?;
-        walk.set(0, &step, 0).map_err(|source| map_error("WALK_CPU", source))?;
+        let walk = options.cpu_samples.then(|| load_sampler(&mut ebpf)).transpose()?;
+        let waits = options.waits.then(|| super::Waits::load(&mut ebpf)).transpose()?;
         Ok(Self {
             ring: RingBuf::try_from(take_map(&mut ebpf, "RING")?)
                 .map_err(|source| map_error("RING", source))?,
@@ -135,6 +141,8 @@ impl Programs {
             targets: super::Targets::take(&mut ebpf)?,
             tables: Some(super::TableMaps::take(&mut ebpf)?),
             _walk: walk,
+            waits,
+            wait_links: Vec::new(),
             #[cfg(feature = "bpf-log")]
             log,
             _run_time_stats: aya::sys::enable_stats(aya::sys::Stats::RunTime).ok(),
@@ -149,6 +157,34 @@ impl Programs {
     /// They were taken before.
     pub fn take_tables(&mut self) -> Result<super::TableMaps, LoadError> {
         self.tables.take().ok_or(LoadError::Missing("SPACES"))
+    }
+
+    /// The maps of waits; once.
+    ///
+    /// # Errors
+    ///
+    /// They were taken before, or the programs were loaded without.
+    pub fn take_waits(&mut self) -> Result<super::Waits, LoadError> {
+        self.waits.take().ok_or(LoadError::Missing("WAITS"))
+    }
+
+    /// Begins to measure waits.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn attach_waits(&mut self) -> Result<(), LoadError> {
+        self.wait_links = super::Waits::attach(&mut self.ebpf)?;
+        Ok(())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn detach_waits(&mut self) -> Result<(), LoadError> {
+        super::Waits::detach(&mut self.ebpf, std::mem::take(&mut self.wait_links))
     }
 
     /// The ring, to wait for a wake-up.
@@ -250,6 +286,19 @@ pub fn map_memory_bytes() -> u64 {
     maps.values().sum()
 }
 
+/// Loads the sampler of CPUs; returns the table of its walk.
+fn load_sampler(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
+    for program in ["sample_cpu", "walk_cpu"] {
+        perf_program(ebpf, program)?.load().map_err(|source| refused(program, source))?;
+    }
+    let mut walk = ProgramArray::try_from(take_map(ebpf, "WALK_CPU")?)
+        .map_err(|source| map_error("WALK_CPU", source))?;
+    let step = perf_program(ebpf, "walk_cpu")?.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let step = step.map_err(|source| refused("walk_cpu", source))?;
+    walk.set(0, &step, 0).map_err(|source| map_error("WALK_CPU", source))?;
+    Ok(walk)
+}
+
 fn self_check(ebpf: &mut Ebpf, config: &Config) -> Result<(), LoadError> {
     let program = raw_tracepoint(ebpf, "self_check")?;
     program.load().map_err(|source| refused("self_check", source))?;
@@ -296,7 +345,7 @@ fn own_tid() -> u32 {
     (unsafe { libc::gettid() }) as u32
 }
 
-fn refused(program: &'static str, source: ProgramError) -> LoadError {
+pub(super) fn refused(program: &'static str, source: ProgramError) -> LoadError {
     LoadError::Program { program, source: Box::new(source) }
 }
 
@@ -313,7 +362,10 @@ fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Pe
     program.try_into().map_err(|source| refused(name, source))
 }
 
-fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint, LoadError> {
+pub(super) fn raw_tracepoint<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut RawTracePoint, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|source| refused(name, source))
 }

@@ -11,6 +11,7 @@ pub(crate) mod memory;
 mod perf_event;
 pub(crate) mod tables;
 mod targets;
+mod waits;
 
 pub use figures::ProgramFigures;
 pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
@@ -18,3 +19,4 @@ pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, PerfEvent};
 pub use tables::TableMaps;
 pub use targets::Targets;
+pub use waits::Waits;

@@ -44,6 +44,11 @@ enum Verb {
     Attach(Box<record::AttachArgs>),
     /// Profile the CPU time of the whole host, processes, a control group or a command
     Record(Box<record::RecordArgs>),
+    /// Profile where threads wait: blocked time by stack
+    #[command(name = "off-cpu", visible_alias = "offcpu", alias = "offcputime")]
+    OffCpu(Box<record::OffCpuArgs>),
+    /// Profile running and waiting together: the whole time of threads in one picture
+    Wall(Box<record::WallArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -64,6 +69,8 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Attach(args) => record::attach(*args),
         Verb::Record(args) => record::record(*args),
+        Verb::OffCpu(args) => record::off_cpu(*args),
+        Verb::Wall(args) => record::wall(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

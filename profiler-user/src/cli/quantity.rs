@@ -28,31 +28,56 @@ pub(super) fn length(text: &str) -> Result<Length, String> {
         let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
         return bounded(text, duration);
     }
-    if text.is_empty() {
-        return Err(wrong());
-    }
+    bounded(text, with_units(text).ok_or_else(wrong)?)
+}
+
+/// `1h30m`, `500ms`: numbers with units, added up.
+fn with_units(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let number: f64 = number.parse().ok()?;
         let unit_seconds = match unit {
+            "ns" => 1e-9,
             "us" | "µs" => 1e-6,
             "ms" => 1e-3,
             "s" | "sec" => 1.0,
             "m" | "min" => 60.0,
             "h" => 3600.0,
             "d" => 86400.0,
-            _ => return Err(wrong()),
+            _ => return None,
         };
-        let part = Duration::try_from_secs_f64(number * unit_seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
+        total = total.checked_add(Duration::try_from_secs_f64(number * unit_seconds).ok()?)?;
         rest = tail;
     }
-    bounded(text, total)
+    (!text.is_empty()).then_some(total)
+}
+
+/// Reads a length of a wait, nanoseconds: `1us`, `5ms`, `2s`. A bare number has no usual unit here, so it is refused.
+///
+/// # Errors
+///
+/// Says what was found and what is understood.
+pub(super) fn span(text: &str) -> Result<u64, String> {
+    let duration = with_units(text).filter(|duration| *duration <= LONGEST);
+    let duration =
+        duration.ok_or_else(|| format!("`{text}` is not a length of time; examples: 1us, 5ms, 2s"))?;
+    Ok(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Reads a share in percent, as a fraction: `1%`, `0.5`.
+///
+/// # Errors
+///
+/// Says what was found and what is understood.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
+    match number {
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err(format!("`{text}` is not a share; examples: 1%, 0.5%, 10%")),
+    }
 }
 
 fn bounded(text: &str, duration: Duration) -> Result<Length, String> {
@@ -138,6 +163,18 @@ mod tests {
         assert_eq!(millis("1m30s"), 90_000);
         assert_eq!(length("inf"), Ok(Length::Unlimited));
         assert_eq!(length("0"), Ok(Length::Unlimited));
+    }
+
+    #[test]
+    fn spans_need_a_unit_and_shares_are_percentages() {
+        assert_eq!((span("1us"), span("1.5ms"), span("10ns")), (Ok(1_000), Ok(1_500_000), Ok(10)));
+        assert_eq!((share("1%"), share("0.5"), share("100 %")), (Ok(0.01), Ok(0.005), Ok(1.0)));
+        for wrong in ["", "5", "-1ms", "x"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "0", "-1%", "101%", "nan", "x%"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! `perf-agent attach` and `perf-agent record`: one recording, from arguments to files.
+//! The verbs that record stacks: one recording, from arguments to files. `attach` and `record` are here, those of waits in [`waits`].
 
 mod drive;
 mod status;
+mod waits;
 mod write;
 
 use std::path::PathBuf;
@@ -16,7 +17,9 @@ use super::target::{self, CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
+use crate::profile_type::ProfileKind;
 use crate::session::{Idle, SessionOptions};
+pub(super) use waits::{OffCpuArgs, WallArgs, off_cpu, wall};
 
 /// Highest rate that the sampler is asked for when the kernel does not say its own limit.
 const FALLBACK_MAX_RATE_HZ: u64 = 100_000;
@@ -36,6 +39,8 @@ pub(super) struct AttachArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    stacks: StackArgs,
+    #[command(flatten)]
     results: ResultArgs,
 }
 
@@ -49,6 +54,8 @@ pub(super) struct RecordArgs {
     duration: Option<Length>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    stacks: StackArgs,
     #[command(flatten)]
     results: ResultArgs,
     #[command(flatten)]
@@ -65,9 +72,26 @@ enum Event {
     Cycles,
 }
 
-/// How to sample: the same for all ways to name a target.
+/// How to sample CPUs: the same for all ways to name a target.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
 struct SamplingArgs {
+    #[command(flatten)]
+    rate: RateArgs,
+    /// What makes a CPU take a sample
+    #[arg(short, long, value_enum, default_value = "cpu-clock")]
+    event: Event,
+    /// Only these CPUs: 0-3,8
+    #[arg(short = 'C', long, value_name = "LIST")]
+    cpu: Option<String>,
+    /// Sample idle CPUs too, so that the profile adds up to all CPU time
+    #[arg(short = 'I', long)]
+    include_idle: bool,
+}
+
+/// How often to sample CPUs.
+#[derive(Debug, Args)]
+struct RateArgs {
     /// Samples per second and CPU
     #[arg(
         short = 'F',
@@ -75,29 +99,25 @@ struct SamplingArgs {
         value_name = "HZ",
         default_value_t = 99,
         alias = "rate",
-        allow_hyphen_values = true,
-        help_heading = "Sampling"
+        allow_hyphen_values = true
     )]
     frequency: i64,
-    /// What makes a CPU take a sample
-    #[arg(short, long, value_enum, default_value = "cpu-clock", help_heading = "Sampling")]
-    event: Event,
-    /// Only these CPUs: 0-3,8
-    #[arg(short = 'C', long, value_name = "LIST", help_heading = "Sampling")]
-    cpu: Option<String>,
+}
+
+/// Which stacks to keep, and of whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Stacks")]
+struct StackArgs {
     /// Kernel stacks only (the meaning that bcc gives -K)
-    #[arg(short = 'K', long, conflicts_with = "user_only", alias = "all-kernel", help_heading = "Sampling")]
+    #[arg(short = 'K', long, conflicts_with = "user_only", alias = "all-kernel")]
     kernel_only: bool,
     /// User stacks only (the meaning that bcc gives -U)
-    #[arg(short = 'U', long, alias = "all-user", help_heading = "Sampling")]
+    #[arg(short = 'U', long, alias = "all-user")]
     user_only: bool,
-    /// Sample idle CPUs too, so that the profile adds up to all CPU time
-    #[arg(short = 'I', long, help_heading = "Sampling")]
-    include_idle: bool,
-    #[command(flatten, next_help_heading = "Sampling")]
+    #[command(flatten)]
     follow: FollowArgs,
     /// Memory for unwind tables; the binaries sampled longest ago give way when it is full: 16M, 512K
-    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size, help_heading = "Sampling")]
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size)]
     max_memory: u64,
     /// Write every sample's registers, stack and frames to this file, as JSON lines
     #[arg(long, value_name = "FILE", hide = true)]
@@ -140,7 +160,21 @@ struct Plan {
     comm: Option<String>,
     command: CommandArgs,
     scope_notes: Vec<String>,
+    /// What is done with threads that only wait.
+    idle_threads: IdleThreads,
 }
+
+/// What a picture of wall time shows of threads that only wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IdleThreads {
+    /// Where they wait.
+    Show,
+    /// One box for all that wait in the same function.
+    Fold,
+}
+
+/// How long a recording of something that goes on takes when nobody says.
+const USUAL_LENGTH: Length = Length::For(std::time::Duration::from_secs(30));
 
 /// Runs `attach`.
 ///
@@ -149,8 +183,8 @@ struct Plan {
 /// Bad arguments, missing privileges, failed outputs.
 pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let found = target::from_target(&args.target)?;
-    let length = args.duration.or(args.trailing).unwrap_or(Length::For(std::time::Duration::from_secs(30)));
-    let plan = plan(found, &args.sampling, length, CommandArgs::default())?;
+    let length = args.duration.or(args.trailing).unwrap_or(USUAL_LENGTH);
+    let plan = sampling_plan(found, &args.sampling, &args.stacks, length, CommandArgs::default())?;
     drive::run(plan, args.results)
 }
 
@@ -162,11 +196,17 @@ pub(super) fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn record(args: RecordArgs) -> anyhow::Result<ExitCode> {
     let found = args.scope.find(&args.command)?;
     let length = args.duration.unwrap_or(Length::Unlimited);
-    let plan = plan(found, &args.sampling, length, args.command)?;
+    let plan = sampling_plan(found, &args.sampling, &args.stacks, length, args.command)?;
     drive::run(plan, args.results)
 }
 
-fn plan(found: Found, sampling: &SamplingArgs, length: Length, command: CommandArgs) -> anyhow::Result<Plan> {
+fn sampling_plan(
+    found: Found,
+    sampling: &SamplingArgs,
+    stacks: &StackArgs,
+    length: Length,
+    command: CommandArgs,
+) -> anyhow::Result<Plan> {
     let clock = match sampling.event {
         Event::CpuClock => Clock::CpuClock,
         Event::Cycles => Clock::Cycles,
@@ -180,37 +220,47 @@ fn plan(found: Found, sampling: &SamplingArgs, length: Length, command: CommandA
             .hint("virtual machines rarely have one; leave --event away to sample by cpu-clock")
             .into());
     }
-    let mut scope_notes = Vec::new();
-    let stacks = match (sampling.kernel_only, sampling.user_only) {
-        (true, _) => {
-            scope_notes.push("kernel stacks only".to_owned());
-            StackScope::KernelOnly
-        }
-        (_, true) => {
-            scope_notes.push("user stacks only".to_owned());
-            StackScope::UserOnly
-        }
-        _ => StackScope::Both,
-    };
-    let cpus = sampling.cpu.as_deref().map(number_list).transpose().map_err(CliError::usage)?;
+    let frequency_hz = frequency(sampling.rate.frequency)?;
+    let mut plan = plan(found, ProfileKind::OnCpu, stacks, frequency_hz, length, command);
+    plan.session.clock = clock;
+    plan.session.cpus = sampling.cpu.as_deref().map(number_list).transpose().map_err(CliError::usage)?;
     if let Some(list) = &sampling.cpu {
-        scope_notes.push(format!("CPUs {list} only"));
+        plan.scope_notes.push(format!("CPUs {list} only"));
     }
     if sampling.include_idle {
-        scope_notes.push("idle included".to_owned());
+        plan.session.idle = Idle::Include;
+        plan.scope_notes.push("idle included".to_owned());
     }
+    Ok(plan)
+}
+
+/// A recording of all CPUs by the clock.
+fn plan(
+    found: Found,
+    kind: ProfileKind,
+    stacks: &StackArgs,
+    frequency_hz: u64,
+    length: Length,
+    command: CommandArgs,
+) -> Plan {
+    let (kept, note) = match (stacks.kernel_only, stacks.user_only) {
+        (true, _) => (StackScope::KernelOnly, Some("kernel stacks only")),
+        (_, true) => (StackScope::UserOnly, Some("user stacks only")),
+        _ => (StackScope::Both, None),
+    };
     let session = SessionOptions {
         scope: found.scope,
-        follow_forks: sampling.follow.follow_forks(),
-        cpus,
-        clock,
-        frequency_hz: frequency(sampling.frequency)?,
-        idle: if sampling.include_idle { Idle::Include } else { Idle::Exclude },
-        stacks,
-        max_table_bytes: sampling.max_memory,
-        dump: sampling.dump_stacks.clone(),
+        follow_forks: stacks.follow.follow_forks(),
+        cpus: None,
+        kind,
+        clock: Clock::CpuClock,
+        frequency_hz,
+        idle: Idle::Exclude,
+        stacks: kept,
+        max_table_bytes: stacks.max_memory,
+        dump: stacks.dump_stacks.clone(),
     };
-    Ok(Plan {
+    Plan {
         session,
         length,
         target: found.title,
@@ -218,8 +268,9 @@ fn plan(found: Found, sampling: &SamplingArgs, length: Length, command: CommandA
         pid: found.pid,
         comm: found.comm,
         command,
-        scope_notes,
-    })
+        scope_notes: note.map(str::to_owned).into_iter().collect(),
+        idle_threads: IdleThreads::Show,
+    }
 }
 
 fn frequency(asked: i64) -> Result<u64, CliError> {

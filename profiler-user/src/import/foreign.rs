@@ -56,6 +56,7 @@ pub(super) fn cleaned_quality(mut quality: Quality) -> Quality {
         clean_in_place(&mut unknown.module);
         clean_in_place(&mut unknown.reason);
     }
+    clean_in_place(&mut quality.noun);
     quality.notes.iter_mut().for_each(clean_in_place);
     quality
 }

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use profiler_common::limits::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, STACK_PAGE_BYTES};
 use profiler_common::sample::{
-    COMM_LEN, RECORD_COLD_SAMPLE, RECORD_SAMPLE, RECORD_STACK, SAMPLE_HEADER_BYTES, SampleHeader,
+    COMM_LEN, NO_SYSCALL, RECORD_COLD_SAMPLE, RECORD_SAMPLE, RECORD_STACK, SAMPLE_HEADER_BYTES, SampleHeader,
 };
 use profiler_common::stop::StopReason;
 use profiler_common::unwind::{REGISTERS_BYTES, Registers};
@@ -37,6 +37,10 @@ pub struct RawSample {
     pub in_user_mode: bool,
     /// What is needed to walk on, when the kernel side met a table that was not loaded.
     pub cold: Option<Box<Cold>>,
+    /// Number by which sums refer to this stack ([`profiler_common::off_cpu`]); zero for a sample that counts by itself.
+    pub number: u64,
+    /// System call that a thread with a numbered stack is in, and its first argument.
+    pub syscall: Option<(u32, u64)>,
 }
 
 /// A walk that user space is to finish.
@@ -135,6 +139,7 @@ fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
     let [stop, in_user_mode] = fields.take::<2>();
     let stack_bytes = usize::from(fields.u16());
     let comm = fields.take::<COMM_LEN>();
+    let (number, syscall) = (fields.u64(), fields.u32());
     if user_frames > MAX_USER_FRAMES || kernel_frames > MAX_KERNEL_FRAMES {
         return Err(DecodeError::Frames(user_frames + kernel_frames));
     }
@@ -163,6 +168,8 @@ fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
         stop: StopReason::from_wire(stop).ok_or(DecodeError::Stop(stop))?,
         in_user_mode: in_user_mode != 0,
         cold,
+        number,
+        syscall: (number != 0 && syscall != NO_SYSCALL).then_some((syscall, weight)),
     })
 }
 
@@ -227,6 +234,9 @@ mod tests {
         bytes.extend((kernel.len() as u16).to_ne_bytes());
         bytes.extend([StopReason::TooDeep as u8, 1, 0, 0]);
         bytes.extend(*b"worker\0garbage!!");
+        bytes.extend(0u64.to_ne_bytes());
+        bytes.extend(NO_SYSCALL.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
         bytes.extend(user.iter().chain(kernel).flat_map(|word| word.to_ne_bytes()));
         bytes
     }
@@ -241,7 +251,17 @@ mod tests {
             ([1, 2, 3].as_slice(), [9].as_slice())
         );
         assert_eq!((sample.stop, sample.in_user_mode), (StopReason::TooDeep, true));
-        assert_eq!(sample.cold, None);
+        assert_eq!((sample.cold, sample.number, sample.syscall), (None, 0, None));
+    }
+
+    #[test]
+    fn a_numbered_stack_says_what_it_waits_for() {
+        let mut bytes = record(&[1], &[9]);
+        bytes[64..72].copy_from_slice(&99_u64.to_ne_bytes());
+        let sample = decode_sample(&bytes).unwrap();
+        assert_eq!((sample.number, sample.syscall), (99, None));
+        bytes[72..76].copy_from_slice(&202_u32.to_ne_bytes());
+        assert_eq!(decode_sample(&bytes).unwrap().syscall, Some((202, 10_101_010)));
     }
 
     #[test]
@@ -274,8 +294,11 @@ mod tests {
     #[test]
     fn records_that_are_not_ours_say_what_is_wrong() {
         let whole = record(&[1, 2], &[3]);
-        assert_eq!(decode_sample(&whole[..10]), Err(DecodeError::Short { found: 10, needed: 64 }));
-        assert_eq!(decode_sample(&whole[..80]), Err(DecodeError::Short { found: 80, needed: 88 }));
+        assert_eq!(
+            decode_sample(&whole[..10]),
+            Err(DecodeError::Short { found: 10, needed: SAMPLE_HEADER_BYTES })
+        );
+        assert_eq!(decode_sample(&whole[..96]), Err(DecodeError::Short { found: 96, needed: 104 }));
         let mut other = whole.clone();
         other[0] = 9;
         assert_eq!(decode_sample(&other), Err(DecodeError::Kind(9)));

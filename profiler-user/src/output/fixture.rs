@@ -142,6 +142,7 @@ pub(crate) fn hostile() -> Profile {
     };
     let quality = Quality {
         samples: 3_012,
+        noun: String::new(),
         lost: vec![
             counter("no_process", "sample without a process", 2),
             counter("ring_full", "ring buffer full", 10),

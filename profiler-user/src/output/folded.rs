@@ -18,7 +18,7 @@ pub(super) fn write(
     options: &OutputOptions,
     out: &mut dyn Write,
 ) -> Result<(), OutputError> {
-    let value = options.value_of(profile, 0)?;
+    let value = options.value_of(profile, default_value(profile))?;
     let tree = CallTree::new(profile, value, options.merge, options.roots);
     let mut path = String::new();
     let mut path_ends: Vec<usize> = Vec::new();
@@ -35,6 +35,14 @@ pub(super) fn write(
         }
     }
     Ok(())
+}
+
+/// The count of samples, as other tools fold. Where there is none the default value: what is measured is no sample.
+fn default_value(profile: &Profile) -> usize {
+    match profile.value_types.first() {
+        Some(first) if first.kind == "samples" => 0,
+        _ => profile.default_value(),
+    }
 }
 
 fn frame_name(function: &Function<'_>, annotate: bool) -> String {

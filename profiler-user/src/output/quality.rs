@@ -58,7 +58,7 @@ fn parts(quality: &Quality) -> Vec<(Level, String)> {
     let cut_short = quality.cut_short_percent();
     let unknown = quality.unknown_percent();
     let mut parts = vec![
-        (Level::Good, format!("{} samples", thousands(quality.samples))),
+        (Level::Good, format!("{} {}", thousands(quality.samples), quality.counted())),
         (
             Level::of(lost_percent, LOST.0, LOST.1),
             format!("{} lost{}", thousands(lost), causes(&quality.lost)),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::profile::clean;
+use crate::system::features::Mounts;
 
 /// Looks up and remembers control group paths. Only version 2 has IDs that lead back to a path; without it, and for the root group,
 /// there is no name here.
@@ -24,6 +25,11 @@ impl CgroupNames {
         Self { mount, names: HashMap::new() }
     }
 
+    /// For the version 2 hierarchy of this host, wherever it is mounted.
+    pub fn of_host() -> Self {
+        Self::new(Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone()))
+    }
+
     /// Path below the root of the hierarchy, cleaned: `/system.slice/nginx.service`.
     pub fn name(&mut self, cgroup_id: u64) -> Option<Arc<str>> {
         let mount = self.mount.as_ref();
@@ -32,6 +38,17 @@ impl CgroupNames {
             .or_insert_with(|| mount.and_then(|(path, file)| look_up(path, file, cgroup_id)))
             .clone()
     }
+}
+
+/// Whether a process is in the control group (v2) at this path, or below it.
+pub fn is_below_cgroup(pid: u32, group: &str) -> bool {
+    let text = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+    path.is_some_and(|path| is_below(&clean(path), group))
+}
+
+fn is_below(path: &str, group: &str) -> bool {
+    path.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn look_up(mount_path: &std::path::Path, mount: &File, cgroup_id: u64) -> Option<Arc<str>> {

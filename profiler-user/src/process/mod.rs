@@ -11,7 +11,7 @@ mod roots;
 mod snapshot;
 mod table;
 
-pub use cgroup::{CgroupNames, cgroup_id};
+pub use cgroup::{CgroupNames, cgroup_id, is_below_cgroup};
 pub use mappings::{Mappings, Placement, Region};
 pub use objects::{Access, Object, ObjectId, Objects};
 pub use snapshot::{Snapshot, SnapshotMapping, numeric_entries};

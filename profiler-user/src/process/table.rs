@@ -372,6 +372,8 @@ mod tests {
             stop: StopReason::Complete,
             in_user_mode: true,
             cold: None,
+            number: 0,
+            syscall: None,
         }
     }
 

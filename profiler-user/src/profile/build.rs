@@ -50,6 +50,11 @@ impl ProfileBuilder {
         LocationId(self.locations.intern(location))
     }
 
+    /// A location that was added before.
+    pub fn location_of(&self, id: LocationId) -> &Location {
+        &self.locations.entries()[id.0 as usize]
+    }
+
     /// Adds a stack (leaf first), or finds the equal one.
     pub fn stack(&mut self, stack: Vec<LocationId>) -> StackId {
         StackId(self.stacks.intern(stack))

@@ -4,6 +4,7 @@
 //! a sample came from, so a new output serves all profile types and a new profile type gets all outputs.
 
 mod build;
+mod idle;
 mod quality;
 mod text;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use build::ProfileBuilder;
+pub use idle::fold_idle;
 pub use quality::{Counter, ModuleUnknown, Overhead, Quality, UnwindTables};
 pub use text::clean;
 
@@ -215,6 +217,12 @@ impl Profile {
     /// Index into [`Sample::values`] of the value that outputs show unless told otherwise: the last one, as in pprof.
     pub fn default_value(&self) -> usize {
         self.value_types.len().saturating_sub(1)
+    }
+
+    /// Index of the value that says how much of the value number `of` was spent waiting: for wall time, which is both.
+    pub fn waiting_value(&self, of: usize) -> Option<usize> {
+        self.value_types.get(of).filter(|value| value.kind == "wall")?;
+        self.value_types.iter().position(|value| value.kind == "off_cpu")
     }
 
     /// Sum of one value over all samples; saturates, since a profile read from a file may hold any number.

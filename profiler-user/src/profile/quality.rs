@@ -86,6 +86,9 @@ pub struct UnwindTables {
 pub struct Quality {
     /// Samples in the profile.
     pub samples: u64,
+    /// What they are called where they are not samples: `waits`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub noun: String,
     /// Samples and events that were not recorded, by cause.
     pub lost: Vec<Counter>,
     /// Stacks that end before the thread's entry point, by reason. Reasons that are not a defect (a clean end) are not in here.
@@ -106,6 +109,11 @@ pub struct Quality {
 }
 
 impl Quality {
+    /// What the entries of the profile are called.
+    pub fn counted(&self) -> &str {
+        if self.noun.is_empty() { "samples" } else { &self.noun }
+    }
+
     /// All losses together.
     pub fn lost_total(&self) -> u64 {
         sum(&self.lost)

@@ -1,5 +1,9 @@
 //! What each kind of profile attaches to and what its numbers mean.
 
+mod kind;
+mod off_cpu;
 mod on_cpu;
 
+pub use kind::ProfileKind;
+pub use off_cpu::{OffCpu, WaitOptions};
 pub use on_cpu::{OnCpu, OnCpuError, tick_ns};

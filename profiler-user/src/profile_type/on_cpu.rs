@@ -5,7 +5,6 @@ use std::io;
 use thiserror::Error;
 
 use crate::bpf::{Clock, LoadError, PerfEvent, Programs};
-use crate::profile::ValueType;
 
 /// Why CPU sampling could not start.
 #[derive(Debug, Error)]
@@ -42,8 +41,6 @@ pub enum OnCpuError {
 #[derive(Debug)]
 pub struct OnCpu {
     events: Vec<PerfEvent>,
-    clock: Clock,
-    frequency_hz: u64,
 }
 
 impl OnCpu {
@@ -72,7 +69,7 @@ impl OnCpu {
         if events.is_empty() {
             return Err(OnCpuError::NoCpu);
         }
-        Ok(Self { events, clock, frequency_hz })
+        Ok(Self { events })
     }
 
     /// Starts all events.
@@ -90,25 +87,6 @@ impl OnCpu {
             // The only way to fail is a closed descriptor, and we hold it.
             let _cannot_fail = event.disable();
         }
-    }
-
-    /// The clock in use.
-    pub fn clock(&self) -> Clock {
-        self.clock
-    }
-
-    /// What the profile's numbers mean.
-    pub fn value_types(&self) -> Vec<ValueType> {
-        let weight = match self.clock {
-            Clock::CpuClock => ValueType::new("cpu", "nanoseconds"),
-            Clock::Cycles => ValueType::new("cycles", "count"),
-        };
-        vec![ValueType::new("samples", "count"), weight]
-    }
-
-    /// Distance of two samples in the unit of the last value type; zero when the kernel varies it.
-    pub fn period(&self) -> u64 {
-        tick_ns(self.clock, self.frequency_hz)
     }
 }
 

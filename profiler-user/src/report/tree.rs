@@ -49,6 +49,8 @@ pub struct Node {
     pub total: u64,
     /// Of these, samples that end here.
     pub own: u64,
+    /// Of the total, time spent waiting; zero in profiles that do not mix it with running.
+    pub waiting: u64,
     /// Index just past the last node below this one.
     pub end: u32,
 }
@@ -73,6 +75,7 @@ impl<'p> CallTree<'p> {
         let mut paths = Vec::new();
         let mut ends = Vec::with_capacity(profile.samples.len());
         let mut amounts = Vec::with_capacity(profile.samples.len());
+        let waiting_value = profile.waiting_value(value);
         for Sample { stack, labels, values } in &profile.samples {
             let amount = values.get(value).copied().unwrap_or(0);
             if amount == 0 {
@@ -86,7 +89,8 @@ impl<'p> CallTree<'p> {
                 Merge::FromLeaf => paths.extend(path),
             }
             ends.push(paths.len());
-            amounts.push(amount);
+            let waiting = waiting_value.and_then(|value| values.get(value)).copied().unwrap_or(0);
+            amounts.push((amount, waiting));
         }
         let path_of = |index: usize| {
             let start = if index == 0 { 0 } else { ends[index - 1] };
@@ -96,7 +100,7 @@ impl<'p> CallTree<'p> {
         order.sort_unstable_by(|a, b| path_of(*a).cmp(path_of(*b)));
 
         let nodes = merge_sorted(order.iter().map(|index| (path_of(*index), amounts[*index])));
-        let total = amounts.iter().fold(0_u64, |sum, amount| sum.saturating_add(*amount));
+        let total = amounts.iter().fold(0_u64, |sum, (amount, _)| sum.saturating_add(*amount));
         Self { roots: root_names, functions: functions_sorted, nodes, total }
     }
 
@@ -142,29 +146,31 @@ fn root_names(profile: &Profile, roots: Roots) -> (Vec<u32>, Vec<String>) {
 }
 
 /// Turns sorted paths into a tree: what a path shares with the one before it are the same nodes.
-fn merge_sorted<'a>(paths: impl Iterator<Item = (&'a [u32], u64)>) -> Vec<Node> {
+fn merge_sorted<'a>(paths: impl Iterator<Item = (&'a [u32], (u64, u64))>) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     let mut open: Vec<usize> = Vec::new();
     let close = |nodes: &mut Vec<Node>, open: &mut Vec<usize>, depth: usize| {
         while open.len() > depth {
             let Some(closed) = open.pop() else { break };
             nodes[closed].end = nodes.len() as u32;
-            let total = nodes[closed].total;
+            let Node { total, waiting, .. } = nodes[closed];
             if let Some(parent) = open.last() {
                 nodes[*parent].total = nodes[*parent].total.saturating_add(total);
+                nodes[*parent].waiting = nodes[*parent].waiting.saturating_add(waiting);
             }
         }
     };
-    for (path, amount) in paths {
+    for (path, (amount, waiting)) in paths {
         let shared = open.iter().zip(path).take_while(|(node, key)| nodes[**node].key == **key).count();
         close(&mut nodes, &mut open, shared);
         for (depth, key) in path.iter().enumerate().skip(shared) {
             open.push(nodes.len());
-            nodes.push(Node { key: *key, depth: depth as u32, total: 0, own: 0, end: 0 });
+            nodes.push(Node { key: *key, depth: depth as u32, total: 0, own: 0, waiting: 0, end: 0 });
         }
         if let Some(leaf) = open.last() {
             nodes[*leaf].own = nodes[*leaf].own.saturating_add(amount);
             nodes[*leaf].total = nodes[*leaf].total.saturating_add(amount);
+            nodes[*leaf].waiting = nodes[*leaf].waiting.saturating_add(waiting);
         }
     }
     close(&mut nodes, &mut open, 0);

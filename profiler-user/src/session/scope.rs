@@ -62,6 +62,27 @@ pub(crate) struct BaseConfig {
     pub(crate) config: Config,
     /// Why there are no kernel offsets, where there are none.
     pub(crate) without_types: Option<String>,
+    /// What context switches look like on this kernel, as far as it says.
+    pub(crate) switch: Option<SwitchLayout>,
+}
+
+/// What context switches look like on a kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SwitchLayout {
+    /// Offset of `task_struct.__state`.
+    pub(crate) task_state: u32,
+    /// Whether the state is the fourth argument of `sched_switch` (since Linux 5.18).
+    pub(crate) has_state_argument: bool,
+}
+
+impl SwitchLayout {
+    fn find(types: &KernelTypes) -> Option<Self> {
+        Some(Self {
+            // Renamed in 5.14.
+            task_state: types.any_field("task_struct", &["__state", "state"])?.offset,
+            has_state_argument: types.tracepoint_arguments("sched_switch")? >= 4,
+        })
+    }
 }
 
 impl BaseConfig {
@@ -71,10 +92,12 @@ impl BaseConfig {
     ///
     /// The kernel says too little about itself to tell who is who in this PID namespace.
     pub(crate) fn new(scope: &Scope, follow_forks: bool) -> Result<Self, SessionError> {
-        let offsets = match KernelTypes::load() {
-            Ok(types) => kernel_offsets(&types).map_err(|field| format!("the kernel's BTF has no `{field}`")),
+        let types = KernelTypes::load();
+        let offsets = match &types {
+            Ok(types) => kernel_offsets(types).map_err(|field| format!("the kernel's BTF has no `{field}`")),
             Err(error) => Err(error.to_string()),
         };
+        let switch = types.as_ref().ok().and_then(SwitchLayout::find);
         let namespace = pid_namespace_inode();
         let nested = namespace != INITIAL_PID_NAMESPACE;
         if let (Err(reason), true) = (&offsets, nested) {
@@ -101,7 +124,7 @@ impl BaseConfig {
             offsets: offsets.as_ref().copied().unwrap_or_default(),
             ..Config::default()
         };
-        Ok(Self { config, without_types: offsets.err() })
+        Ok(Self { config, without_types: offsets.err(), switch })
     }
 }
 

@@ -7,18 +7,22 @@ use profiler_common::config::{
     STACK_USER,
 };
 
+use profiler_common::off_cpu::SwitchConfig;
+
 use super::dump::StackDump;
 use super::scope::{BaseConfig, enter_targets};
 use super::{Idle, Scope, Session, SessionError, SessionOptions};
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, ProgramFigures, Programs, ProgramsOptions};
 use crate::ingest::SideBand;
-use crate::process::{OutsidePid, Processes, Snapshot};
-use crate::profile_type::{OnCpu, tick_ns};
+use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
+use crate::profile_type::{OffCpu, OnCpu, ProfileKind, WaitOptions, tick_ns};
 use crate::unwinder::Unwinder;
 
 /// Ring for the samples of one CPU at 99 Hz: about one second of stacks of ordinary depth, several times the drain interval.
 const RING_BYTES_PER_CPU_AT_99_HZ: u64 = 128 << 10;
+/// Least ring of a recording of waits: the copies that all of eight CPUs may send at once fit it twice at their usual size, 24 KiB.
+const LEAST_RING_BYTES_OF_WAITS: u32 = 2 << 20;
 /// Bounds of the ring's size.
 const RING_BYTES: std::ops::RangeInclusive<u64> = 512 << 10..=16 << 20;
 
@@ -39,8 +43,16 @@ impl Session {
             online.iter().copied().filter(|cpu| wanted.is_none_or(|cpus| cpus.contains(cpu))).collect();
         let mut notes = Vec::new();
         let config = configure(options, &mut notes)?;
+        let waits = options.kind.waits();
         let ring_bytes = ring_bytes(sampled.len() as u64, options.frequency_hz);
-        let mut programs = Programs::load(&ProgramsOptions { config, ring_bytes })?;
+        // Numbered stacks come in a burst when a recording begins, many with a copy.
+        let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
+        let mut programs = Programs::load(&ProgramsOptions {
+            config,
+            ring_bytes,
+            cpu_samples: options.kind.samples_cpus(),
+            waits: waits.is_some(),
+        })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
         if follow_in_kernel || config.stacks & STACK_USER != 0 {
@@ -53,7 +65,7 @@ impl Session {
             if config.pid_namespace_inum == 0 { OutsidePid::Idle } else { OutsidePid::Invisible },
         );
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
-        for snapshot in known.into_iter().filter_map(Snapshot::read) {
+        for snapshot in known.iter().copied().filter_map(Snapshot::read) {
             processes.enter(&snapshot);
         }
         if config.stacks & STACK_USER != 0 {
@@ -61,15 +73,34 @@ impl Session {
                 unwinder.load(pid, mappings);
             }
         }
-        let sampler = OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz)?;
+        let sampler = options
+            .kind
+            .samples_cpus()
+            .then(|| OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz))
+            .transpose()?;
         let start_unix_ns = unix_ns();
-        sampler
-            .start()
-            .map_err(|source| crate::profile_type::OnCpuError::Attach { cpu: sampled[0], source })?;
+        let started = Instant::now();
+        let waits = waits.map(|waits| {
+            start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
+        });
+        let waits = waits.transpose()?;
+        if let Some(sampler) = &sampler {
+            sampler
+                .start()
+                .map_err(|source| crate::profile_type::OnCpuError::Attach { cpu: sampled[0], source })?;
+        }
         Ok(Self {
             programs,
             side_band,
+            kind: options.kind.clone(),
+            clock: options.clock,
+            period: if sampler.is_some() && waits.is_none() {
+                tick_ns(options.clock, options.frequency_hz)
+            } else {
+                0
+            },
             sampler,
+            waits,
             processes,
             unwinder,
             dump: options.dump.as_deref().map(StackDump::create).transpose()?,
@@ -80,12 +111,41 @@ impl Session {
                 && config.filter & FILTER_PROCESS != 0
                 && !follow_in_kernel,
             undecodable: 0,
-            started: Instant::now(),
+            started,
             start_unix_ns,
             cpu_at_start_ns,
             cpus: online.len() as u32,
         })
     }
+}
+
+/// Begins to measure waits, those that have begun already included where we can name their threads to the kernel.
+fn start_waits(
+    programs: &mut Programs,
+    waits: &WaitOptions,
+    options: &SessionOptions,
+    config: &Config,
+    cpus: u32,
+    known: &[u32],
+    notes: &mut Vec<String>,
+) -> Result<OffCpu, SessionError> {
+    let nested = config.pid_namespace_inum != 0;
+    if nested {
+        notes.push("waits that began before the recording are left out: inside a PID namespace their threads cannot be named".to_owned());
+    }
+    // Below a control group only its own processes wait for us; the kernel filters the others, `/proc` does not.
+    let group = match &options.scope {
+        Scope::Cgroup { id, .. } => CgroupNames::of_host().name(*id),
+        _ => None,
+    };
+    let in_group = |pid: u32| group.as_ref().is_none_or(|group| is_below_cgroup(pid, group));
+    let others = known.iter().copied().filter(|pid| *pid != config.excluded_pid && in_group(*pid));
+    let others: Vec<u32> = others.collect();
+    let wanted = |tid: u32| match &options.scope {
+        Scope::Threads(tids) => tids.contains(&tid),
+        _ => true,
+    };
+    Ok(OffCpu::start(programs, waits, cpus, (!nested).then_some(&*others), wanted)?)
 }
 
 /// Loads all programs in their largest form, with every filter on, and says what they take of the kernel's limits.
@@ -98,6 +158,7 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         scope: Scope::Host,
         follow_forks: true,
         cpus: None,
+        kind: ProfileKind::Wall(WaitOptions { wakers: true, ..WaitOptions::default() }),
         clock: Clock::CpuClock,
         frequency_hz: 99,
         idle: Idle::Exclude,
@@ -111,7 +172,8 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         ..configure(&options, &mut Vec::new())?
     };
     let ring_bytes = *RING_BYTES.start() as u32;
-    let mut programs = Programs::load(&ProgramsOptions { config, ring_bytes })?;
+    let mut programs =
+        Programs::load(&ProgramsOptions { config, ring_bytes, cpu_samples: true, waits: true })?;
     programs.follow_processes()?;
     Ok(programs.figures()?)
 }
@@ -140,7 +202,20 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         StackScope::KernelOnly => STACK_KERNEL,
         StackScope::UserOnly => STACK_USER,
     };
+    let switch = match (options.kind.waits(), base.switch) {
+        (Some(waits), Some(layout)) if base.without_types.is_none() => {
+            waits.config(layout.task_state, layout.has_state_argument)
+        }
+        (Some(_), _) => {
+            return Err(SessionError::Unsupported {
+                feature: "measuring waits",
+                needs: "kernel type information (CONFIG_DEBUG_INFO_BTF)".to_owned(),
+            });
+        }
+        (None, _) => SwitchConfig::default(),
+    };
     Ok(Config {
+        switch,
         stacks,
         tick_ns: tick_ns(options.clock, options.frequency_hz),
         copy_stacks: if options.dump.is_some() { COPY_ALWAYS } else { COPY_WHEN_COLD },

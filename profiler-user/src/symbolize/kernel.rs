@@ -221,6 +221,28 @@ impl KernelSymbols {
     }
 }
 
+/// Whether a kernel function only runs because a program looks: what stands between a tracepoint and the program.
+pub fn is_tracing(function: &str) -> bool {
+    const STARTS: [&str; 4] = ["bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_"];
+    const WHOLE: [&str; 4] =
+        ["bpf_get_stack", "__bpf_get_stack", "bpf_get_stack_raw_tp", "____bpf_get_stack_raw_tp"];
+    STARTS.iter().any(|start| function.starts_with(start)) || WHOLE.contains(&function)
+}
+
+/// Whether a kernel function is where an interrupt enters the kernel (arch/x86/include/asm/idtentry.h, arch/arm64/kernel/entry-common.c).
+pub fn is_interrupt_entry(function: &str) -> bool {
+    const STARTS: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_spurious_interrupt"];
+    const WHOLE: [&str; 6] = [
+        "el1_interrupt",
+        "el0_interrupt",
+        "el1h_64_irq",
+        "el0t_64_irq",
+        "el1h_64_irq_handler",
+        "el0t_64_irq_handler",
+    ];
+    STARTS.iter().any(|start| function.starts_with(start)) || WHOLE.contains(&function)
+}
+
 /// The running kernel's build ID.
 pub fn kernel_build_id() -> Option<BuildId> {
     BuildId::in_notes(&std::fs::read("/sys/kernel/notes").ok()?)

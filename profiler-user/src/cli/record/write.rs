@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Plan, ResultArgs};
+use super::{IdleThreads, Plan, ResultArgs};
 use crate::cli::exit::Exit;
 use crate::cli::output_args::tell;
 use crate::cli::terminal::stdout_style;
@@ -12,12 +12,11 @@ use crate::output::{
     Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality,
 };
 use crate::process::CgroupNames;
-use crate::profile::{Meta, Profile};
+use crate::profile::{Meta, Profile, fold_idle};
 use crate::report::{Detail, hotspots};
 use crate::resolve::{Naming, resolve};
 use crate::session::Recorded;
 use crate::symbolize::native::{Detail as NameDetail, Options};
-use crate::system::features::Mounts;
 
 /// Where results go, settled before the recording starts.
 pub(super) struct Outputs {
@@ -34,7 +33,7 @@ impl Outputs {
             pid: plan.pid,
             comm: plan.comm.clone().unwrap_or_default(),
             host: host_name(),
-            mode: "cpu".to_owned(),
+            mode: plan.session.kind.name().to_owned(),
             start_unix_ns: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_nanos() as u64),
@@ -60,9 +59,17 @@ impl Outputs {
             Length::Unlimited if plan.command.command.is_empty() => "until Ctrl-C".to_owned(),
             Length::Unlimited => "until it ends".to_owned(),
         };
-        let mut parts =
-            vec![format!("perf-agent {}", env!("CARGO_PKG_VERSION")), "cpu".to_owned(), plan.target.clone()];
-        parts.push(format!("{} at {} Hz", plan.session.clock.name(), plan.session.frequency_hz));
+        let mut parts = vec![
+            format!("perf-agent {}", env!("CARGO_PKG_VERSION")),
+            plan.session.kind.name().to_owned(),
+            plan.target.clone(),
+        ];
+        let trigger = plan.session.kind.trigger(plan.session.clock);
+        if plan.session.kind.samples_cpus() {
+            parts.push(format!("{trigger} at {} Hz", plan.session.frequency_hz));
+        } else {
+            parts.push(trigger);
+        }
         parts.extend(plan.scope_notes.iter().cloned());
         parts.push(length);
         eprintln!("{}", parts.join(" · "));
@@ -76,25 +83,33 @@ pub(super) struct Report {
     files: Option<OutputPlan>,
     meta: Meta,
     naming: Naming,
+    idle_threads: IdleThreads,
 }
 
 impl Report {
     pub(super) fn new(plan: &Plan, outputs: Outputs) -> Self {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let meta = Meta {
-            profile_type: "cpu".to_owned(),
+            profile_type: plan.session.kind.name().to_owned(),
             target: plan.target.clone(),
             target_slug: plan.slug.clone(),
             host: outputs.parts.host.clone(),
             kernel: kernel.trim().to_owned(),
-            clock: plan.session.clock.name().to_owned(),
-            frequency_hz: plan.session.frequency_hz,
+            clock: plan.session.kind.trigger(plan.session.clock),
+            frequency_hz: if plan.session.kind.samples_cpus() { plan.session.frequency_hz } else { 0 },
             scope_notes: plan.scope_notes.clone(),
             ..Meta::default()
         };
         let detail = if outputs.args.no_inline { NameDetail::Lines } else { NameDetail::Inlines };
         let naming = Naming::Full(Options { detail, ..Options::default() });
-        Self { args: outputs.args, parts: outputs.parts, files: Some(outputs.files), meta, naming }
+        Self {
+            args: outputs.args,
+            parts: outputs.parts,
+            files: Some(outputs.files),
+            meta,
+            naming,
+            idle_threads: plan.idle_threads,
+        }
     }
 
     /// The same without looking names up, for a reader in a hurry.
@@ -105,6 +120,7 @@ impl Report {
             files: None,
             meta: self.meta.clone(),
             naming: Naming::Raw,
+            idle_threads: self.idle_threads,
         }
     }
 
@@ -133,15 +149,20 @@ impl Report {
             duration_ns: recorded.duration_ns,
             ..self.meta.clone()
         };
-        let hierarchy = Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone());
-        let mut cgroups = CgroupNames::new(hierarchy);
+        let mut cgroups = CgroupNames::of_host();
         let (aggregate, processes) = (&recorded.aggregate, &recorded.processes);
         let mut profile =
             resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
+        if recorded.counted != "samples" {
+            recorded.counted.clone_into(&mut profile.quality.noun);
+        }
         profile.quality.lost.clone_from(&recorded.lost);
         profile.quality.notes.extend(recorded.notes.iter().cloned());
         profile.quality.overhead = Some(recorded.overhead);
         profile.quality.unwind = Some(recorded.unwind);
+        if self.idle_threads == IdleThreads::Fold {
+            fold_idle(&mut profile);
+        }
         profile
     }
 

@@ -33,6 +33,16 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
     }
 }
 
+/// A colour as it looks when this share of the time, in percent, is waiting: from its own towards [`COLD`].
+pub(super) fn cooled(colour: Color, percent: u8) -> Color {
+    let part = u32::from(percent.min(100));
+    let mix = |hot: u8, cold: u8| ((u32::from(hot) * (100 - part) + u32::from(cold) * part) / 100) as u8;
+    Color { r: mix(colour.r, COLD.r), g: mix(colour.g, COLD.g), b: mix(colour.b, COLD.b) }
+}
+
+/// The colour of nothing but waiting.
+pub(super) const COLD: Color = Color { r: 148, g: 190, b: 238 };
+
 /// The middle shade of a class, for the legend.
 pub(super) fn legend(class: FunctionClass, palette: Palette) -> Color {
     match palette {
@@ -115,8 +125,10 @@ mod tests {
                     let name = format!("function{number}");
                     let function =
                         Function { name: &name, module: &name[3..], class, file: None, line: None };
-                    let contrast = (luminance(of(&function, palette)) + 0.05) / 0.05;
-                    assert!(contrast >= 7.0, "{palette:?} {class:?} {name}: {contrast:.1}");
+                    for colour in [0, 50, 100].map(|percent| cooled(of(&function, palette), percent)) {
+                        let contrast = (luminance(colour) + 0.05) / 0.05;
+                        assert!(contrast >= 7.0, "{palette:?} {class:?} {name}: {contrast:.1}");
+                    }
                 }
             }
         }

@@ -8,6 +8,8 @@ pub fn title_of(profile: &Profile) -> String {
     match profile.meta.profile_type.as_str() {
         "" => "Flame graph".to_owned(),
         "cpu" => "CPU flame graph".to_owned(),
+        "off-cpu" => "Off-CPU flame graph".to_owned(),
+        "wall" => "Wall-clock flame graph".to_owned(),
         other => {
             let mut letters = other.chars();
             let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
@@ -24,7 +26,7 @@ pub fn subtitle_of(profile: &Profile) -> String {
         parts.push(profile.meta.target.clone());
     }
     parts.extend(describe_recording(profile));
-    parts.push(format!("{} samples", thousands(quality.samples)));
+    parts.push(format!("{} {}", thousands(quality.samples), quality.counted()));
     parts.push(format!("{} lost", thousands(quality.lost_total())));
     parts.push(format!("{} truncated", percent(quality.cut_short_percent())));
     parts.push(format!("{} unknown", percent(quality.unknown_percent())));

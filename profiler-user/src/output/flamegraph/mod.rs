@@ -10,6 +10,7 @@ mod describe;
 mod picture;
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::Write;
 
 use inferno::flamegraph::color::{BackgroundColor, PaletteMap};
@@ -19,7 +20,7 @@ pub use describe::{describe_recording, subtitle_of, title_of};
 
 use super::{Growth, OutputError, OutputOptions};
 use crate::profile::{Profile, ValueType, clean};
-use crate::report::{CallTree, Function, FunctionClass};
+use crate::report::{CallTree, Function, FunctionClass, Node};
 
 /// Boxes in a picture when the reader sets no limit. A browser zooms this many without delay; past it the narrow
 /// ones only cost time.
@@ -58,17 +59,23 @@ pub(super) fn write(
         return Ok(());
     }
     let narrowest = narrowest_drawn(&tree, options.min_width_percent);
-    let lines = folded_lines(&tree, narrowest);
+    let lines = folded_lines(&tree, narrowest, profile.waiting_value(value).is_some());
     let mut colours = PaletteMap::default();
     colours.insert("", colours::ALL);
-    colours.insert(frame_key(&OTHER_ROOTS, true), colours::of(&OTHER_ROOTS, options.palette));
+    colours.insert(frame_key(&OTHER_ROOTS, true, None), colours::of(&OTHER_ROOTS, options.palette));
     let mut footer = picture::Footer::new(profile, options.palette);
+    let mixed = profile.waiting_value(value).is_some();
+    if mixed {
+        footer.note_mixed();
+    }
     for node in tree.nodes().iter().filter(|node| node.total >= narrowest) {
         let function = tree.function(node);
         footer.note_class(function.class);
-        let key = frame_key(&function, node.depth == 0);
+        let waiting = waiting_percent(node, mixed);
+        let key = frame_key(&function, node.depth == 0, waiting);
         if colours.get(&key).is_none() {
-            colours.insert(&key, colours::of(&function, options.palette));
+            let colour = colours::of(&function, options.palette);
+            colours.insert(&key, waiting.map_or(colour, |percent| colours::cooled(colour, percent)));
         }
     }
     if narrowest > 1 && tree.nodes().iter().any(|node| node.total < narrowest) {
@@ -115,7 +122,7 @@ fn scale(total: u64) -> u64 {
 }
 
 /// One line per path that ends somewhere, or whose children are all too narrow to draw.
-fn folded_lines(tree: &CallTree<'_>, narrowest: u64) -> Vec<String> {
+fn folded_lines(tree: &CallTree<'_>, narrowest: u64, mixed: bool) -> Vec<String> {
     let scale = scale(tree.total());
     let nodes = tree.nodes();
     let mut lines = Vec::new();
@@ -136,7 +143,7 @@ fn folded_lines(tree: &CallTree<'_>, narrowest: u64) -> Vec<String> {
         if !path.is_empty() {
             path.push(';');
         }
-        path.push_str(&frame_key(&tree.function(node), node.depth == 0));
+        path.push_str(&frame_key(&tree.function(node), node.depth == 0, waiting_percent(node, mixed)));
         path_ends.push(path.len());
         let here = (node.total - drawn_below(nodes, index, narrowest)) / scale;
         if here > 0 {
@@ -145,13 +152,13 @@ fn folded_lines(tree: &CallTree<'_>, narrowest: u64) -> Vec<String> {
         index += 1;
     }
     if other_roots / scale > 0 {
-        lines.push(format!("{} {}", frame_key(&OTHER_ROOTS, true), other_roots / scale));
+        lines.push(format!("{} {}", frame_key(&OTHER_ROOTS, true, None), other_roots / scale));
     }
     lines
 }
 
 /// Value of the children that get boxes of their own.
-fn drawn_below(nodes: &[crate::report::Node], parent: usize, narrowest: u64) -> u64 {
+fn drawn_below(nodes: &[Node], parent: usize, narrowest: u64) -> u64 {
     let mut sum: u64 = 0;
     let mut child = parent + 1;
     while child < nodes[parent].end as usize {
@@ -163,9 +170,14 @@ fn drawn_below(nodes: &[crate::report::Node], parent: usize, narrowest: u64) -> 
     sum
 }
 
+/// Share of a node's time that was spent waiting, in a picture that mixes it with running.
+fn waiting_percent(node: &Node, mixed: bool) -> Option<u8> {
+    mixed.then(|| (u128::from(node.waiting) * 100 / u128::from(node.total.max(1))).min(100) as u8)
+}
+
 /// A function as inferno gets it: name and hover text, both ended, so that no name is the beginning of another and
-/// none ends in what looks like a count.
-fn frame_key(function: &Function<'_>, root: bool) -> String {
+/// none ends in what looks like a count. Inferno gives equal ones one colour, so the share of waiting, by which boxes are coloured, is part of it.
+fn frame_key(function: &Function<'_>, root: bool, waiting: Option<u8>) -> String {
     let mut key = String::with_capacity(function.name.len() + function.module.len() + 16);
     let name = showable(function.name);
     let name: &str = if name.is_empty() { "[unknown]" } else { &name };
@@ -194,6 +206,10 @@ fn frame_key(function: &Function<'_>, root: bool) -> String {
         key.push_str(", ");
     }
     key.push_str(class);
+    if let Some(percent) = waiting {
+        let separator = if function.module.is_empty() && class.is_empty() { "" } else { ", " };
+        let _cannot_fail = write!(key, "{separator}{percent} % waiting");
+    }
     key.push(NAME_END);
     key
 }

@@ -29,6 +29,7 @@ pub(super) struct Footer {
     palette: Palette,
     classes: Vec<FunctionClass>,
     lines: Vec<String>,
+    mixed: bool,
 }
 
 impl Footer {
@@ -39,7 +40,7 @@ impl Footer {
         for note in &profile.quality.notes {
             wrap(note, &mut lines);
         }
-        Self { palette, classes: Vec::new(), lines }
+        Self { palette, classes: Vec::new(), lines, mixed: false }
     }
 
     /// Adds a kind of code to the legend, unless the palette's colours do not stand for kinds.
@@ -48,6 +49,11 @@ impl Footer {
         if kinds && !self.classes.contains(&class) {
             self.classes.push(class);
         }
+    }
+
+    /// Adds the colour of waiting to the legend: the kinds' colours are those of running.
+    pub(super) fn note_mixed(&mut self) {
+        self.mixed = true;
     }
 
     /// Says that boxes below this share are missing.
@@ -65,9 +71,13 @@ impl Footer {
         let mut y = top;
         if !self.classes.is_empty() {
             let mut x = 10;
-            for class in FunctionClass::ALL.iter().filter(|class| self.classes.contains(class)) {
-                let colour = colours::legend(*class, self.palette);
-                let name = class.name();
+            let kinds = FunctionClass::ALL.iter().filter(|class| self.classes.contains(class));
+            let mut entries: Vec<_> =
+                kinds.map(|class| (colours::legend(*class, self.palette), class.name())).collect();
+            if self.mixed {
+                entries.push((colours::COLD, "waiting"));
+            }
+            for (colour, name) in entries {
                 let _ = write!(
                     out,
                     "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"rgb({},{},{})\"/>\

@@ -124,6 +124,19 @@ impl KernelTypes {
         self.structs(structure).next().map(|ty| ty.size_or_id)
     }
 
+    /// Number of arguments that a raw tracepoint hands to its programs, from the function type `btf_trace_NAME` whose first parameter is
+    /// private to the kernel. None for a tracepoint that the kernel does not have.
+    pub fn tracepoint_arguments(&self, tracepoint: &str) -> Option<u32> {
+        let name = format!("btf_trace_{tracepoint}");
+        let alias = self
+            .reader
+            .types()
+            .find(|ty| ty.kind == Kind::Alias && self.reader.name_is(ty.name, name.as_bytes()))?;
+        let pointer = self.resolve(alias.size_or_id).filter(|ty| ty.kind == Kind::Pointer)?;
+        let prototype = self.resolve(pointer.size_or_id).filter(|ty| ty.kind == Kind::Prototype)?;
+        u32::try_from(prototype.count).ok()?.checked_sub(1)
+    }
+
     /// Every struct or union of that name: kernels have a few names with several definitions.
     fn structs<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Type> + 'a {
         self.reader.types().filter(move |ty| {
@@ -177,7 +190,7 @@ impl KernelTypes {
                 let (element, count) = self.reader.array(&ty)?;
                 self.size_of(element, depth)?.checked_mul(count)
             }
-            Kind::Alias | Kind::Other => None,
+            Kind::Alias | Kind::Prototype | Kind::Other => None,
         }
     }
 }

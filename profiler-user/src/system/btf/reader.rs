@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Array,
     Struct,
     Union,
+    /// Function types: `count` is the number of parameters.
+    Prototype,
     /// Typedefs, qualifiers and type tags: `size_or_id` is the type they stand for.
     Alias,
     Other,
@@ -36,8 +38,8 @@ pub(super) struct Type {
     pub(super) name: u32,
     /// Size in bytes or a type id, depending on the kind.
     pub(super) size_or_id: u32,
-    /// Number of members.
-    count: usize,
+    /// Number of members or parameters.
+    pub(super) count: usize,
     /// Member offsets share their word with bit-field sizes (`kind_flag`).
     has_bit_fields: bool,
     /// Where the kind's own data starts in the blob.
@@ -167,6 +169,7 @@ fn kind(info: u32) -> Kind {
         3 => Kind::Array,
         4 => Kind::Struct,
         5 => Kind::Union,
+        13 => Kind::Prototype,
         8..=11 | 18 => Kind::Alias,
         _ => Kind::Other,
     }

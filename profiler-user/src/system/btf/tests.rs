@@ -138,6 +138,9 @@ fn the_running_kernel_has_the_fields_we_need() {
     assert_eq!(types.field("upid", "ns").unwrap().size, 8);
     assert_eq!(types.struct_size("upid"), Some(16));
     assert_eq!(types.field("ns_common", "inum").unwrap().size, 4);
+    // preempt, prev, next, and since 5.18 the state of prev.
+    assert!(matches!(types.tracepoint_arguments("sched_switch"), Some(3 | 4)));
+    assert_eq!(types.tracepoint_arguments("no_such_tracepoint"), None);
     assert!(
         types.field("task_struct", "group_leader").unwrap().offset
             < types.struct_size("task_struct").unwrap()

@@ -1,0 +1,300 @@
+//! Waiting threads: what the switch programs keep of each, and how they add waits up.
+//!
+//! A wait begins when a thread leaves its CPU and ends when it runs again. Its first part, until somebody wakes the thread, is blocked
+//! time; the rest is time in the run queue. The stack belongs to the moment of leaving. It is what costs: adding up is cheap, so every
+//! wait is measured, but the stacks of short ones may be taken of a random few only, whose waits then stand for the others.
+
+/// No stack: kept apart from the hash of any real one.
+pub const STACK_NONE: u64 = 0;
+/// The stack was not taken, to stay within the budget.
+pub const STACK_SKIPPED: u64 = 1;
+/// The thread has waited since before the recording.
+pub const STACK_BEFORE: u64 = 2;
+/// Smallest number of a stack that was taken.
+pub const FIRST_STACK: u64 = 16;
+
+/// Waits of this length or longer are always counted one by one, 10 ms.
+pub const LONG_WAIT_NS: u64 = 10_000_000;
+/// Most time that one wait may stand for, 100 ms: past it the wait is counted for itself alone, whether its stack was taken or not.
+pub const MOST_WEIGHTED_NS: u64 = 100_000_000;
+/// Largest share of skipped stacks: one in 2¹² is taken.
+pub const MAX_SHIFT: u32 = 12;
+
+/// Stacks that one CPU may take in [`BRAKE_WINDOW_NS`] before it stops taking those of short waits by itself. The agent looks ten times a
+/// second, too late for a burst.
+pub const BRAKE_STACKS: u64 = 64;
+/// Length of the window, 10 ms.
+pub const BRAKE_WINDOW_NS: u64 = 10_000_000;
+/// Length below which waits are short while the brake is on, 1 ms.
+pub const BRAKE_THRESHOLD_NS: u64 = 1_000_000;
+
+/// Stack copies (for walks that met a missing table) that one CPU may send at once.
+pub const COPY_TOKENS: u64 = 8;
+/// Time after which it may send one more, 2 ms.
+pub const COPY_TOKEN_NS: u64 = 2_000_000;
+
+/// The thread was preempted, or gave its CPU up and could have gone on: all of its wait is in the run queue.
+pub const STATE_RUNNABLE: u32 = 0;
+/// It sleeps and a signal wakes it (`S`).
+pub const STATE_SLEEPING: u32 = 1;
+/// It sleeps and nothing else wakes it (`D`): mostly disk and page faults.
+pub const STATE_UNINTERRUPTIBLE: u32 = 2;
+/// It is stopped by a signal or a debugger (`T`).
+pub const STATE_STOPPED: u32 = 3;
+/// Number of states.
+pub const STATES: u32 = 4;
+
+/// `TASK_INTERRUPTIBLE`, include/linux/sched.h.
+const TASK_INTERRUPTIBLE: u32 = 0x1;
+/// `TASK_UNINTERRUPTIBLE`.
+const TASK_UNINTERRUPTIBLE: u32 = 0x2;
+/// `__TASK_STOPPED | __TASK_TRACED`.
+const TASK_STOPPED: u32 = 0x4 | 0x8;
+/// `EXIT_DEAD | EXIT_ZOMBIE | TASK_DEAD`.
+const TASK_GONE: u32 = 0x10 | 0x20 | 0x80;
+
+/// The state in which a thread left its CPU, from the kernel's bits; none for one that will not come back.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn state_of(preempted: bool, bits: u32) -> Option<u32> {
+    if bits & TASK_GONE != 0 {
+        None
+    } else if preempted || bits == 0 {
+        Some(STATE_RUNNABLE)
+    } else if bits & TASK_INTERRUPTIBLE != 0 {
+        Some(STATE_SLEEPING)
+    } else if bits & TASK_UNINTERRUPTIBLE != 0 {
+        Some(STATE_UNINTERRUPTIBLE)
+    } else if bits & TASK_STOPPED != 0 {
+        Some(STATE_STOPPED)
+    } else {
+        // `TASK_FROZEN`, `TASK_RTLOCK_WAIT` and what is to come: nothing but its waker ends it.
+        Some(STATE_UNINTERRUPTIBLE)
+    }
+}
+
+/// A thread that was seen to wait, by the kernel's own thread ID.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Thread {
+    /// When it left its CPU, nanoseconds of the monotonic clock; zero while it runs.
+    pub since_ns: u64,
+    /// When it was woken; zero before.
+    pub woken_ns: u64,
+    /// Number of the stack at which it left, or a `STACK_` constant.
+    pub stack: u64,
+    /// Number of its waker's stack, or [`STACK_NONE`].
+    pub waker: u64,
+    /// Where the wait began: index of the running mean of the waits that begin there.
+    pub place: u64,
+    /// Process ID in the agent's namespace.
+    pub pid: u32,
+    /// Thread ID, likewise.
+    pub tid: u32,
+    /// One of the `STATE_` numbers.
+    pub state: u32,
+    /// Stacks of this wait were taken with the chance 1 : 2^shift.
+    pub shift: u32,
+}
+
+/// What waits are added up by.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaitKey {
+    /// Number of the stack, or a `STACK_` constant.
+    pub stack: u64,
+    /// Number of the waker's stack, or [`STACK_NONE`].
+    pub waker: u64,
+    /// Process ID in the agent's namespace.
+    pub pid: u32,
+    /// Thread ID, likewise.
+    pub tid: u32,
+    /// One of the `STATE_` numbers.
+    pub state: u32,
+    /// [`SwitchControl::epoch`] when the wait ended: sums of an epoch that is over are no longer written.
+    pub epoch: u32,
+}
+
+/// The sum of waits with one key. Written by one CPU at a time, since a thread runs on one.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WaitSum {
+    /// Waits.
+    pub count: u64,
+    /// Time until the thread was woken, nanoseconds.
+    pub blocked_ns: u64,
+    /// Time in the run queue, nanoseconds.
+    pub queued_ns: u64,
+}
+
+/// What the agent tells the switch programs while they run.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwitchControl {
+    /// Waits that are usually shorter than this have their stacks taken in proportion to their length; zero takes all.
+    pub threshold_ns: u64,
+    /// Number of the current epoch.
+    pub epoch: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// What the switch programs are told when they load.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwitchConfig {
+    /// Waits shorter than this are left out.
+    pub shortest_ns: u64,
+    /// Waits longer than this are left out.
+    pub longest_ns: u64,
+    /// One bit for each `STATE_` whose waits are wanted.
+    pub states: u32,
+    /// One when the stacks of wakers are taken.
+    pub wakers: u32,
+    /// One when the tracepoint `sched_switch` has the previous task's state as its fourth argument (since Linux 5.18).
+    pub has_state_argument: u32,
+    /// One when every stack is taken, whatever it costs.
+    pub exact: u32,
+    /// Offset of `task_struct.__state`.
+    pub task_state: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// Mixes a word into a hash.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn mix(hash: u64, word: u64) -> u64 {
+    // A multiplication carries each bit upwards only; the shift brings the high bits back down.
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
+}
+
+/// A hash as the number of a stack, apart from the constants.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn stack_number(hash: u64) -> u64 {
+    if hash < FIRST_STACK { hash + FIRST_STACK } else { hash }
+}
+
+/// The chance, as a power of two, with which a wait of this usual length has its stack taken: in proportion to its length.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn shift_of(usual_ns: u64, threshold_ns: u64) -> u32 {
+    let mut shift = 0;
+    let mut length = usual_ns | 1;
+    // Doubling instead of a division and a logarithm, which BPF lacks.
+    while shift < MAX_SHIFT {
+        if length >= threshold_ns {
+            break;
+        }
+        length <<= 1;
+        shift += 1;
+    }
+    shift
+}
+
+/// The power of two by which a wait that was taken with this chance is multiplied; none when it counts for itself alone, with or
+/// without its stack. Depends on nothing but the two, so that totals stay unbiased.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn weight_shift(wait_ns: u64, shift: u32) -> Option<u32> {
+    let shift = if shift < MAX_SHIFT { shift } else { MAX_SHIFT };
+    if shift == 0 || wait_ns >= LONG_WAIT_NS || wait_ns << shift > MOST_WEIGHTED_NS {
+        return None;
+    }
+    Some(shift)
+}
+
+/// How long waits that begin at one place usually are, after one more. Quick to rise and slow to fall: a stack too many costs a little, the
+/// missing stack of a long wait costs its reader more.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn usual_after(usual_ns: u64, wait_ns: u64) -> u64 {
+    let wait_ns = if wait_ns < LONG_WAIT_NS { wait_ns } else { LONG_WAIT_NS };
+    if wait_ns > usual_ns {
+        usual_ns + (wait_ns - usual_ns) / 2 + 1
+    } else {
+        usual_ns - (usual_ns - wait_ns) / 16
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Thread>() == 56);
+    assert!(size_of::<WaitKey>() == 32);
+    assert!(size_of::<WaitSum>() == 24);
+    assert!(size_of::<SwitchControl>() == 16);
+    assert!(size_of::<SwitchConfig>() == 40);
+    // A weighted wait must fit a word.
+    assert!(LONG_WAIT_NS.leading_zeros() > MAX_SHIFT);
+};
+
+/// The values are plain integers without padding, so any bytes are valid and all bytes are initialized.
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), only integers, sizes asserted above (no padding).
+    unsafe impl aya::Pod for super::Thread {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::WaitKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::WaitSum {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SwitchControl {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_follow_the_kernels_bits() {
+        assert_eq!(state_of(true, 1), Some(STATE_RUNNABLE));
+        assert_eq!(state_of(false, 0), Some(STATE_RUNNABLE));
+        assert_eq!(state_of(false, 1), Some(STATE_SLEEPING));
+        assert_eq!(state_of(false, 0x102), Some(STATE_UNINTERRUPTIBLE));
+        // TASK_IDLE: uninterruptible and without load.
+        assert_eq!(state_of(false, 0x402), Some(STATE_UNINTERRUPTIBLE));
+        assert_eq!(state_of(false, 8), Some(STATE_STOPPED));
+        assert_eq!(state_of(false, 0x80), None);
+    }
+
+    #[test]
+    fn the_chance_is_in_proportion_to_the_length() {
+        assert_eq!(shift_of(5, 0), 0);
+        assert_eq!(shift_of(1_000_000, 1_000_000), 0);
+        assert_eq!(shift_of(250_000, 1_000_000), 2);
+        assert_eq!(shift_of(0, u64::MAX), MAX_SHIFT);
+    }
+
+    #[test]
+    fn totals_are_unbiased_whatever_the_lengths() {
+        // Every wait, by every chance: what it adds on average (once in 2^shift with its weight) is its length.
+        for shift in 0..=MAX_SHIFT {
+            for wait in [1, 900, 25_000, 3_000_000, 9_999_999, 10_000_000, 5_000_000_000] {
+                let (taken, skipped) = match weight_shift(wait, shift) {
+                    Some(weight) => (wait << weight, 0),
+                    None => (wait, wait),
+                };
+                let mean = (taken + skipped * ((1 << shift) - 1)) >> shift;
+                assert_eq!(mean, wait, "{wait} ns, chance 1 : 2^{shift}");
+                assert!(taken <= wait.max(MOST_WEIGHTED_NS));
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_length_rises_quickly_and_falls_slowly() {
+        let after =
+            |usual: u64, wait: u64, times: u32| (0..times).fold(usual, |usual, _| usual_after(usual, wait));
+        assert!((900..=1_010).contains(&after(0, 1_000, 20)));
+        assert!(after(1_000, u64::MAX, 1) > LONG_WAIT_NS / 3);
+        assert!(after(LONG_WAIT_NS, 1_000, 4) > LONG_WAIT_NS / 2);
+        assert!(after(LONG_WAIT_NS, 1_000, 200) < 10_000);
+    }
+
+    #[test]
+    fn numbers_of_stacks_are_never_constants() {
+        assert!((0..100).all(|hash| stack_number(hash) >= FIRST_STACK));
+        assert_ne!(mix(mix(0, 1), 2), mix(mix(0, 2), 1));
+    }
+}

@@ -1,0 +1,111 @@
+//! The maps of the switch programs: threads that wait, sums of waits, and what the agent tells the programs while they run.
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
+use aya::programs::raw_trace_point::RawTracePointLinkId;
+use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
+
+use super::LoadError;
+use super::loader::{map_error, raw_tracepoint, refused, take_map};
+
+/// `BPF_NOEXIST`, include/uapi/linux/bpf.h.
+const NO_EXIST: u64 = 1;
+
+/// The switch programs and their maps. Dropping it detaches nothing: the programs belong to the object.
+pub struct Waits {
+    threads: HashMap<MapData, u32, Thread>,
+    sums: HashMap<MapData, WaitKey, WaitSum>,
+    control: Array<MapData, SwitchControl>,
+    /// The kernel runs a tail call only as long as somebody holds the tables.
+    _walks: [ProgramArray<MapData>; 2],
+}
+
+impl Waits {
+    /// Loads the switch programs and takes their maps.
+    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let walks = [walk(ebpf, "walk_switch", "WALK_SWITCH")?, walk(ebpf, "walk_wake", "WALK_WAKE")?];
+        for program in ["thread_switched", "thread_woken"] {
+            raw_tracepoint(ebpf, program)?.load().map_err(|source| refused(program, source))?;
+        }
+        Ok(Self {
+            threads: HashMap::try_from(take_map(ebpf, "OFF_CPU_THREADS")?)
+                .map_err(|source| map_error("OFF_CPU_THREADS", source))?,
+            sums: HashMap::try_from(take_map(ebpf, "WAITS")?).map_err(|source| map_error("WAITS", source))?,
+            control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
+                .map_err(|source| map_error("SWITCH_CONTROL", source))?,
+            _walks: walks,
+        })
+    }
+
+    /// Attaches the programs: from now on waits are measured.
+    pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Vec<RawTracePointLinkId>, LoadError> {
+        let attach = |(program, tracepoint)| {
+            let loaded = raw_tracepoint(ebpf, program)?;
+            loaded.attach(tracepoint).map_err(|source| refused(program, source))
+        };
+        PROBES.into_iter().map(attach).collect()
+    }
+
+    /// Takes the programs off their tracepoints. They stay loaded: their names are looked up when stacks are.
+    pub(super) fn detach(ebpf: &mut Ebpf, links: Vec<RawTracePointLinkId>) -> Result<(), LoadError> {
+        for ((program, _), link) in PROBES.into_iter().zip(links) {
+            raw_tracepoint(ebpf, program)?.detach(link).map_err(|source| refused(program, source))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs how to go on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn control(&mut self, control: SwitchControl) -> Result<(), LoadError> {
+        self.control.set(0, control, 0).map_err(|source| map_error("SWITCH_CONTROL", source))
+    }
+
+    /// Enters a thread that waits already, unless the programs have seen it since; false when there is no room.
+    pub fn enter(&mut self, tid: u32, thread: Thread) -> bool {
+        match self.threads.insert(tid, thread, NO_EXIST) {
+            Ok(()) => true,
+            Err(MapError::SyscallError(error)) => error.io_error.raw_os_error() == Some(libc::EEXIST),
+            Err(_) => false,
+        }
+    }
+
+    /// Takes back what [`Self::enter`] entered, unless the thread has run since.
+    pub fn take_back(&mut self, tid: u32, since_ns: u64) {
+        if self.threads.get(&tid, 0).is_ok_and(|thread| thread.since_ns == since_ns) {
+            let _gone_already = self.threads.remove(&tid);
+        }
+    }
+
+    /// All threads that were seen to wait.
+    pub fn threads(&self) -> Vec<Thread> {
+        self.threads.iter().flatten().map(|(_, thread)| thread).collect()
+    }
+
+    /// Takes the sums of all epochs for which `is_over` holds.
+    pub fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Vec<(WaitKey, WaitSum)> {
+        let over: Vec<_> = self.sums.iter().flatten().filter(|(key, _)| is_over(key.epoch)).collect();
+        for (key, _) in &over {
+            let _cannot_fail = self.sums.remove(key);
+        }
+        over
+    }
+}
+
+/// Where the programs are attached. The end of waits comes first, so that no wake-up is seen of a thread that was not.
+const PROBES: [(&str, &str); 2] = [("thread_switched", "sched_switch"), ("thread_woken", "sched_waking")];
+
+fn walk(
+    ebpf: &mut Ebpf,
+    program: &'static str,
+    map: &'static str,
+) -> Result<ProgramArray<MapData>, LoadError> {
+    let loaded = raw_tracepoint(ebpf, program)?;
+    let step = loaded.load().and_then(|()| Ok(loaded.fd()?.try_clone()?));
+    let step = step.map_err(|source| refused(program, source))?;
+    let mut table = ProgramArray::try_from(take_map(ebpf, map)?).map_err(|source| map_error(map, source))?;
+    table.set(0, &step, 0).map_err(|source| map_error(map, source))?;
+    Ok(table)
+}

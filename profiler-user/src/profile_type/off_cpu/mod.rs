@@ -1,0 +1,458 @@
+//! Waits: where threads spend the time in which they do not run.
+//!
+//! In: numbered stacks from the ring, and sums by those numbers from the kernel's tables. Out, when the recording ends: tallies in the
+//! aggregate. A wait is counted whatever becomes of its stack, so that totals are right.
+
+mod governor;
+mod seed;
+mod words;
+
+use std::collections::HashMap;
+
+use profiler_common::off_cpu::{
+    FIRST_STACK, STACK_BEFORE, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, Thread,
+    WaitKey, WaitSum, weight_shift,
+};
+use profiler_common::stats::Stat;
+
+use crate::aggregate::{Aggregate, SampleKey};
+use crate::bpf::{LoadError, Programs, Waits};
+use crate::ingest::RawSample;
+use crate::process::{Moment, Processes};
+use crate::profile::{Counter, clean};
+use crate::profile_type::ProfileKind;
+use governor::Governor;
+use seed::Seed;
+use words::Words;
+
+/// Time between two emptyings of the kernel's table of sums.
+const EPOCH_NS: u64 = 500_000_000;
+/// Stacks remembered by number. Past it new ones are counted as lost; a host has some thousands.
+const MOST_STACKS: usize = 500_000;
+/// Sums kept until the end, likewise.
+const MOST_SUMS: usize = 1_000_000;
+
+/// The remark on waits in the run queue.
+const QUEUED: &str = "[waiting for a CPU]";
+
+/// Which waits to record, and at what cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WaitOptions {
+    /// Leave out waits shorter than this, nanoseconds.
+    pub shortest_ns: u64,
+    /// Leave out waits longer than this, nanoseconds.
+    pub longest_ns: u64,
+    /// One bit for each wanted `STATE_` of [`profiler_common::off_cpu`].
+    pub states: u32,
+    /// Record who woke the thread.
+    pub wakers: bool,
+    /// Take every stack, whatever it costs.
+    pub exact: bool,
+    /// What the programs may cost, as a share of the whole machine's CPU time.
+    pub max_overhead: f64,
+}
+
+impl Default for WaitOptions {
+    fn default() -> Self {
+        Self {
+            shortest_ns: 0,
+            longest_ns: u64::MAX,
+            states: (1 << STATES) - 1,
+            wakers: false,
+            exact: false,
+            max_overhead: 0.01,
+        }
+    }
+}
+
+impl WaitOptions {
+    /// What the programs are told; the layout of switches is the kernel's.
+    pub fn config(&self, task_state: u32, has_state_argument: bool) -> SwitchConfig {
+        SwitchConfig {
+            shortest_ns: self.shortest_ns,
+            longest_ns: self.longest_ns,
+            states: self.states,
+            wakers: u32::from(self.wakers),
+            has_state_argument: u32::from(has_state_argument),
+            exact: u32::from(self.exact),
+            task_state,
+            padding: 0,
+        }
+    }
+}
+
+/// A stack that came from the ring.
+#[derive(Debug)]
+struct Known {
+    key: SampleKey,
+    /// What the thread waits for.
+    what: Option<String>,
+    /// Its name and ID, for when it is a waker.
+    title: String,
+}
+
+/// Running measurement of waits.
+pub struct OffCpu {
+    options: WaitOptions,
+    waits: Waits,
+    governor: Governor,
+    stacks: HashMap<u64, Known>,
+    sums: HashMap<WaitKey, WaitSum>,
+    seeds: Vec<Seed>,
+    words: Words,
+    control: SwitchControl,
+    epoch_ns: u64,
+    looked_ns: u64,
+    spent_ns: u64,
+    began_ns: u64,
+    forgotten: u64,
+    unknown_stacks: u64,
+}
+
+impl OffCpu {
+    /// Attaches the programs and enters the threads of `processes` that wait already, as far as `wanted` wants them.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn start(
+        programs: &mut Programs,
+        options: &WaitOptions,
+        cpus: u32,
+        processes: Option<&[u32]>,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<Self, LoadError> {
+        let mut waits = programs.take_waits()?;
+        programs.attach_waits()?;
+        let now_ns = monotonic_ns();
+        let seeds = processes.map_or_else(Vec::new, |processes| {
+            seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
+        });
+        Ok(Self {
+            governor: Governor::new(options.max_overhead * f64::from(cpus)),
+            options: options.clone(),
+            waits,
+            stacks: HashMap::new(),
+            sums: HashMap::new(),
+            seeds,
+            words: Words::default(),
+            control: SwitchControl::default(),
+            epoch_ns: now_ns,
+            looked_ns: now_ns,
+            spent_ns: 0,
+            began_ns: now_ns,
+            forgotten: 0,
+            unknown_stacks: 0,
+        })
+    }
+
+    /// Looks after the kernel side: a few times a second. `spent_ns` is what the programs cost so far.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn tick(&mut self, spent_ns: u64) -> Result<(), LoadError> {
+        let now_ns = monotonic_ns();
+        let mut control = self.control;
+        if !self.options.exact {
+            let spent = spent_ns.saturating_sub(self.spent_ns);
+            control.threshold_ns = self.governor.look(spent, now_ns.saturating_sub(self.looked_ns));
+        }
+        self.spent_ns = spent_ns;
+        self.looked_ns = now_ns;
+        if now_ns.saturating_sub(self.epoch_ns) >= EPOCH_NS {
+            self.epoch_ns = now_ns;
+            // A program that read the epoch before this one may still write; by the next turn it has long ended.
+            let current = control.epoch;
+            self.take_sums(|epoch| epoch != current);
+            control.epoch = current.wrapping_add(1);
+        }
+        if control != self.control {
+            self.waits.control(control)?;
+            self.control = control;
+        }
+        Ok(())
+    }
+
+    fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) {
+        for (key, sum) in self.waits.take_sums(is_over) {
+            self.keep(key, sum);
+        }
+    }
+
+    fn keep(&mut self, key: WaitKey, sum: WaitSum) {
+        let key = WaitKey { epoch: 0, ..key };
+        if self.sums.len() >= MOST_SUMS && !self.sums.contains_key(&key) {
+            self.forgotten += sum.count;
+            return;
+        }
+        let kept = self.sums.entry(key).or_default();
+        kept.count = kept.count.saturating_add(sum.count);
+        kept.blocked_ns = kept.blocked_ns.saturating_add(sum.blocked_ns);
+        kept.queued_ns = kept.queued_ns.saturating_add(sum.queued_ns);
+    }
+
+    /// Remembers what a number stands for.
+    pub fn define(
+        &mut self,
+        sample: &RawSample,
+        moment: &Moment,
+        aggregate: &mut Aggregate,
+        processes: &mut Processes,
+    ) {
+        if self.stacks.contains_key(&sample.number) {
+            return;
+        }
+        if self.stacks.len() >= MOST_STACKS {
+            self.forgotten += 1;
+            return;
+        }
+        let key = aggregate.key_of(sample, moment, processes);
+        let what = sample.syscall.map(|call| self.words.of(sample.pid, call));
+        let title = match sample.tid {
+            0 => "[idle]".to_owned(),
+            tid => format!("{}-{tid}", clean(sample.comm())),
+        };
+        self.stacks.insert(sample.number, Known { key, what, title });
+    }
+
+    /// Takes the programs off, adds the waits that are not over, and hands everything to the aggregate.
+    pub fn finish(
+        &mut self,
+        programs: &mut Programs,
+        kind: &ProfileKind,
+        aggregate: &mut Aggregate,
+        processes: &mut Processes,
+    ) {
+        self.open_waits(monotonic_ns());
+        // Programs that run now may add to an epoch that is read; what they add is the end of a wait that was counted up to here.
+        let _gone_with_us = programs.detach_waits();
+        self.take_sums(|_| true);
+        let mut comms: HashMap<u32, u32> = HashMap::new();
+        for known in self.stacks.values() {
+            comms.insert(known.key.tid, known.key.comm);
+        }
+        for seed in &self.seeds {
+            comms.entry(seed.tid).or_insert_with(|| aggregate.comm(&seed.comm));
+        }
+        let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
+        // The map's order is random; equal recordings should give equal files.
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        for (key, sum) in sums {
+            self.add(&key, &sum, kind, &comms, aggregate, processes);
+        }
+    }
+
+    /// Counts the waits that have no end yet, up to now.
+    fn open_waits(&mut self, now_ns: u64) {
+        for thread in self.waits.threads() {
+            if let Some((key, sum)) = open_wait(&thread, &self.options, now_ns) {
+                self.keep(key, sum);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        key: &WaitKey,
+        sum: &WaitSum,
+        kind: &ProfileKind,
+        comms: &HashMap<u32, u32>,
+        aggregate: &mut Aggregate,
+        processes: &mut Processes,
+    ) {
+        let known = self.stacks.get(&key.stack);
+        let mut sample = if let Some(known) = known {
+            SampleKey { tid: key.tid, ..known.key }
+        } else {
+            let remark = match key.stack {
+                STACK_BEFORE => self.before(key.tid),
+                FIRST_STACK.. => {
+                    self.unknown_stacks += sum.count;
+                    "[stack lost]".to_owned()
+                }
+                _ => "[stack not taken]".to_owned(),
+            };
+            SampleKey {
+                stack: aggregate.remark_only(&remark),
+                process: processes.identify(&nobody(key)),
+                tid: key.tid,
+                comm: comms.get(&key.tid).copied().unwrap_or_else(|| aggregate.comm(b"")),
+                cgroup_id: 0,
+            }
+        };
+        let what = known.and_then(|known| known.what.clone());
+        let waker = self.stacks.get(&key.waker).filter(|_| key.waker != STACK_NONE);
+        let mut blocked = sample.stack;
+        if let Some(what) = what.filter(|_| key.state != STATE_RUNNABLE) {
+            blocked = aggregate.remark_on(blocked, &what);
+        }
+        if let Some(waker) = waker {
+            blocked = aggregate.woken_by(blocked, waker.key.stack, &waker.title);
+        }
+        let queued = aggregate.remark_on(sample.stack, QUEUED);
+        for (stack, count, values) in kind.values_of_waits(key.state, sum, blocked, queued) {
+            sample.stack = stack;
+            aggregate.add_values(sample, count, values);
+        }
+    }
+
+    fn before(&self, tid: u32) -> String {
+        let seed = self.seeds.iter().find(|seed| seed.tid == tid);
+        match seed.and_then(|seed| seed.syscall.as_ref()) {
+            Some(call) => format!("[{call}, waiting since before the recording]"),
+            None => "[waiting since before the recording]".to_owned(),
+        }
+    }
+
+    /// What was lost in user space.
+    pub fn lost(&self) -> Vec<Counter> {
+        let counter =
+            |id: &str, what: &str, count| Counter { id: id.to_owned(), what: what.to_owned(), count };
+        vec![
+            counter("waits_forgotten", "waits past the limit on distinct stacks", self.forgotten),
+            counter("wait_stack_unknown", "waits whose stack was lost", self.unknown_stacks),
+        ]
+    }
+
+    /// What the reader should know of how the stacks were taken.
+    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
+        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
+        let mut notes = Vec::new();
+        let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
+        let recorded_ns = self.looked_ns.saturating_sub(self.began_ns).max(1);
+        if skipped > 0 {
+            let percent = self.options.max_overhead * 100.0;
+            notes.push(format!(
+                "stacks of {} waits were taken and of {} mostly short ones not, to stay within --max-overhead {percent}%; \
+                 those that were taken stand for them (--exact takes all)",
+                crate::output::thousands(taken),
+                crate::output::thousands(skipped)
+            ));
+            if self.governor.largest_ns() > 0 {
+                notes.push(format!(
+                    "waits were called short below {} at most, in {:.0} % of the time",
+                    crate::output::duration(self.governor.largest_ns()),
+                    self.governor.throttled_ns() as f64 * 100.0 / recorded_ns as f64
+                ));
+            }
+        }
+        if self.governor.over_budget_ns() > 0 {
+            notes.push(format!(
+                "the budget was exceeded in {:.0} % of the time: {} context switches, with the stacks of waits of 1 ms and more, cost more",
+                self.governor.over_budget_ns() as f64 * 100.0 / recorded_ns as f64,
+                crate::output::thousands(stat(Stat::Switches))
+            ));
+        }
+        let lost_ns = stat(Stat::WaitsFullNs);
+        if lost_ns > 0 {
+            notes.push(format!(
+                "waits of {} in all found no room in the kernel's table",
+                crate::output::duration(lost_ns)
+            ));
+        }
+        notes
+    }
+}
+
+/// A wait that lasts up to now, by the rules that the programs follow at its end.
+fn open_wait(thread: &Thread, options: &WaitOptions, now_ns: u64) -> Option<(WaitKey, WaitSum)> {
+    if thread.since_ns == 0 || thread.since_ns >= now_ns {
+        return None;
+    }
+    let wait = now_ns - thread.since_ns;
+    let wanted = options.states & (1 << (thread.state & 31)) != 0;
+    if !wanted || wait < options.shortest_ns || wait > options.longest_ns {
+        return None;
+    }
+    let weight = match weight_shift(wait, thread.shift) {
+        Some(_) if thread.stack < FIRST_STACK => return None,
+        Some(weight) => weight,
+        None => 0,
+    };
+    let queued = match thread.state {
+        STATE_RUNNABLE => wait,
+        _ if thread.woken_ns > thread.since_ns => now_ns.saturating_sub(thread.woken_ns),
+        _ => 0,
+    };
+    let key = WaitKey {
+        stack: thread.stack,
+        waker: thread.waker,
+        pid: thread.pid,
+        tid: thread.tid,
+        state: thread.state,
+        epoch: 0,
+    };
+    let sum =
+        WaitSum { count: 1 << weight, blocked_ns: (wait - queued) << weight, queued_ns: queued << weight };
+    Some((key, sum))
+}
+
+/// A sample of a thread of which nothing but its numbers is known.
+fn nobody(key: &WaitKey) -> RawSample {
+    RawSample {
+        time_ns: 0,
+        weight: 0,
+        cgroup_id: 0,
+        cpu: 0,
+        pid: key.pid,
+        tid: key.tid,
+        comm: [0; profiler_common::sample::COMM_LEN],
+        user: Vec::new(),
+        kernel: Vec::new(),
+        stop: profiler_common::stop::StopReason::Complete,
+        in_user_mode: false,
+        cold: None,
+        number: 0,
+        syscall: None,
+    }
+}
+
+/// The clock of the programs.
+fn monotonic_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiler_common::off_cpu::{STACK_SKIPPED, STATE_SLEEPING};
+
+    const THREAD: Thread = Thread {
+        since_ns: 1_000,
+        woken_ns: 0,
+        stack: 99,
+        waker: 0,
+        place: 0,
+        pid: 7,
+        tid: 8,
+        state: STATE_SLEEPING,
+        shift: 0,
+    };
+
+    #[test]
+    fn open_waits_count_up_to_now() {
+        let options = WaitOptions::default();
+        let (key, sum) = open_wait(&THREAD, &options, 5_001_000).unwrap();
+        assert_eq!((key.tid, sum), (8, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 }));
+        let woken = Thread { woken_ns: 4_001_000, ..THREAD };
+        let (_, sum) = open_wait(&woken, &options, 5_001_000).unwrap();
+        assert_eq!((sum.blocked_ns, sum.queued_ns), (4_000_000, 1_000_000));
+        assert_eq!(open_wait(&Thread { since_ns: 0, ..THREAD }, &options, 5_001_000), None);
+    }
+
+    #[test]
+    fn open_waits_follow_the_rules_of_the_others() {
+        let options = WaitOptions { shortest_ns: 6_000_000, ..WaitOptions::default() };
+        assert_eq!(open_wait(&THREAD, &options, 5_001_000), None);
+        let options = WaitOptions::default();
+        let sampled = Thread { shift: 3, ..THREAD };
+        let (_, sum) = open_wait(&sampled, &options, 5_001_000).unwrap();
+        assert_eq!((sum.count, sum.blocked_ns), (8, 40_000_000));
+        let skipped = Thread { stack: STACK_SKIPPED, ..sampled };
+        assert_eq!(open_wait(&skipped, &options, 5_001_000), None);
+        // Long ones count whether their stack was taken or not.
+        assert_eq!(open_wait(&skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
+    }
+}

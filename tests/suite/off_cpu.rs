@@ -1,0 +1,205 @@
+//! Waits of programs that know how long they waited, and for what.
+//!
+//! The programs measure each wait themselves, less their own CPU time. The tolerance is three percent, and a few microseconds a wait for
+//! what lies between their clock and the switch.
+
+use std::collections::BTreeMap;
+
+use tests::{agent, is_emulated, need_root, run, seconds, truth};
+
+use crate::recording::{Recorded, path_of, record_with};
+
+/// Largest difference from what the program measured, as a share.
+const TOLERANCE: f64 = 0.03;
+/// What the program's own clock reads and the way into the kernel add to each wait, nanoseconds.
+const PER_WAIT_NS: f64 = 5_000.0;
+
+/// `perf-agent VERB … -- nofp_waits`, in a folder on a disk where there is one.
+fn waits(verb: &str, options: &[&str]) -> (Recorded, BTreeMap<String, f64>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let recorded = record_with(verb, options, &[&path_of("nofp_waits"), &seconds(3), path]);
+    let truth = truth(&recorded.stdout).unwrap();
+    (recorded, truth)
+}
+
+/// Sum of values over the samples whose stack has a function.
+fn sum(recorded: &Recorded, function: &str, values: &[&str]) -> f64 {
+    let samples = recorded.json["samples"].as_array().unwrap().iter();
+    let with = samples.filter(|sample| stack(sample).iter().any(|frame| frame == function));
+    with.map(|sample| values.iter().map(|value| sample["values"][value].as_f64().unwrap()).sum::<f64>()).sum()
+}
+
+/// Frames of a sample, root first.
+fn stack(sample: &serde_json::Value) -> Vec<String> {
+    sample["stack"].as_array().unwrap().iter().map(|frame| frame.as_str().unwrap().to_owned()).collect()
+}
+
+/// Each wait is as long as the program says.
+fn assert_true(recorded: &Recorded, truth: &BTreeMap<String, f64>, functions: &[&str], tolerance: f64) {
+    for function in functions {
+        let found = sum(recorded, function, &["off_cpu", "run_queue"]);
+        let allowed = truth[*function] * tolerance + sum(recorded, function, &["waits"]) * PER_WAIT_NS;
+        assert!(
+            (found - truth[*function]).abs() <= allowed,
+            "{function}: {found:.0} ns found, {:.0} true, {allowed:.0} allowed\n{}",
+            truth[*function],
+            recorded.json["quality_line"]
+        );
+    }
+}
+
+const LONG: [&str; 4] = ["wait_sleep", "wait_mutex", "wait_condition", "wait_pipe"];
+const SHORT: [&str; 3] = ["wait_short", "wait_disk", "wait_page"];
+
+#[test]
+fn vm_waits_are_as_long_as_the_program_says() {
+    let (recorded, truth) = waits("off-cpu", &["--exact"]);
+    assert_true(&recorded, &truth, &LONG, if is_emulated() { 0.05 } else { TOLERANCE });
+    // In emulation what is short takes as long as the way there.
+    assert_true(&recorded, &truth, &SHORT, if is_emulated() { 1.0 } else { TOLERANCE });
+    let waits = recorded.json["samples"].as_array().unwrap().iter();
+    let mut whole = 0.0;
+    let mut rooted = 0.0;
+    for sample in waits.filter(|sample| stack(sample).iter().any(|frame| frame.starts_with("wait_"))) {
+        let waited = sample["values"]["off_cpu"].as_f64().unwrap();
+        whole += waited;
+        let entries = ["sleeper", "napper", "locker", "consumer", "reader", "syncer", "pager"];
+        rooted +=
+            if stack(sample).iter().any(|frame| entries.contains(&frame.as_str())) { waited } else { 0.0 };
+    }
+    assert!(rooted > 0.98 * whole, "{:.2} % of the waits reach their thread's entry", rooted * 100.0 / whole);
+}
+
+#[test]
+fn vm_a_budget_leaves_totals_right() {
+    let (recorded, truth) = waits("off-cpu", &["--max-overhead", "0.1%"]);
+    assert_true(&recorded, &truth, &LONG, if is_emulated() { 0.10 } else { 0.05 });
+    // A sixteenth of the short ones or more: some thousand of them, and a standard error of some percent.
+    let found = sum(&recorded, "wait_short", &["off_cpu", "run_queue"]);
+    let ratio = found / truth["wait_short"];
+    assert!(is_emulated() || (0.8..=1.25).contains(&ratio), "short waits: {ratio:.3} of the truth");
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(is_emulated() || notes.contains("--max-overhead 0.1%"), "{notes}");
+}
+
+#[test]
+fn vm_what_is_waited_for_is_named() {
+    let (recorded, _) = waits("off-cpu", &["--exact"]);
+    let leaf_of = |function: &str| {
+        let samples = recorded.json["samples"].as_array().unwrap().iter();
+        let with = samples.filter(|sample| stack(sample).iter().any(|frame| frame == function));
+        let most = with.max_by_key(|sample| sample["values"]["off_cpu"].as_u64().unwrap()).unwrap();
+        stack(most).pop().unwrap()
+    };
+    assert!(leaf_of("wait_mutex").starts_with("[futex 0x"), "{}", leaf_of("wait_mutex"));
+    assert_eq!(leaf_of("wait_pipe"), "[read pipe]");
+    assert!(leaf_of("wait_sleep").ends_with("nanosleep]"), "{}", leaf_of("wait_sleep"));
+}
+
+#[test]
+fn vm_the_holder_of_a_lock_is_the_waker_of_its_waiters() {
+    let (recorded, truth) = waits("off-cpu", &["--wakers", "--exact"]);
+    let samples = recorded.json["samples"].as_array().unwrap();
+    let woken_by_holder = |sample: &&serde_json::Value| {
+        let stack = stack(sample);
+        let mark = stack.iter().position(|frame| frame == "[woken by]");
+        let waits = stack.iter().any(|frame| frame == "wait_mutex");
+        waits && mark.is_some_and(|mark| stack[mark..].iter().any(|frame| frame == "hold_mutex"))
+    };
+    let named: f64 = samples
+        .iter()
+        .filter(woken_by_holder)
+        .map(|sample| sample["values"]["off_cpu"].as_f64().unwrap())
+        .sum();
+    assert!(named > 0.9 * truth["wait_mutex"], "{named} of {} ns", truth["wait_mutex"]);
+    let holder = samples.iter().find(woken_by_holder).map(stack).unwrap();
+    assert!(
+        holder.last().unwrap().starts_with("holder-"),
+        "the waker's name is the outermost frame: {holder:?}"
+    );
+    // A timer ends a sleep, in an interrupt on top of whoever ran.
+    let sleeps = samples.iter().map(stack).filter(|stack| stack.iter().any(|frame| frame == "wait_sleep"));
+    let by_interrupt = sleeps.filter(|stack| stack.last().is_some_and(|root| root == "[interrupt]")).count();
+    assert!(by_interrupt > 0);
+}
+
+#[test]
+fn vm_wall_time_adds_up_to_threads_times_duration() {
+    let (recorded, truth) = waits("wall", &[]);
+    let wall = recorded.json["value_types"][2]["total"].as_f64().unwrap();
+    let expected = truth["threads"] * truth["whole"];
+    // In emulation the program's start, before its own clock, is long too.
+    let tolerance = if is_emulated() { 0.10 } else { 0.01 };
+    assert!((wall / expected - 1.0).abs() < tolerance, "{:.4} of threads × duration", wall / expected);
+    let parts: f64 = (0..2).map(|index| recorded.json["value_types"][index]["total"].as_f64().unwrap()).sum();
+    assert!((parts - wall).abs() < 1.0, "running and waiting add up: {parts} of {wall}");
+}
+
+#[test]
+fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
+    need_root();
+    // One thread waits since before the recording, the other for the whole of it in pieces.
+    let mut sleeper = std::process::Command::new("sleep").arg(seconds(30)).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = agent();
+    command.args(["wall", &sleeper.id().to_string(), &seconds(1), "--fold-idle", "-q", "--json"]);
+    let run = run(command.current_dir(folder.path())).unwrap();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let samples = json["samples"].as_array().unwrap();
+    let frames = stack(&samples[0]);
+    assert_eq!(samples.len(), 1, "{samples:?}");
+    assert!(
+        frames[0].starts_with("[idle: ") && frames[0].contains("since before the recording"),
+        "{frames:?}"
+    );
+    let waited = samples[0]["values"]["wall"].as_f64().unwrap();
+    let asked: f64 = seconds(1).parse::<f64>().unwrap() * 1e9;
+    assert!((waited / asked - 1.0).abs() < 0.1, "{waited} of {asked} ns");
+}
+
+#[test]
+fn only_waits_that_are_asked_for_are_kept() {
+    let (recorded, truth) = waits("off-cpu", &["--exact", "-m", "10ms"]);
+    assert!(sum(&recorded, "wait_short", &["waits"]) < 1.0);
+    let ratio = sum(&recorded, "wait_sleep", &["off_cpu", "run_queue"]) / truth["wait_sleep"];
+    assert!((0.95..1.05).contains(&ratio), "{ratio}");
+    let (recorded, _) = waits("off-cpu", &["--exact", "-M", "1ms", "--state", "S"]);
+    assert!(sum(&recorded, "wait_sleep", &["waits"]) < 1.0);
+    assert!(sum(&recorded, "wait_short", &["waits"]) > 0.0);
+    let (recorded, _) = waits("off-cpu", &["--exact", "--state", "D"]);
+    assert!(sum(&recorded, "wait_pipe", &["waits"]) < 1.0);
+}
+
+#[test]
+fn contradictions_are_usage_errors() {
+    for (arguments, text) in [
+        (vec!["off-cpu", "-m", "5ms", "-M", "1ms", "-d", "1"], "shortest"),
+        (vec!["off-cpu", "--exact", "--max-overhead", "2%", "-d", "1"], "--max-overhead"),
+        (vec!["off-cpu", "--state", "Q", "-d", "1"], "possible values"),
+        (vec!["off-cpu", "-m", "5", "-d", "1"], "5ms"),
+    ] {
+        let run = run(agent().args(&arguments)).unwrap();
+        assert_eq!(run.code, 2, "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains(text), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+/// A hundred thousand switches a second: everything is in the profile or in a counter.
+#[test]
+fn a_storm_of_switches_is_counted_whole() {
+    let recorded = record_with("off-cpu", &[], &[&path_of("nofp_pingpong"), "200000"]);
+    let truth = truth(&recorded.stdout).unwrap();
+    let waits: f64 = recorded.json["value_types"][0]["total"].as_f64().unwrap();
+    let blocked = recorded.json["value_types"][2]["total"].as_f64().unwrap();
+    let switches = truth["switches"];
+    assert!((0.9..1.1).contains(&(waits / switches)), "{waits} waits found, {switches} switches made");
+    assert!(blocked > 0.0);
+    let lost = recorded.json["quality"]["lost"].as_array().unwrap();
+    let lost: f64 = lost.iter().map(|counter| counter["count"].as_f64().unwrap()).sum();
+    assert!(lost < 0.01 * switches, "{}", recorded.json["quality_line"]);
+}
