@@ -11,10 +11,12 @@
 extern crate std;
 
 pub mod config;
+pub mod histogram;
 pub mod limits;
 pub mod mapping;
 pub mod off_cpu;
 pub mod sample;
 pub mod stats;
 pub mod stop;
+pub mod syscall;
 pub mod unwind;

@@ -38,11 +38,21 @@ pub enum Stat {
     WaitStacks = 15,
     /// Stacks of waits that were not taken, to stay within the budget.
     WaitStacksSkipped = 16,
+    /// System calls that began on the machine while the programs were attached, in scope or not.
+    SyscallsSeen = 17,
+    /// System calls that were not measured because the table of threads was full.
+    SyscallThreadsFull = 18,
+    /// System calls that were not counted because the table of sums was full.
+    SyscallSumsFull = 19,
+    /// Errors and times of system calls that were not counted because their table was full.
+    SyscallCellsFull = 20,
+    /// Entries made in the tables of system calls: not a loss, but how full they are.
+    SyscallEntries = 21,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -60,6 +70,11 @@ impl Stat {
         Self::WaitStackLost,
         Self::WaitStacks,
         Self::WaitStacksSkipped,
+        Self::SyscallsSeen,
+        Self::SyscallThreadsFull,
+        Self::SyscallSumsFull,
+        Self::SyscallCellsFull,
+        Self::SyscallEntries,
     ];
 
     /// Stable identifier.
@@ -82,6 +97,11 @@ impl Stat {
             Self::WaitStackLost => "wait_stack_lost",
             Self::WaitStacks => "wait_stacks",
             Self::WaitStacksSkipped => "wait_stacks_skipped",
+            Self::SyscallsSeen => "syscalls_seen",
+            Self::SyscallThreadsFull => "syscall_threads_full",
+            Self::SyscallSumsFull => "syscall_sums_full",
+            Self::SyscallCellsFull => "syscall_cells_full",
+            Self::SyscallEntries => "syscall_entries",
         }
     }
 
@@ -105,6 +125,11 @@ impl Stat {
             Self::WaitStackLost => "stacks of waits: ring buffer full",
             Self::WaitStacks => "stacks of waits taken",
             Self::WaitStacksSkipped => "stacks of waits not taken",
+            Self::SyscallsSeen => "system calls on the machine",
+            Self::SyscallThreadsFull => "system calls not measured: table of threads full",
+            Self::SyscallSumsFull => "system calls not counted: table of sums full",
+            Self::SyscallCellsFull => "times and errors not counted: table full",
+            Self::SyscallEntries => "entries made in the tables of system calls",
         }
     }
 
@@ -118,6 +143,9 @@ impl Stat {
                 | Self::WaitingThreadsFull
                 | Self::WaitsFull
                 | Self::WaitStackLost
+                | Self::SyscallThreadsFull
+                | Self::SyscallSumsFull
+                | Self::SyscallCellsFull
         )
     }
 }

@@ -73,6 +73,30 @@ pub fn process_executed(ctx: RawTracePointContext) -> i32 {
     probe::lifecycle::executed(&ctx)
 }
 
+/// `sys_enter`: a system call begins.
+#[raw_tracepoint]
+pub fn call_entered(ctx: RawTracePointContext) -> i32 {
+    probe::syscall::entered(&ctx)
+}
+
+/// `sys_exit`: a system call returns.
+#[raw_tracepoint]
+pub fn call_returned(ctx: RawTracePointContext) -> i32 {
+    probe::syscall::returned(&ctx)
+}
+
+/// `sched_process_exit`: a thread ends, perhaps inside a call.
+#[raw_tracepoint]
+pub fn caller_ended(ctx: RawTracePointContext) -> i32 {
+    probe::syscall::thread_ended(&ctx)
+}
+
+/// `sched_process_exec`: a thread became another program, and may have another number now.
+#[raw_tracepoint]
+pub fn caller_executed(ctx: RawTracePointContext) -> i32 {
+    probe::syscall::executed(&ctx)
+}
+
 /// Run by the agent on itself: reads what samples will read, for the agent to compare with what it knows.
 #[raw_tracepoint]
 pub fn self_check(ctx: RawTracePointContext) -> i32 {

@@ -11,6 +11,9 @@ use profiler_common::mapping::{
 };
 use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
 use profiler_common::stats::Stat;
+use profiler_common::syscall::{
+    CellKey, MAX_CELLS, MAX_SUMS, MAX_THREADS, Sums, SyscallConfig, SyscallControl, SyscallKey, ThreadCalls,
+};
 use profiler_common::unwind::Rule;
 
 use crate::scratch::Scratch;
@@ -70,6 +73,24 @@ macro_rules! config {
     }};
 }
 pub(crate) use config;
+
+/// What the system call programs are told; frozen like [`CONFIG`].
+#[unsafe(no_mangle)]
+static SYSCALL_CONFIG: SyscallConfig = SyscallConfig { owner: 0, status_offset: 0 };
+
+/// One field of [`SYSCALL_CONFIG`], read like those of [`CONFIG`].
+macro_rules! syscall_config {
+    ($field:ident) => {{
+        // SAFETY: the global is valid for reads; volatile only keeps the load.
+        unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::syscall_config_ptr()).$field) }
+    }};
+}
+pub(crate) use syscall_config;
+
+#[inline(always)]
+pub(crate) fn syscall_config_ptr() -> *const SyscallConfig {
+    &raw const SYSCALL_CONFIG
+}
 
 #[inline(always)]
 pub(crate) fn config_ptr() -> *const Config {
@@ -188,6 +209,23 @@ pub(crate) static SLABS: btf_maps::ArrayOfMaps<
 /// meaning.
 #[map]
 pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, BPF_F_MMAPABLE);
+
+/// When to measure system calls. Written by the agent, read at each call.
+#[map]
+pub(crate) static SYSCALL_CONTROL: Array<SyscallControl> = Array::with_max_entries(1, 0);
+
+/// Threads that make system calls, by thread ID in the initial PID namespace. Written by the thread itself, read by the agent, removed
+/// when the thread ends. The loader makes it small where system calls are not recorded, here and below.
+#[map]
+pub(crate) static SYSCALL_THREADS: HashMap<u32, ThreadCalls> = HashMap::with_max_entries(MAX_THREADS, 0);
+
+/// Sums by owner, call and CPU. Written by that CPU alone; the agent removes those of owners that have ended.
+#[map]
+pub(crate) static SYSCALL_SUMS: HashMap<SyscallKey, Sums> = HashMap::with_max_entries(MAX_SUMS, 0);
+
+/// Histograms and errnos, as far as they are in use. As [`SYSCALL_SUMS`].
+#[map]
+pub(crate) static SYSCALL_CELLS: HashMap<CellKey, u64> = HashMap::with_max_entries(MAX_CELLS, 0);
 
 /// Records on their way to user space. The loader sets the size; full: counted as [`Stat::RingFull`].
 #[map]

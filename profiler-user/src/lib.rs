@@ -26,6 +26,7 @@ pub mod report;
 pub mod resolve;
 pub mod session;
 pub mod symbolize;
+pub mod syscalls;
 pub mod system;
 pub mod unwind_info;
 pub mod unwinder;

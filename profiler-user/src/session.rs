@@ -1,11 +1,13 @@
 //! One recording, wired together: programs, side band, processes, aggregate. No domain logic, no output, no clock of
 //! its own: the caller calls [`Session::tick`] a few times a second until it has enough.
 
+pub(crate) mod clock;
 mod dump;
 mod scope;
 mod setup;
 
 pub use scope::Scope;
+pub(crate) use scope::{BaseConfig, enter_targets};
 pub use setup::program_figures;
 
 use std::collections::HashSet;
@@ -322,11 +324,11 @@ impl Session {
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
         Overhead {
-            agent_cpu_ns: own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
+            agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
             bpf_ns: self.programs.run_time_ns(),
             wall_ns: self.started.elapsed().as_nanos() as u64,
             cpus: self.cpus,
-            rss_peak_bytes: rss_peak_bytes(),
+            rss_peak_bytes: clock::rss_peak_bytes(),
             bpf_map_bytes: map_memory_bytes(),
         }
     }
@@ -414,19 +416,4 @@ fn table_notes(tables: &UnwindTables) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// CPU time of this process, all threads, nanoseconds.
-fn own_cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    if result == 0 { time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 } else { 0 }
-}
-
-/// Largest resident set of this process so far, bytes (`VmHWM`).
-fn rss_peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }

@@ -11,7 +11,7 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile or compare with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 15] = [
+const TEST_TOOLS: [&str; 16] = [
     "bpftool",
     "busybox-static",
     "cpio",
@@ -27,6 +27,7 @@ const TEST_TOOLS: [&str; 15] = [
     "qemu-system-x86",
     "redis-server",
     "redis-tools",
+    "strace",
 ];
 
 /// Makes sure that the BPF programs can be built.

@@ -4,3 +4,4 @@ pub(crate) mod lifecycle;
 pub(crate) mod off_cpu;
 pub(crate) mod on_cpu;
 pub(crate) mod self_check;
+pub(crate) mod syscall;

@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use profiler_common::config::{Config, SelfCheck};
 use profiler_common::limits::{CHAIN_CPU, CHAINS, MAX_STACKS_SENT, MAX_WAITING_THREADS, MAX_WAITS};
 use profiler_common::stats::Stat;
+use profiler_common::syscall::SyscallConfig;
 use thiserror::Error;
 
 /// The BPF object, built by the build script.
@@ -42,6 +43,15 @@ pub enum LoadError {
         /// What the kernel said.
         #[source]
         source: Box<aya::maps::MapError>,
+    },
+    /// A map could not be read as a whole.
+    #[error("cannot read the BPF map `{map}`")]
+    Batch {
+        /// Name of the map.
+        map: &'static str,
+        /// What `bpf(2)` said.
+        #[source]
+        source: std::io::Error,
     },
     /// A map's memory could not be shared.
     #[error("cannot map the memory of the BPF map `{map}`")]
@@ -76,6 +86,15 @@ impl LoadError {
     }
 }
 
+/// How system calls are counted.
+#[derive(Debug, Clone, Copy)]
+pub struct CallTables {
+    /// What the programs are told.
+    pub config: SyscallConfig,
+    /// Entries of each table; none for the usual sizes.
+    pub entries: Option<u32>,
+}
+
 /// How to load.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgramsOptions {
@@ -87,13 +106,15 @@ pub struct ProgramsOptions {
     pub cpu_samples: bool,
     /// Whether waits are measured.
     pub waits: bool,
+    /// How system calls are counted; none when they are not recorded and their tables need no room.
+    pub syscalls: Option<CallTables>,
 }
 
 /// The loaded programs and their maps. Dropping it removes everything from the kernel.
 pub struct Programs {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     ring: RingBuf<MapData>,
-    stats: PerCpuArray<MapData, u64>,
+    pub(super) stats: PerCpuArray<MapData, u64>,
     targets: super::Targets,
     /// Until the unwinder takes them.
     tables: Option<super::TableMaps>,
@@ -116,7 +137,9 @@ impl Programs {
     ///
     /// What the kernel or the check refused.
     pub fn load(options: &ProgramsOptions) -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        super::syscalls::size_tables(&mut loader, options.syscalls.as_ref());
+        let mut ebpf = loader
             // The offsets come as configuration; the object has no relocations against the kernel's types.
             .btf(None)
             .verifier_log_level(VerifierLogLevel::STATS)

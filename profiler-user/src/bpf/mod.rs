@@ -3,20 +3,23 @@
 //! In: what to record ([`profiler_common::config::Config`]). Out: a running [`Programs`] whose ring fills with records. Everything is
 //! a file descriptor; when the agent dies, however it dies, the kernel takes all of it away.
 
+mod batch;
 mod figures;
 mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub(crate) mod memory;
 mod perf_event;
+mod syscalls;
 pub(crate) mod tables;
 mod targets;
 mod waits;
 
 pub use figures::ProgramFigures;
-pub use loader::{LoadError, Programs, ProgramsOptions, map_memory_bytes};
+pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, PerfEvent};
+pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;
 pub use waits::Waits;

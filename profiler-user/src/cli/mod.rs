@@ -11,6 +11,7 @@ mod quantity;
 mod record;
 mod report;
 mod running;
+mod syscalls;
 mod target;
 mod terminal;
 
@@ -49,6 +50,8 @@ enum Verb {
     OffCpu(Box<record::OffCpuArgs>),
     /// Profile running and waiting together: the whole time of threads in one picture
     Wall(Box<record::WallArgs>),
+    /// Count system calls and measure how long they take, by process
+    Syscalls(Box<syscalls::SyscallsArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Verb::Record(args) => record::record(*args),
         Verb::OffCpu(args) => record::off_cpu(*args),
         Verb::Wall(args) => record::wall(*args),
+        Verb::Syscalls(args) => syscalls::run(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

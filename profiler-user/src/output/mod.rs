@@ -16,6 +16,7 @@ mod numbers;
 mod options;
 pub(crate) mod pprof;
 mod quality;
+pub mod syscalls;
 mod text;
 
 use std::io::{self, Write};

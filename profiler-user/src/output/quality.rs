@@ -81,7 +81,7 @@ fn parts(quality: &Quality) -> Vec<(Level, String)> {
 }
 
 /// ` (ring buffer full: 12, …)`: the largest causes with their counts.
-fn causes(counters: &[Counter]) -> String {
+pub(super) fn causes(counters: &[Counter]) -> String {
     let mut sorted: Vec<&Counter> = counters.iter().filter(|counter| counter.count > 0).collect();
     sorted.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.what.cmp(&b.what)));
     listed(sorted.iter().map(|counter| format!("{}: {}", counter.what, thousands(counter.count))))

@@ -64,6 +64,8 @@ pub(crate) struct BaseConfig {
     pub(crate) without_types: Option<String>,
     /// What context switches look like on this kernel, as far as it says.
     pub(crate) switch: Option<SwitchLayout>,
+    /// Offset of `thread_info.status` in `task_struct`, which only x86 has; zero elsewhere.
+    pub(crate) thread_status: u32,
 }
 
 /// What context switches look like on a kernel.
@@ -98,6 +100,10 @@ impl BaseConfig {
             Err(error) => Err(error.to_string()),
         };
         let switch = types.as_ref().ok().and_then(SwitchLayout::find);
+        let thread_status = types.ok().and_then(|types| {
+            let info = types.offset_of("task_struct", "thread_info")?;
+            Some(info + types.offset_of("thread_info", "status")?)
+        });
         let namespace = pid_namespace_inode();
         let nested = namespace != INITIAL_PID_NAMESPACE;
         if let (Err(reason), true) = (&offsets, nested) {
@@ -124,7 +130,8 @@ impl BaseConfig {
             offsets: offsets.as_ref().copied().unwrap_or_default(),
             ..Config::default()
         };
-        Ok(Self { config, without_types: offsets.err(), switch })
+        let thread_status = thread_status.unwrap_or(0);
+        Ok(Self { config, without_types: offsets.err(), switch, thread_status })
     }
 }
 

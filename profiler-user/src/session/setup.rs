@@ -1,6 +1,6 @@
 //! How a recording starts: what this kernel offers, what the programs are told, and the order that leaves no gap.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use profiler_common::config::{
     COPY_ALWAYS, COPY_WHEN_COLD, Config, FILTER_CGROUP, FILTER_PROCESS, FILTER_THREAD, STACK_KERNEL,
@@ -8,12 +8,13 @@ use profiler_common::config::{
 };
 
 use profiler_common::off_cpu::SwitchConfig;
+use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 
 use super::dump::StackDump;
 use super::scope::{BaseConfig, enter_targets};
-use super::{Idle, Scope, Session, SessionError, SessionOptions};
+use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{Clock, ProgramFigures, Programs, ProgramsOptions};
+use crate::bpf::{CallTables, Clock, ProgramFigures, Programs, ProgramsOptions};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
 use crate::profile_type::{OffCpu, OnCpu, ProfileKind, WaitOptions, tick_ns};
@@ -35,7 +36,7 @@ impl Session {
     ///
     /// What the kernel refused, or what it lacks.
     pub fn start(options: &SessionOptions) -> Result<Self, SessionError> {
-        let cpu_at_start_ns = super::own_cpu_ns();
+        let cpu_at_start_ns = clock::own_cpu_ns();
         raise_descriptor_limit();
         let online = online_cpus()?;
         let wanted = options.cpus.as_ref();
@@ -52,6 +53,7 @@ impl Session {
             ring_bytes,
             cpu_samples: options.kind.samples_cpus(),
             waits: waits.is_some(),
+            syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
@@ -61,7 +63,7 @@ impl Session {
         let mut unwinder = Unwinder::new(programs.take_tables()?, config.code_mask, options.max_table_bytes)
             .map_err(SessionError::Unwinder)?;
         let mut processes = Processes::new(
-            unix_offset_ns(),
+            clock::unix_offset_ns(),
             if config.pid_namespace_inum == 0 { OutsidePid::Idle } else { OutsidePid::Invisible },
         );
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
@@ -78,7 +80,7 @@ impl Session {
             .samples_cpus()
             .then(|| OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz))
             .transpose()?;
-        let start_unix_ns = unix_ns();
+        let start_unix_ns = clock::unix_ns();
         let started = Instant::now();
         let waits = waits.map(|waits| {
             start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
@@ -172,9 +174,12 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         ..configure(&options, &mut Vec::new())?
     };
     let ring_bytes = *RING_BYTES.start() as u32;
+    let config_of_calls = SyscallConfig { owner: OWNER_CGROUP, status_offset: 8 };
+    let syscalls = Some(CallTables { config: config_of_calls, entries: None });
     let mut programs =
-        Programs::load(&ProgramsOptions { config, ring_bytes, cpu_samples: true, waits: true })?;
+        Programs::load(&ProgramsOptions { config, ring_bytes, cpu_samples: true, waits: true, syscalls })?;
     programs.follow_processes()?;
+    programs.load_calls()?;
     Ok(programs.figures()?)
 }
 
@@ -239,18 +244,6 @@ fn ring_bytes(cpus: u64, frequency_hz: u64) -> u32 {
 
 fn online_cpus() -> Result<Vec<u32>, SessionError> {
     aya::util::online_cpus().map_err(|(_, error)| SessionError::Cpus(error))
-}
-
-fn unix_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
-
-/// What to add to `CLOCK_MONOTONIC` to get Unix time.
-fn unix_offset_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    unix_ns().saturating_sub(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 #[cfg(test)]

@@ -1,0 +1,125 @@
+//! Runs a plan: session, signals, clock, child; then the table.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::time::{Instant, sleep_until};
+
+use super::Plan;
+use crate::cli::exit::Exit;
+use crate::cli::quantity::Length;
+use crate::cli::running::{Ending, Signals, exit_code, outlive, prepare_command, start_command, start_error};
+use crate::syscalls::{CallReport, CallSession};
+
+/// Time between two looks at names and at how full the tables are.
+const TICK_EVERY: Duration = Duration::from_millis(100);
+/// Time between two looks at whether the target still lives.
+const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
+
+/// Records, writes and reports.
+pub(super) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(record(plan))
+}
+
+async fn record(plan: Plan) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let launch = prepare_command(&plan.found.scope, &plan.args.command);
+    let failed = |error| start_error(&error, plan.found.pid);
+    let mut session = CallSession::start(&plan.session).map_err(failed)?;
+    let mut child = start_command(launch, &plan.args.command, session.targets_mut())?;
+    announce(&plan);
+    let ending = drive(&plan, &mut session, &mut signals, child.as_mut()).await?;
+    let mut report = session.stop(plan.meta()).map_err(failed)?;
+    let nothing = is_empty(&report);
+    plan.choice.apply(&mut report);
+    plan.write(&report)?;
+    if nothing {
+        return Ok(nothing_recorded(&plan, ending));
+    }
+    Ok(match (ending, child.as_mut()) {
+        (Ending::Child(code), _) => Exit::Child(code).into(),
+        // The recording ended first. The command goes on, and its exit code is still the one to pass on.
+        (Ending::Time, Some(child)) => Exit::Child(outlive(child, &mut signals).await).into(),
+        _ => Exit::Ok.into(),
+    })
+}
+
+fn is_empty(report: &CallReport) -> bool {
+    report.owners.is_empty() && report.in_flight.is_empty()
+}
+
+async fn drive(
+    plan: &Plan,
+    session: &mut CallSession,
+    signals: &mut Signals,
+    mut child: Option<&mut Child>,
+) -> anyhow::Result<Ending> {
+    let deadline = match plan.length {
+        Length::For(duration) => Some(Instant::now() + duration),
+        Length::Unlimited => None,
+    };
+    let mut next_tick = Instant::now() + TICK_EVERY;
+    let mut next_life_sign = Instant::now() + LIFE_SIGN_EVERY;
+    let mut next_table = plan.interval.map(|interval| Instant::now() + interval);
+    let mut interrupts = 0;
+    loop {
+        tokio::select! {
+            biased;
+            code = exit_code(&mut child) => return Ok(Ending::Child(code)),
+            _ = signals.interrupt.recv() => {
+                interrupts += 1;
+                // The terminal sent it to the command as well: the command decides, unless it is asked twice.
+                if child.is_none() || interrupts > 1 {
+                    return Ok(Ending::Asked);
+                }
+            }
+            _ = signals.terminate.recv() => return Ok(Ending::Asked),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return Ok(Ending::Time),
+            () = sleep_until(next_table.unwrap_or_else(Instant::now)), if next_table.is_some() => {
+                next_table = plan.interval.map(|interval| Instant::now() + interval);
+                let mut report = session.interval(plan.meta())?;
+                plan.choice.apply(&mut report);
+                plan.print_live(&report)?;
+            }
+            () = sleep_until(next_tick) => {
+                session.tick();
+                let now = Instant::now();
+                next_tick = now + TICK_EVERY;
+                if now >= next_life_sign {
+                    next_life_sign = now + LIFE_SIGN_EVERY;
+                    if !session.has_living_target() {
+                        return Ok(Ending::TargetGone);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Says what is being recorded and how to stop it.
+#[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+fn announce(plan: &Plan) {
+    if plan.args.quiet {
+        return;
+    }
+    let length = match plan.length {
+        Length::For(duration) => format!("{} s — Ctrl-C to stop early", duration.as_secs_f64()),
+        Length::Unlimited if plan.args.command.command.is_empty() => "until Ctrl-C".to_owned(),
+        Length::Unlimited => "until it ends".to_owned(),
+    };
+    eprintln!("perf-agent {} · syscalls · {} · {length}", env!("CARGO_PKG_VERSION"), plan.found.title);
+}
+
+#[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
+fn nothing_recorded(plan: &Plan, ending: Ending) -> ExitCode {
+    let why = match ending {
+        Ending::TargetGone => "the target has ended",
+        Ending::Child(_) => "the command made none that were seen",
+        Ending::Time | Ending::Asked => "the target made none in that time",
+    };
+    eprintln!("error: no system call was recorded of {}: {why}", plan.found.title);
+    eprintln!("hint: record longer (-d 60s); `perf-agent doctor` says what this host can do");
+    Exit::NothingSampled.into()
+}

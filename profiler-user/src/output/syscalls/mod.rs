@@ -1,0 +1,8 @@
+//! Recordings of system calls as tables, histograms and JSON.
+
+mod histogram;
+mod json;
+mod table;
+
+pub use json::calls_json;
+pub use table::{TableOptions, describe_measure, write_calls};

@@ -1,0 +1,17 @@
+//! System calls: who makes which, how often, with what errors, and how long they take.
+//!
+//! In: sums that the kernel side keeps by owner, call and CPU ([`crate::bpf::CallMaps`]). Out: a [`CallReport`]. The kernel sends no
+//! event per call. [`session`] runs a recording, [`tally`] adds up what it reads, [`model`] is what outputs read.
+
+pub mod choice;
+pub mod estimate;
+mod in_flight;
+pub mod model;
+pub mod names;
+mod owners;
+pub mod session;
+mod tally;
+
+pub use choice::CallChoice;
+pub use model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
+pub use session::{CallSession, CallSessionOptions, Owner};
