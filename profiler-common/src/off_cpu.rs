@@ -8,8 +8,6 @@
 pub const STACK_NONE: u64 = 0;
 /// The stack was not taken, to stay within the budget.
 pub const STACK_SKIPPED: u64 = 1;
-/// The thread has waited since before the recording.
-pub const STACK_BEFORE: u64 = 2;
 /// Smallest number of a stack that was taken.
 pub const FIRST_STACK: u64 = 16;
 

@@ -175,6 +175,7 @@ impl Session {
             Ok(Record::Stack { cpu, time_ns, bytes }) => add_stack(&mut samples, cpu, time_ns, &bytes),
             Err(_) => *undecodable += 1,
         });
+        samples.extend(self.waits.iter_mut().flat_map(OffCpu::waiting_before));
         samples.sort_by_key(|sample: &RawSample| sample.time_ns);
         // Read after the samples: whatever happened before the last of them is in here.
         let events = self.side_band.drain();

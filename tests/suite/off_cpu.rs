@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tests::{agent, is_emulated, need_root, run, seconds, truth};
 
-use crate::recording::{Recorded, path_of, record_with};
+use crate::recording::{Recorded, path_of, record_with, spawn};
 
 /// Largest difference from what the program measured, as a share.
 const TOLERANCE: f64 = 0.03;
@@ -139,7 +139,6 @@ fn vm_wall_time_adds_up_to_threads_times_duration() {
 #[test]
 fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
     need_root();
-    // One thread waits since before the recording, the other for the whole of it in pieces.
     let mut sleeper = std::process::Command::new("sleep").arg(seconds(30)).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(200));
     let folder = tempfile::tempdir().unwrap();
@@ -153,13 +152,31 @@ fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
     let samples = json["samples"].as_array().unwrap();
     let frames = stack(&samples[0]);
     assert_eq!(samples.len(), 1, "{samples:?}");
-    assert!(
-        frames[0].starts_with("[idle: ") && frames[0].contains("since before the recording"),
-        "{frames:?}"
-    );
+    assert!(frames[0].starts_with("[idle: ") && frames[0].contains("nanosleep"), "{frames:?}");
     let waited = samples[0]["values"]["wall"].as_f64().unwrap();
     let asked: f64 = seconds(1).parse::<f64>().unwrap() * 1e9;
     assert!((waited / asked - 1.0).abs() < 0.1, "{waited} of {asked} ns");
+}
+
+#[test]
+fn vm_a_wait_since_before_the_recording_has_its_stack() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = spawn("nofp_waits", &[&seconds(6), folder.path().to_str().unwrap()]);
+    std::thread::sleep(std::time::Duration::from_millis(if is_emulated() { 8000 } else { 1500 }));
+    let mut command = agent();
+    command.args(["off-cpu", &child.id().to_string(), &seconds(1), "-q", "--json"]);
+    let run = run(command.current_dir(folder.path())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    let samples = json["samples"].as_array().unwrap().iter();
+    let main: f64 = samples
+        .filter(|sample| stack(sample).iter().any(|frame| frame == "main"))
+        .map(|sample| sample["values"]["off_cpu"].as_f64().unwrap())
+        .sum();
+    let asked: f64 = seconds(1).parse::<f64>().unwrap() * 1e9;
+    assert!(main > 0.9 * asked, "the main thread joins all the time: {main} of {asked} ns");
 }
 
 #[test]

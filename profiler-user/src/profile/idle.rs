@@ -61,14 +61,21 @@ fn fold(profile: &mut Profile, stack: StackId) -> StackId {
     StackId(profile.stacks.len() as u32 - 1)
 }
 
-/// The innermost function of the program that has a name, or what the leaf says.
+/// The innermost function of the program that has a name, or of the kernel, or what the leaf says.
 fn place(profile: &Profile, stack: StackId) -> String {
+    // What every wait goes through says nothing of this one.
+    const EVERYWHERE: [&str; 5] = ["__schedule", "schedule", "schedule_timeout", "io_schedule", "syscall"];
     let locations = || profile.stack(stack).iter().map(|id| profile.location(*id));
-    let of_program = locations().find(|location| {
-        matches!(location.kind, FrameKind::Native | FrameKind::Jit)
-            && !location.frames[0].function.starts_with('[')
-    });
-    let named = of_program.or_else(|| locations().next());
+    let telling = |location: &&Location| {
+        let function = &*location.frames[0].function;
+        !function.starts_with('[') && !EVERYWHERE.contains(&function)
+    };
+    let of_program = |location: &&Location| matches!(location.kind, FrameKind::Native | FrameKind::Jit);
+    let named = locations()
+        .filter(of_program)
+        .find(telling)
+        .or_else(|| locations().find(|location| location.kind == FrameKind::Kernel && telling(location)))
+        .or_else(|| locations().next());
     named.map_or_else(String::new, |location| location.frames[0].function.trim_matches(['[', ']']).to_owned())
 }
 

@@ -10,8 +10,8 @@ mod words;
 use std::collections::HashMap;
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, STACK_BEFORE, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, Thread,
-    WaitKey, WaitSum, weight_shift,
+    FIRST_STACK, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, Thread, WaitKey, WaitSum,
+    weight_shift,
 };
 use profiler_common::stats::Stat;
 
@@ -31,6 +31,9 @@ const EPOCH_NS: u64 = 500_000_000;
 const MOST_STACKS: usize = 500_000;
 /// Sums kept until the end, likewise.
 const MOST_SUMS: usize = 1_000_000;
+
+/// Threads whose stacks are read at one time; a host may have thousands that wait.
+const SEEDS_AT_ONCE: usize = 200;
 
 /// The remark on waits in the run queue.
 const QUEUED: &str = "[waiting for a CPU]";
@@ -98,7 +101,10 @@ pub struct OffCpu {
     governor: Governor,
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
-    seeds: Vec<Seed>,
+    /// Threads that waited before the recording, by the number of their stack.
+    seeds: HashMap<u64, Seed>,
+    /// Those whose stacks are still to be read.
+    unread: Vec<u64>,
     words: Words,
     control: SwitchControl,
     epoch_ns: u64,
@@ -134,7 +140,8 @@ impl OffCpu {
             waits,
             stacks: HashMap::new(),
             sums: HashMap::new(),
-            seeds,
+            unread: seeds.iter().map(|seed| seed.number).collect(),
+            seeds: seeds.into_iter().map(|seed| (seed.number, seed)).collect(),
             words: Words::default(),
             control: SwitchControl::default(),
             epoch_ns: now_ns,
@@ -172,6 +179,14 @@ impl OffCpu {
             self.control = control;
         }
         Ok(())
+    }
+
+    /// Stacks of threads that wait since before the recording, some at each call: they are read from the processes.
+    pub fn waiting_before(&mut self) -> Vec<RawSample> {
+        let from = self.unread.len().saturating_sub(SEEDS_AT_ONCE);
+        let now_ns = monotonic_ns();
+        let numbers = self.unread.drain(from..);
+        numbers.filter_map(|number| self.seeds.get(&number)?.sample(now_ns)).collect()
     }
 
     fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) {
@@ -232,7 +247,7 @@ impl OffCpu {
         for known in self.stacks.values() {
             comms.insert(known.key.tid, known.key.comm);
         }
-        for seed in &self.seeds {
+        for seed in self.seeds.values() {
             comms.entry(seed.tid).or_insert_with(|| aggregate.comm(&seed.comm));
         }
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
@@ -265,13 +280,13 @@ impl OffCpu {
         let mut sample = if let Some(known) = known {
             SampleKey { tid: key.tid, ..known.key }
         } else {
-            let remark = match key.stack {
-                STACK_BEFORE => self.before(key.tid),
-                FIRST_STACK.. => {
+            let remark = match self.seeds.get(&key.stack) {
+                Some(seed) => before(seed),
+                None if key.stack >= FIRST_STACK => {
                     self.unknown_stacks += sum.count;
                     "[stack lost]".to_owned()
                 }
-                _ => "[stack not taken]".to_owned(),
+                None => "[stack not taken]".to_owned(),
             };
             SampleKey {
                 stack: aggregate.remark_only(&remark),
@@ -294,14 +309,6 @@ impl OffCpu {
         for (stack, count, values) in kind.values_of_waits(key.state, sum, blocked, queued) {
             sample.stack = stack;
             aggregate.add_values(sample, count, values);
-        }
-    }
-
-    fn before(&self, tid: u32) -> String {
-        let seed = self.seeds.iter().find(|seed| seed.tid == tid);
-        match seed.and_then(|seed| seed.syscall.as_ref()) {
-            Some(call) => format!("[{call}, waiting since before the recording]"),
-            None => "[waiting since before the recording]".to_owned(),
         }
     }
 
@@ -352,6 +359,14 @@ impl OffCpu {
             ));
         }
         notes
+    }
+}
+
+/// The remark on a wait since before the recording whose stack could not be read.
+fn before(seed: &Seed) -> String {
+    match seed.call {
+        Some(call) => format!("[{}, waiting since before the recording]", words::name(call.syscall.0)),
+        None => "[waiting since before the recording]".to_owned(),
     }
 }
 
