@@ -16,6 +16,7 @@ pub mod limits;
 pub mod mapping;
 pub mod off_cpu;
 pub mod sample;
+pub mod sched;
 pub mod stats;
 pub mod stop;
 pub mod syscall;

@@ -50,6 +50,15 @@ pub const MAX_WAIT_PLACES: u32 = 16_384;
 /// Stacks of waits that a program remembers to have sent: a power of two. One that is forgotten is sent again.
 pub const MAX_STACKS_SENT: u32 = 32_768;
 
+/// Threads whose turns on a CPU are followed at the same time.
+pub const MAX_TURNS: u32 = 16_384;
+
+/// Processes whose turns are added up.
+pub const MAX_TURN_SUMS: u32 = 8_192;
+
+/// Buckets of their histograms that are in use: about forty for each measure of a busy process.
+pub const MAX_TURN_BUCKETS: u32 = 65_536;
+
 /// Frames in one record.
 pub const MAX_FRAMES: usize = MAX_USER_FRAMES + MAX_KERNEL_FRAMES;
 

@@ -48,11 +48,17 @@ pub enum Stat {
     SyscallCellsFull = 20,
     /// Entries made in the tables of system calls: not a loss, but how full they are.
     SyscallEntries = 21,
+    /// Threads whose turns on a CPU could not be followed, table full.
+    TurnsFull = 22,
+    /// Turns of processes that found the table of sums full; their CPU's figures have them.
+    TurnSumsFull = 23,
+    /// Turns that found the table of histograms full; their process's sums have them.
+    TurnBucketsFull = 24,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -75,6 +81,9 @@ impl Stat {
         Self::SyscallSumsFull,
         Self::SyscallCellsFull,
         Self::SyscallEntries,
+        Self::TurnsFull,
+        Self::TurnSumsFull,
+        Self::TurnBucketsFull,
     ];
 
     /// Stable identifier.
@@ -102,6 +111,9 @@ impl Stat {
             Self::SyscallSumsFull => "syscall_sums_full",
             Self::SyscallCellsFull => "syscall_cells_full",
             Self::SyscallEntries => "syscall_entries",
+            Self::TurnsFull => "turns_full",
+            Self::TurnSumsFull => "turn_sums_full",
+            Self::TurnBucketsFull => "turn_buckets_full",
         }
     }
 
@@ -130,6 +142,9 @@ impl Stat {
             Self::SyscallSumsFull => "system calls not counted: table of sums full",
             Self::SyscallCellsFull => "times and errors not counted: table full",
             Self::SyscallEntries => "entries made in the tables of system calls",
+            Self::TurnsFull => "turns of threads past the limit of 16 384",
+            Self::TurnSumsFull => "turns of processes past the limit of 8 192",
+            Self::TurnBucketsFull => "turns missing in a histogram: table full",
         }
     }
 
@@ -146,6 +161,9 @@ impl Stat {
                 | Self::SyscallThreadsFull
                 | Self::SyscallSumsFull
                 | Self::SyscallCellsFull
+                | Self::TurnsFull
+                | Self::TurnSumsFull
+                | Self::TurnBucketsFull
         )
     }
 }

@@ -55,6 +55,18 @@ pub fn walk_wake(ctx: RawTracePointContext) -> i32 {
     probe::off_cpu::walk_wake(&ctx)
 }
 
+/// `sched_wakeup`, `sched_wakeup_new`: a thread waits for a CPU from now on.
+#[raw_tracepoint]
+pub fn thread_queued(ctx: RawTracePointContext) -> i32 {
+    probe::sched::queued(&ctx)
+}
+
+/// `sched_switch`: a turn on this CPU is over, another one begins.
+#[raw_tracepoint]
+pub fn turn_switched(ctx: RawTracePointContext) -> i32 {
+    probe::sched::switched(&ctx)
+}
+
 /// `task_newtask`: a process forked; before the child runs it is what its parent is.
 #[raw_tracepoint]
 pub fn process_forked(ctx: RawTracePointContext) -> i32 {

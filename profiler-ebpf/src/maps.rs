@@ -5,11 +5,15 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
-use profiler_common::limits::{CHAINS, MAX_STACKS_SENT, MAX_TARGETS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS};
+use profiler_common::limits::{
+    CHAINS, MAX_STACKS_SENT, MAX_TARGETS, MAX_TURN_BUCKETS, MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES,
+    MAX_WAITING_THREADS, MAX_WAITS,
+};
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
 };
 use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
+use profiler_common::sched::{CpuBuckets, Turn, TurnBucket, TurnSum};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
     CellKey, MAX_CELLS, MAX_SUMS, MAX_THREADS, Sums, SyscallConfig, SyscallControl, SyscallKey, ThreadCalls,
@@ -160,6 +164,28 @@ pub(crate) static USUAL_WAITS: Array<u64> = Array::with_max_entries(MAX_WAIT_PLA
 /// What the agent tells the switch programs while they run.
 #[map]
 pub(crate) static SWITCH_CONTROL: Array<SwitchControl> = Array::with_max_entries(1, 0);
+
+/// Threads between two switches, by the kernel's own thread ID. Written by [`crate::probe::sched`]; an entry goes with its thread. Full:
+/// counted as [`Stat::TurnsFull`].
+#[map]
+pub(crate) static TURNS: HashMap<u32, Turn> = HashMap::with_max_entries(MAX_TURNS, 0);
+
+/// Turns of processes, by process ID in the agent's namespace. Written by [`crate::probe::sched`], read by the agent at the end.
+/// Full: counted as [`Stat::TurnSumsFull`].
+#[map]
+pub(crate) static TURN_SUMS: HashMap<u32, TurnSum> = HashMap::with_max_entries(MAX_TURN_SUMS, 0);
+
+/// Histograms of processes, a bucket an entry. As above; full: counted as [`Stat::TurnBucketsFull`].
+#[map]
+pub(crate) static TURN_BUCKETS: HashMap<TurnBucket, u64> = HashMap::with_max_entries(MAX_TURN_BUCKETS, 0);
+
+/// Turns of each CPU.
+#[map]
+pub(crate) static CPU_TURNS: PerCpuArray<TurnSum> = PerCpuArray::with_max_entries(1, 0);
+
+/// Histograms of each CPU.
+#[map]
+pub(crate) static CPU_TURN_BUCKETS: PerCpuArray<CpuBuckets> = PerCpuArray::with_max_entries(1, 0);
 
 /// What one CPU has spent lately. Written by the switch programs of that CPU alone.
 #[repr(C)]

@@ -24,6 +24,7 @@ pub mod profile;
 pub mod profile_type;
 pub mod report;
 pub mod resolve;
+pub mod sched;
 pub mod session;
 pub mod symbolize;
 pub mod syscalls;

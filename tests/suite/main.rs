@@ -10,6 +10,7 @@ mod hosts;
 mod off_cpu;
 mod pprof_golden;
 mod recording;
+mod sched;
 mod syscalls;
 mod truth;
 mod unwind;

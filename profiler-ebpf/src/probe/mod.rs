@@ -3,5 +3,6 @@
 pub(crate) mod lifecycle;
 pub(crate) mod off_cpu;
 pub(crate) mod on_cpu;
+pub(crate) mod sched;
 pub(crate) mod self_check;
 pub(crate) mod syscall;

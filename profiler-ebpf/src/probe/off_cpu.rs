@@ -33,12 +33,7 @@ pub(crate) fn switched(ctx: &RawTracePointContext) -> i32 {
     let args = ctx.as_ptr().cast::<u64>();
     // SAFETY: this tracepoint has these arguments; the verifier checks the loads.
     let (preempted, previous, next) = unsafe { (*args & 0xff != 0, *args.add(1), *args.add(2)) };
-    let bits = if config!(switch.has_state_argument) != 0 {
-        // SAFETY: as above.
-        unsafe { *args.add(3) as u32 }
-    } else {
-        read_field(previous, config!(switch.task_state)).unwrap_or(0)
-    };
+    let bits = left_bits(ctx, previous);
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     count(Stat::Switches);
@@ -49,6 +44,17 @@ pub(crate) fn switched(ctx: &RawTracePointContext) -> i32 {
         let _absent_is_fine = OFF_CPU_THREADS.remove(bpf_get_current_pid_tgid() as u32);
     }
     0
+}
+
+/// The state in which `previous` leaves its CPU at `sched_switch`, in the kernel's bits.
+#[inline(always)]
+pub(crate) fn left_bits(ctx: &RawTracePointContext, previous: u64) -> u32 {
+    if config!(switch.has_state_argument) != 0 {
+        // SAFETY: this kernel's tracepoint has a fourth argument; the verifier checks the load.
+        unsafe { *ctx.as_ptr().cast::<u64>().add(3) as u32 }
+    } else {
+        read_field(previous, config!(switch.task_state)).unwrap_or(0)
+    }
 }
 
 /// The thread `next` begins to run: its wait, if it was seen to begin, is over.

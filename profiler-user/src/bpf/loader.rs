@@ -106,6 +106,8 @@ pub struct ProgramsOptions {
     pub cpu_samples: bool,
     /// Whether waits are measured.
     pub waits: bool,
+    /// Whether the run queue is measured.
+    pub turns: bool,
     /// How system calls are counted; none when they are not recorded and their tables need no room.
     pub syscalls: Option<CallTables>,
 }
@@ -139,6 +141,11 @@ impl Programs {
     pub fn load(options: &ProgramsOptions) -> Result<Self, LoadError> {
         let mut loader = EbpfLoader::new();
         super::syscalls::size_tables(&mut loader, options.syscalls.as_ref());
+        if !options.turns {
+            for table in super::turns::TABLES {
+                loader.map_max_entries(table, 1);
+            }
+        }
         let mut ebpf = loader
             // The offsets come as configuration; the object has no relocations against the kernel's types.
             .btf(None)
@@ -378,6 +385,14 @@ pub(super) fn map_error(map: &'static str, source: aya::maps::MapError) -> LoadE
 
 pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))
+}
+
+/// A hash map that is read as a whole, with types that the reader knows.
+pub(super) fn hash(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match take_map(ebpf, name)? {
+        aya::maps::Map::HashMap(data) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    }
 }
 
 fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut PerfEventProgram, LoadError> {

@@ -13,6 +13,7 @@ mod perf_event;
 mod syscalls;
 pub(crate) mod tables;
 mod targets;
+mod turns;
 mod waits;
 
 pub use figures::ProgramFigures;
@@ -22,4 +23,5 @@ pub use perf_event::{Clock, PerfEvent};
 pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;
+pub use turns::{CpuTurns, TurnMaps};
 pub use waits::Waits;

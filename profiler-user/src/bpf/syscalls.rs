@@ -3,13 +3,13 @@
 use std::os::fd::AsFd;
 
 use aya::EbpfLoader;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, MapData};
 use aya::programs::raw_trace_point::RawTracePointLink;
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{CellKey, Sums, SyscallControl, SyscallKey, ThreadCalls};
 
 use super::batch::{self, Read};
-use super::loader::{map_error, raw_tracepoint, refused, take_map};
+use super::loader::{hash, map_error, raw_tracepoint, refused, take_map};
 use super::{CallTables, LoadError, Programs};
 
 /// The programs at the two ends of a call, with their tracepoints. The end comes first: a call whose beginning was seen is then
@@ -129,14 +129,6 @@ impl CallMaps {
     pub fn detach(&mut self) {
         // The beginnings first, in the opposite order of attaching.
         while self.links.pop().is_some() {}
-    }
-}
-
-/// A hash map that is read as a whole, with types that the reader knows.
-fn hash(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<MapData, LoadError> {
-    match take_map(ebpf, name)? {
-        Map::HashMap(data) => Ok(data),
-        _ => Err(LoadError::Missing(name)),
     }
 }
 

@@ -1,12 +1,15 @@
 //! The maps of the switch programs: threads that wait, sums of waits, and what the agent tells the programs while they run.
 
+use std::os::fd::AsFd;
+
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
 
 use super::LoadError;
-use super::loader::{map_error, raw_tracepoint, refused, take_map};
+use super::batch::{self, Read};
+use super::loader::{hash, map_error, raw_tracepoint, refused, take_map};
 
 /// `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -14,7 +17,7 @@ const NO_EXIST: u64 = 1;
 /// The switch programs and their maps. Dropping it detaches nothing: the programs belong to the object.
 pub struct Waits {
     threads: HashMap<MapData, u32, Thread>,
-    sums: HashMap<MapData, WaitKey, WaitSum>,
+    sums: MapData,
     control: Array<MapData, SwitchControl>,
     /// The kernel runs a tail call only as long as somebody holds the tables.
     _walks: [ProgramArray<MapData>; 2],
@@ -30,7 +33,7 @@ impl Waits {
         Ok(Self {
             threads: HashMap::try_from(take_map(ebpf, "OFF_CPU_THREADS")?)
                 .map_err(|source| map_error("OFF_CPU_THREADS", source))?,
-            sums: HashMap::try_from(take_map(ebpf, "WAITS")?).map_err(|source| map_error("WAITS", source))?,
+            sums: hash(ebpf, "WAITS")?,
             control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
                 .map_err(|source| map_error("SWITCH_CONTROL", source))?,
             _walks: walks,
@@ -85,12 +88,18 @@ impl Waits {
     }
 
     /// Takes the sums of all epochs for which `is_over` holds.
-    pub fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Vec<(WaitKey, WaitSum)> {
-        let over: Vec<_> = self.sums.iter().flatten().filter(|(key, _)| is_over(key.epoch)).collect();
-        for (key, _) in &over {
-            let _cannot_fail = self.sums.remove(key);
-        }
-        over
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Result<Vec<(WaitKey, WaitSum)>, LoadError> {
+        let failed = |source| LoadError::Batch { map: "WAITS", source };
+        let mut over: Vec<(WaitKey, WaitSum)> =
+            batch::entries(self.sums.fd().as_fd(), Read::Keep).map_err(failed)?;
+        over.retain(|(key, _)| is_over(key.epoch));
+        let keys: Vec<WaitKey> = over.iter().map(|(key, _)| *key).collect();
+        batch::remove(self.sums.fd().as_fd(), &keys).map_err(failed)?;
+        Ok(over)
     }
 }
 

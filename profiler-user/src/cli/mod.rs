@@ -11,6 +11,7 @@ mod quantity;
 mod record;
 mod report;
 mod running;
+mod sched;
 mod syscalls;
 mod target;
 mod terminal;
@@ -52,6 +53,9 @@ enum Verb {
     Wall(Box<record::WallArgs>),
     /// Count system calls and measure how long they take, by process
     Syscalls(Box<syscalls::SyscallsArgs>),
+    /// Show how long threads wait for a CPU, by process and CPU, in histograms
+    #[command(visible_alias = "runqlat")]
+    Sched(Box<sched::SchedArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Verb::OffCpu(args) => record::off_cpu(*args),
         Verb::Wall(args) => record::wall(*args),
         Verb::Syscalls(args) => syscalls::run(*args),
+        Verb::Sched(args) => sched::run(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::output::file::{Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
+use crate::output::file::{Destination, Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
 use crate::output::{self, Format, Growth, OutputOptions};
 use crate::report::{Merge, Roots};
+use crate::system::identity::Invoker;
 use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit, with_causes};
@@ -147,6 +148,17 @@ pub(super) fn tell(results: Vec<Result<Written, FileError>>) -> anyhow::Result<(
         }
     }
     failure.map_or(Ok(()), |error| Err(told_apart(&error)))
+}
+
+/// A file for a result that is JSON alone.
+pub(super) fn json_file(path: &std::path::Path, force: bool) -> Result<Destination, CliError> {
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("json")) {
+        return Err(CliError::usage(format!("can't tell the format of {}; known: .json", path.display())));
+    }
+    let existing = if force { Existing::Replace } else { Existing::KeepAsOld };
+    Destination::open(path, existing, Invoker::behind_sudo().as_ref()).map_err(|error| {
+        CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, with_causes(&error))
+    })
 }
 
 /// Mistakes of the caller get exit code 2.

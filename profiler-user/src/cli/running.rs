@@ -1,10 +1,14 @@
 //! What every verb that records needs while it runs: signals, the command behind `--`, and why the recording ended.
 
+use std::time::Duration;
+
 use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
 
 use super::exit::{CliError, Exit, with_causes};
 use super::launch::{Launch, RunAs};
+use super::quantity::Length;
 use super::target::CommandArgs;
 use crate::bpf::Targets;
 use crate::profile_type::OnCpuError;
@@ -34,6 +38,75 @@ impl Signals {
     /// Listens from now on.
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+}
+
+/// Time between two looks of a recording at what has come.
+const TICK_EVERY: Duration = Duration::from_millis(100);
+/// Time between two looks at whether the target still lives.
+const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
+
+/// The clock of a recording that is looked after a few times a second and has nothing else to wait for.
+pub(super) struct Running<'a> {
+    deadline: Option<Instant>,
+    signals: &'a mut Signals,
+    child: Option<&'a mut Child>,
+    next_tick: Instant,
+    next_life_sign: Instant,
+    interrupts: u32,
+}
+
+impl<'a> Running<'a> {
+    /// Begins now.
+    pub(super) fn new(length: Length, signals: &'a mut Signals, child: Option<&'a mut Child>) -> Self {
+        let now = Instant::now();
+        let deadline = match length {
+            Length::For(duration) => Some(now + duration),
+            Length::Unlimited => None,
+        };
+        Self {
+            deadline,
+            signals,
+            child,
+            next_tick: now + TICK_EVERY,
+            next_life_sign: now + LIFE_SIGN_EVERY,
+            interrupts: 0,
+        }
+    }
+
+    /// Waits for the next look; or says why there is none.
+    pub(super) async fn tick(&mut self) -> Option<Ending> {
+        loop {
+            tokio::select! {
+                biased;
+                code = exit_code(&mut self.child) => return Some(Ending::Child(code)),
+                _ = self.signals.interrupt.recv() => {
+                    self.interrupts += 1;
+                    // The terminal sent it to the command as well: the command decides, unless it is asked twice.
+                    if self.child.is_none() || self.interrupts > 1 {
+                        return Some(Ending::Asked);
+                    }
+                }
+                _ = self.signals.terminate.recv() => return Some(Ending::Asked),
+                () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
+                    return Some(Ending::Time);
+                }
+                () = sleep_until(self.next_tick) => {
+                    self.next_tick = Instant::now() + TICK_EVERY;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Whether it is time to see whether the target still lives.
+    pub(super) fn is_life_sign_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.next_life_sign;
+        if due {
+            self.next_life_sign = now + LIFE_SIGN_EVERY;
+        }
+        due
     }
 }
 

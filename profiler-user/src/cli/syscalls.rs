@@ -7,16 +7,15 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::{CliError, Exit, with_causes};
-use super::output_args::{parse_percent, tell};
+use super::exit::CliError;
+use super::output_args::{json_file, parse_percent, tell};
 use super::quantity::{Length, length};
 use super::target::{CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::{Colour, stdout_style};
-use crate::output::file::{Destination, Existing};
+use crate::output::file::Destination;
 use crate::output::syscalls::{TableOptions, calls_json, write_calls};
 use crate::profile::Meta;
 use crate::syscalls::{CallChoice, CallReport, CallSessionOptions, Owner};
-use crate::system::identity::Invoker;
 
 /// `perf-agent syscalls`.
 #[derive(Debug, Args)]
@@ -133,18 +132,8 @@ pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
         _ => None,
     };
     let length = args.duration.or(args.trailing).unwrap_or(Length::Unlimited);
-    let files = args.output.iter().map(|path| destination(path, args.force)).collect::<Result<_, _>>()?;
+    let files = args.output.iter().map(|path| json_file(path, args.force)).collect::<Result<_, _>>()?;
     drive::run(Plan { session, found, length, interval, choice, files, args })
-}
-
-fn destination(path: &std::path::Path, force: bool) -> Result<Destination, CliError> {
-    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("json")) {
-        return Err(CliError::usage(format!("can't tell the format of {}; known: .json", path.display())));
-    }
-    let existing = if force { Existing::Replace } else { Existing::KeepAsOld };
-    Destination::open(path, existing, Invoker::behind_sudo().as_ref()).map_err(|error| {
-        CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, with_causes(&error))
-    })
 }
 
 impl Plan {

@@ -11,11 +11,13 @@ pub mod file;
 pub(crate) mod fixture;
 mod flamegraph;
 mod folded;
+mod histogram;
 mod json;
 mod numbers;
 mod options;
 pub(crate) mod pprof;
 mod quality;
+pub mod sched;
 pub mod syscalls;
 mod text;
 

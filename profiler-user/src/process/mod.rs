@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod mappings;
+mod names;
 mod objects;
 mod roots;
 mod snapshot;
@@ -13,6 +14,7 @@ mod table;
 
 pub use cgroup::{CgroupNames, cgroup_id, is_below_cgroup};
 pub use mappings::{Mappings, Placement, Region};
+pub(crate) use names::ProcessNames;
 pub use objects::{Access, Object, ObjectId, Objects};
 pub use snapshot::{Snapshot, SnapshotMapping, numeric_entries};
 pub use table::{Moment, OutsidePid, ProcessId, ProcessInfo, Processes};

@@ -53,6 +53,7 @@ impl Session {
             ring_bytes,
             cpu_samples: options.kind.samples_cpus(),
             waits: waits.is_some(),
+            turns: false,
             syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
@@ -176,10 +177,17 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
     let ring_bytes = *RING_BYTES.start() as u32;
     let config_of_calls = SyscallConfig { owner: OWNER_CGROUP, status_offset: 8 };
     let syscalls = Some(CallTables { config: config_of_calls, entries: None });
-    let mut programs =
-        Programs::load(&ProgramsOptions { config, ring_bytes, cpu_samples: true, waits: true, syscalls })?;
+    let mut programs = Programs::load(&ProgramsOptions {
+        config,
+        ring_bytes,
+        cpu_samples: true,
+        waits: true,
+        turns: true,
+        syscalls,
+    })?;
     programs.follow_processes()?;
     programs.load_calls()?;
+    programs.load_turns()?;
     Ok(programs.figures()?)
 }
 

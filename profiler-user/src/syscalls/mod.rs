@@ -8,10 +8,10 @@ pub mod estimate;
 mod in_flight;
 pub mod model;
 pub mod names;
-mod owners;
 pub mod session;
 mod tally;
 
 pub use choice::CallChoice;
+pub use estimate::Times;
 pub use model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 pub use session::{CallSession, CallSessionOptions, Owner};

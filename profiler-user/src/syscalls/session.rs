@@ -13,10 +13,10 @@ use profiler_common::syscall::{
 use super::in_flight::{Waiting, current_call, waiting};
 use super::model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 use super::names::Names;
-use super::owners::{ProcessNames, cgroup_names};
 use super::tally::{RowKey, Tally, Weight};
 use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, map_memory_bytes};
 use crate::ingest::SideBand;
+use crate::process::{CgroupNames, ProcessNames};
 use crate::profile::{Counter, Meta, Overhead, Quality};
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 
@@ -110,6 +110,7 @@ impl CallSession {
             ring_bytes: RING_BYTES,
             cpu_samples: false,
             waits: false,
+            turns: false,
             syscalls,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
@@ -366,7 +367,7 @@ impl CallSession {
                 )),
             }
         }
-        let mut cgroups = cgroup_names();
+        let mut cgroups = CgroupNames::of_host();
         let mut owners: Vec<OwnerCalls> = by_owner
             .into_iter()
             .map(|(owner, calls)| {

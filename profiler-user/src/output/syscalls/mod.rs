@@ -1,6 +1,5 @@
 //! Recordings of system calls as tables, histograms and JSON.
 
-mod histogram;
 mod json;
 mod table;
 

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::histogram::write_histogram;
 use crate::output::columns::cut;
+use crate::output::histogram::write_histogram;
 use crate::output::numbers::{bytes, duration, percent, thousands};
 use crate::output::quality::causes;
 use crate::output::{Level, TextStyle};
@@ -94,7 +94,7 @@ fn write_owner(out: &mut dyn Write, owner: &OwnerCalls, options: TableOptions) -
     for call in calls.iter().take(options.top) {
         writeln!(out, "{}", row(call, estimated, style))?;
         if options.histograms && !call.histogram.is_empty() {
-            write_histogram(out, call, style)?;
+            write_histogram(out, &call.histogram, style)?;
         }
     }
     rest(out, calls.len().saturating_sub(options.top), "more system calls", style)

@@ -21,6 +21,7 @@ use crate::ingest::RawSample;
 use crate::process::{Moment, Processes};
 use crate::profile::{Counter, clean};
 use crate::profile_type::ProfileKind;
+use crate::session::clock::monotonic_ns;
 use governor::Governor;
 use seed::Seed;
 use words::Words;
@@ -113,6 +114,8 @@ pub struct OffCpu {
     began_ns: u64,
     forgotten: u64,
     unknown_stacks: u64,
+    /// Times that the kernel's table of sums could not be read.
+    unreadable: u64,
 }
 
 impl OffCpu {
@@ -142,7 +145,7 @@ impl OffCpu {
             sums: HashMap::new(),
             unread: seeds.iter().map(|seed| seed.number).collect(),
             seeds: seeds.into_iter().map(|seed| (seed.number, seed)).collect(),
-            words: Words::default(),
+            words: Words::new(),
             control: SwitchControl::default(),
             epoch_ns: now_ns,
             looked_ns: now_ns,
@@ -150,6 +153,7 @@ impl OffCpu {
             began_ns: now_ns,
             forgotten: 0,
             unknown_stacks: 0,
+            unreadable: 0,
         })
     }
 
@@ -171,7 +175,7 @@ impl OffCpu {
             self.epoch_ns = now_ns;
             // A program that read the epoch before this one may still write; by the next turn it has long ended.
             let current = control.epoch;
-            self.take_sums(|epoch| epoch != current);
+            self.take_sums(|epoch| epoch != current)?;
             control.epoch = current.wrapping_add(1);
         }
         if control != self.control {
@@ -189,10 +193,11 @@ impl OffCpu {
         numbers.filter_map(|number| self.seeds.get(&number)?.sample(now_ns)).collect()
     }
 
-    fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) {
-        for (key, sum) in self.waits.take_sums(is_over) {
+    fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Result<(), LoadError> {
+        for (key, sum) in self.waits.take_sums(is_over)? {
             self.keep(key, sum);
         }
+        Ok(())
     }
 
     fn keep(&mut self, key: WaitKey, sum: WaitSum) {
@@ -242,7 +247,9 @@ impl OffCpu {
         self.open_waits(monotonic_ns());
         // Programs that run now may add to an epoch that is read; what they add is the end of a wait that was counted up to here.
         let _gone_with_us = programs.detach_waits();
-        self.take_sums(|_| true);
+        if self.take_sums(|_| true).is_err() {
+            self.unreadable += 1;
+        }
         let mut comms: HashMap<u32, u32> = HashMap::new();
         for known in self.stacks.values() {
             comms.insert(known.key.tid, known.key.comm);
@@ -281,7 +288,7 @@ impl OffCpu {
             SampleKey { tid: key.tid, ..known.key }
         } else {
             let remark = match self.seeds.get(&key.stack) {
-                Some(seed) => before(seed),
+                Some(seed) => self.before(seed),
                 None if key.stack >= FIRST_STACK => {
                     self.unknown_stacks += sum.count;
                     "[stack lost]".to_owned()
@@ -312,6 +319,16 @@ impl OffCpu {
         }
     }
 
+    /// The remark on a wait since before the recording whose stack could not be read.
+    fn before(&self, seed: &Seed) -> String {
+        match seed.call {
+            Some(call) => {
+                format!("[{}, waiting since before the recording]", self.words.name(call.syscall.0))
+            }
+            None => "[waiting since before the recording]".to_owned(),
+        }
+    }
+
     /// What was lost in user space.
     pub fn lost(&self) -> Vec<Counter> {
         let counter =
@@ -319,6 +336,7 @@ impl OffCpu {
         vec![
             counter("waits_forgotten", "waits past the limit on distinct stacks", self.forgotten),
             counter("wait_stack_unknown", "waits whose stack was lost", self.unknown_stacks),
+            counter("waits_unreadable", "times that the table of waits could not be read", self.unreadable),
         ]
     }
 
@@ -359,14 +377,6 @@ impl OffCpu {
             ));
         }
         notes
-    }
-}
-
-/// The remark on a wait since before the recording whose stack could not be read.
-fn before(seed: &Seed) -> String {
-    match seed.call {
-        Some(call) => format!("[{}, waiting since before the recording]", words::name(call.syscall.0)),
-        None => "[waiting since before the recording]".to_owned(),
     }
 }
 
@@ -421,12 +431,6 @@ fn nobody(key: &WaitKey) -> RawSample {
         number: 0,
         syscall: None,
     }
-}
-
-/// The clock of the programs.
-fn monotonic_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[cfg(test)]

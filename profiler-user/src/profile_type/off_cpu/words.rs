@@ -1,12 +1,19 @@
 //! What a thread waits for, in words: the system call it is in, with the lock's address or the kind of file.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 
+use profiler_common::syscall::{ABI_NATIVE, ABI_X32};
+
 use crate::profile::clean;
+use crate::syscalls::names::Names;
 
 /// Descriptors that are remembered. A process with more waits on the rest of them one by one under the system call's name.
 const MOST_REMEMBERED: usize = 10_000;
+
+/// `__X32_SYSCALL_BIT`, arch/x86/include/uapi/asm/unistd.h.
+const X32_CALLS: u32 = 0x4000_0000;
 
 /// What the first argument of a system call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +27,29 @@ enum Argument {
 }
 
 /// The names of what was waited for, each looked up once. A descriptor keeps the name that it had when its first wait was seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Words {
+    names: Names,
     files: HashMap<(u32, u64), Option<String>>,
 }
 
 impl Words {
+    /// Nothing looked up yet.
+    pub(super) fn new() -> Self {
+        Self { names: Names::load(), files: HashMap::new() }
+    }
+
+    /// The name of a system call of this machine's own table.
+    pub(super) fn name(&self, number: u32) -> Cow<'static, str> {
+        match number.checked_sub(X32_CALLS) {
+            Some(number) => self.names.call(number, ABI_X32),
+            None => self.names.call(number, ABI_NATIVE),
+        }
+    }
+
     /// `[futex 0x7f…]`, `[read pipe]`, `[epoll_wait]`.
     pub(super) fn of(&mut self, pid: u32, (number, argument): (u32, u64)) -> String {
-        let name = name(number);
+        let name = self.name(number);
         match kind(number) {
             Argument::Lock => format!("[{name} {argument:#x}]"),
             Argument::Descriptor => match self.file(pid, argument) {
@@ -63,18 +84,6 @@ fn describe(link: &std::path::Path) -> String {
         // `socket:[4711]`, `pipe:[4712]`
         Some((kind, number)) if number.starts_with('[') => kind.to_owned(),
         _ => text,
-    }
-}
-
-/// The name of a system call.
-pub(super) fn name(number: u32) -> String {
-    match libc::c_long::from(number) {
-        libc::SYS_futex => "futex".to_owned(),
-        libc::SYS_read => "read".to_owned(),
-        libc::SYS_nanosleep => "nanosleep".to_owned(),
-        libc::SYS_clock_nanosleep => "clock_nanosleep".to_owned(),
-        libc::SYS_epoll_pwait => "epoll_pwait".to_owned(),
-        _ => format!("syscall_{number}"),
     }
 }
 
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_named_by_call_and_object() {
-        let mut words = Words::default();
+        let mut words = Words::new();
         let own = std::process::id();
         assert_eq!(words.of(own, (libc::SYS_futex as u32, 0x7f00)), "[futex 0x7f00]");
         let file = fs::File::open("/proc/self/stat").unwrap();

@@ -1,17 +1,21 @@
-//! A call's times as bars, one line per power of two.
+//! Times as bars, one line per power of two.
 
 use std::io::{self, Write};
 
-use crate::output::TextStyle;
-use crate::output::numbers::{duration, thousands};
-use crate::syscalls::CallStats;
+use super::TextStyle;
+use super::numbers::{duration, thousands};
 
 /// Cells of the longest bar.
 const LONGEST_BAR: u64 = 40;
 
-/// Draws the histogram of a call. The recording keeps sixteen buckets per power of two; a line sums them up.
-pub(super) fn write_histogram(out: &mut dyn Write, call: &CallStats, style: TextStyle) -> io::Result<()> {
-    let lines = lines(&call.histogram);
+/// Draws a histogram: smallest and largest time of a bucket, nanoseconds, and how many are in it. A recording keeps sixteen buckets per power
+/// of two; a line sums them up.
+pub(super) fn write_histogram(
+    out: &mut dyn Write,
+    histogram: &[(u64, u64, u64)],
+    style: TextStyle,
+) -> io::Result<()> {
+    let lines = lines(histogram);
     let most = lines.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
     for (power, count) in lines {
         let (first, end) = (1_u64 << power, (1_u64 << power).saturating_mul(2));
@@ -48,9 +52,8 @@ mod tests {
         let lines = lines(&histogram);
         assert_eq!(lines[..3], [(4, 3), (5, 0), (6, 4)]);
         assert_eq!(lines.last(), Some(&(62, 1)));
-        let call = CallStats { histogram: histogram.to_vec(), ..CallStats::default() };
         let mut out = Vec::new();
-        write_histogram(&mut out, &call, TextStyle::default()).unwrap();
+        write_histogram(&mut out, &histogram, TextStyle::default()).unwrap();
         assert!(String::from_utf8(out).unwrap().lines().count() == 59);
     }
 }

@@ -1,20 +1,19 @@
-//! Who makes the calls: names of processes, threads and control groups, kept also for those that have ended.
+//! Names of processes and threads, kept also for those that have ended: for recordings that count and take no stacks.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::numeric_entries;
 use crate::ingest::{EventKind, ProcessEvent};
-use crate::process::{CgroupNames, numeric_entries};
 use crate::profile::clean;
-use crate::system::features::Mounts;
 
-/// Processes remembered by name. Past it, those that have ended and made no calls are forgotten.
+/// Processes remembered by name. Past it, those that have ended and were not counted are forgotten.
 const MAX_PROCESSES: usize = 65_536;
 
 /// Names by process.
 #[derive(Debug, Default)]
-pub(super) struct ProcessNames {
+pub(crate) struct ProcessNames {
     names: HashMap<u32, Arc<str>>,
     ended: HashSet<u32>,
     lost: u64,
@@ -22,7 +21,7 @@ pub(super) struct ProcessNames {
 
 impl ProcessNames {
     /// The processes that there are.
-    pub(super) fn of_host() -> Self {
+    pub(crate) fn of_host() -> Self {
         let mut names = Self::default();
         for pid in numeric_entries(Path::new("/proc")) {
             if let Some(name) = comm(&format!("/proc/{pid}/comm")) {
@@ -32,8 +31,8 @@ impl ProcessNames {
         names
     }
 
-    /// Takes in what happened. `has_calls` says whether a process has to be remembered after its end.
-    pub(super) fn apply(&mut self, events: &[ProcessEvent], has_calls: impl Fn(u32) -> bool) {
+    /// Takes in what happened. `is_counted` says whether a process has to be remembered after its end.
+    pub(crate) fn apply(&mut self, events: &[ProcessEvent], is_counted: impl Fn(u32) -> bool) {
         for event in events {
             match &event.kind {
                 EventKind::Fork { parent } => {
@@ -55,7 +54,7 @@ impl ProcessNames {
         if self.names.len() > MAX_PROCESSES {
             let ended = std::mem::take(&mut self.ended);
             for pid in ended {
-                if has_calls(pid) {
+                if is_counted(pid) {
                     self.ended.insert(pid);
                 } else {
                     self.names.remove(&pid);
@@ -65,25 +64,20 @@ impl ProcessNames {
     }
 
     /// The name of a process.
-    pub(super) fn name(&self, pid: u32) -> Arc<str> {
+    pub(crate) fn name(&self, pid: u32) -> Arc<str> {
         let known = self.names.get(&pid).cloned();
         known.or_else(|| comm(&format!("/proc/{pid}/comm"))).unwrap_or_else(|| Arc::from("[unknown]"))
     }
 
     /// Events that were lost, after which names may be old.
-    pub(super) fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// The name of a thread: its own while it lives, then that of its process.
-    pub(super) fn thread_name(&self, pid: u32, tid: u32) -> Arc<str> {
+    pub(crate) fn thread_name(&self, pid: u32, tid: u32) -> Arc<str> {
         comm(&format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_else(|| self.name(pid))
     }
-}
-
-/// Names of control groups.
-pub(super) fn cgroup_names() -> CgroupNames {
-    CgroupNames::new(Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone()))
 }
 
 fn comm(path: &str) -> Option<Arc<str>> {
