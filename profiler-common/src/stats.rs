@@ -42,23 +42,21 @@ pub enum Stat {
     SyscallsSeen = 17,
     /// System calls that were not measured because the table of threads was full.
     SyscallThreadsFull = 18,
-    /// System calls that were not counted because the table of sums was full.
-    SyscallSumsFull = 19,
-    /// Errors and times of system calls that were not counted because their table was full.
-    SyscallCellsFull = 20,
-    /// Entries made in the tables of system calls: not a loss, but how full they are.
-    SyscallEntries = 21,
+    /// System calls, or errors of them, that were not counted because the table was full.
+    SyscallCellsFull = 19,
+    /// Entries made in the table of system calls: not a loss, but how full it is.
+    SyscallEntries = 20,
     /// Threads whose turns on a CPU could not be followed, table full.
-    TurnsFull = 22,
+    TurnsFull = 21,
     /// Turns of processes that found the table of sums full; their CPU's figures have them.
-    TurnSumsFull = 23,
+    TurnSumsFull = 22,
     /// Turns that found the table of histograms full; their process's sums have them.
-    TurnBucketsFull = 24,
+    TurnBucketsFull = 23,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 24] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -78,7 +76,6 @@ impl Stat {
         Self::WaitStacksSkipped,
         Self::SyscallsSeen,
         Self::SyscallThreadsFull,
-        Self::SyscallSumsFull,
         Self::SyscallCellsFull,
         Self::SyscallEntries,
         Self::TurnsFull,
@@ -108,7 +105,6 @@ impl Stat {
             Self::WaitStacksSkipped => "wait_stacks_skipped",
             Self::SyscallsSeen => "syscalls_seen",
             Self::SyscallThreadsFull => "syscall_threads_full",
-            Self::SyscallSumsFull => "syscall_sums_full",
             Self::SyscallCellsFull => "syscall_cells_full",
             Self::SyscallEntries => "syscall_entries",
             Self::TurnsFull => "turns_full",
@@ -139,9 +135,8 @@ impl Stat {
             Self::WaitStacksSkipped => "stacks of waits not taken",
             Self::SyscallsSeen => "system calls on the machine",
             Self::SyscallThreadsFull => "system calls not measured: table of threads full",
-            Self::SyscallSumsFull => "system calls not counted: table of sums full",
-            Self::SyscallCellsFull => "times and errors not counted: table full",
-            Self::SyscallEntries => "entries made in the tables of system calls",
+            Self::SyscallCellsFull => "system calls not counted: table full",
+            Self::SyscallEntries => "entries made in the table of system calls",
             Self::TurnsFull => "turns of threads past the limit of 16 384",
             Self::TurnSumsFull => "turns of processes past the limit of 8 192",
             Self::TurnBucketsFull => "turns missing in a histogram: table full",
@@ -159,7 +154,6 @@ impl Stat {
                 | Self::WaitsFull
                 | Self::WaitStackLost
                 | Self::SyscallThreadsFull
-                | Self::SyscallSumsFull
                 | Self::SyscallCellsFull
                 | Self::TurnsFull
                 | Self::TurnSumsFull

@@ -1,7 +1,7 @@
 //! What the system call programs are told, what they remember of each thread, and the sums that they keep.
 //!
-//! Sums live in two hash tables that both sides know: [`Sums`] by [`SyscallKey`], and plain counts by [`CellKey`]. A key holds the
-//! CPU that counts, so that no two CPUs write one entry; only what is in use takes memory.
+//! Sums live in a hash table that both sides know: a [`Cell`] for each bucket of a histogram and each errno that is in use, by
+//! [`CellKey`]. A call is one lookup there. A key holds the CPU that counts, so that no two CPUs write one entry.
 
 use crate::histogram::BUCKETS;
 
@@ -43,10 +43,8 @@ pub const INTERRUPTED: u32 = 4;
 
 /// Threads that can be inside a call at the same time. One more is counted and not measured.
 pub const MAX_THREADS: u32 = 32_768;
-/// Entries for [`Sums`].
-pub const MAX_SUMS: u32 = 16_384;
-/// Entries for cells.
-pub const MAX_CELLS: u32 = 98_304;
+/// Entries for [`Cell`]s, about a hundred bytes each.
+pub const MAX_CELLS: u32 = 65_536;
 
 /// The number under which a call is counted.
 #[inline(always)]
@@ -150,6 +148,8 @@ pub struct ThreadCalls {
     pub pending_number: u32,
     /// One of the `PENDING_` numbers in the low half, the call's table in the high half.
     pub pending: u32,
+    /// Calls that returned since measuring began last.
+    pub calls: u64,
 }
 
 /// Whose calls, of which kind, counted by which CPU.
@@ -166,36 +166,20 @@ pub struct SyscallKey {
     pub cpu: u16,
 }
 
-/// Sums over calls.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sums {
-    /// Calls whose beginning and end were seen.
-    pub measured: u64,
-    /// Their time, nanoseconds.
-    pub total_ns: u64,
-    /// The longest of them, nanoseconds.
-    pub max_ns: u64,
-    /// Calls that returned, of which only the end was seen.
-    pub late: u64,
-    /// The part of their time that was seen, nanoseconds.
-    pub late_ns: u64,
-    /// Calls that ended with their thread.
-    pub ended: u64,
-    /// Repetitions after a signal, which are no calls of their own.
-    pub repeated: u64,
-}
+/// Calls that returned, both ends seen; the index is the bucket of [`crate::histogram`] of their time.
+pub const CELL_TIME: u16 = 0;
+/// Of these, calls that failed; the index is the errno.
+pub const CELL_ERRNO: u16 = 1;
+/// Calls that returned, of which only the end was seen; the index is the bucket of the part of their time that was seen.
+pub const CELL_LATE_TIME: u16 = 2;
+/// Of these, calls that failed; the index is the errno.
+pub const CELL_LATE_ERRNO: u16 = 3;
+/// Calls that ended with their thread.
+pub const CELL_ENDED: u16 = 4;
+/// Repetitions after a signal, which are no calls of their own.
+pub const CELL_REPEATED: u16 = 5;
 
-/// A measured call's error; the index is the errno.
-pub const CELL_ERRNO: u16 = 0;
-/// A measured call's time; the index is the bucket of [`crate::histogram`].
-pub const CELL_TIME: u16 = 1;
-/// The error of a call of which only the end was seen.
-pub const CELL_LATE_ERRNO: u16 = 2;
-/// The part of its time that was seen; the index is the bucket.
-pub const CELL_LATE_TIME: u16 = 3;
-
-/// One count of a histogram or of an errno.
+/// Which calls of an owner a [`Cell`] sums up.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CellKey {
@@ -209,12 +193,24 @@ pub struct CellKey {
     pub padding: u32,
 }
 
+/// Sums over calls.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cell {
+    /// How many.
+    pub count: u64,
+    /// Their time, nanoseconds, where it is counted by time.
+    pub total_ns: u64,
+    /// The longest of them, nanoseconds.
+    pub max_ns: u64,
+}
+
 const _: () = {
     assert!(size_of::<SyscallConfig>() == 8);
     assert!(size_of::<SyscallControl>() == 16);
-    assert!(size_of::<ThreadCalls>() == 72);
+    assert!(size_of::<ThreadCalls>() == 80);
     assert!(size_of::<SyscallKey>() == 16);
-    assert!(size_of::<Sums>() == 56);
+    assert!(size_of::<Cell>() == 24);
     assert!(size_of::<CellKey>() == 24);
     assert!(BUCKETS < u16::MAX && -LOWEST_ERROR < u16::MAX as i64, "an index fits");
 };
@@ -231,7 +227,7 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SyscallKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::Sums {}
+    unsafe impl aya::Pod for super::Cell {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::CellKey {}
 }

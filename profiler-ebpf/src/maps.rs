@@ -16,7 +16,7 @@ use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
 use profiler_common::sched::{CpuBuckets, Turn, TurnBucket, TurnSum};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
-    CellKey, MAX_CELLS, MAX_SUMS, MAX_THREADS, Sums, SyscallConfig, SyscallControl, SyscallKey, ThreadCalls,
+    Cell, CellKey, MAX_CELLS, MAX_THREADS, SyscallConfig, SyscallControl, ThreadCalls,
 };
 use profiler_common::unwind::Rule;
 
@@ -143,8 +143,7 @@ pub(crate) static WALK_WAKE: ProgramArray = ProgramArray::with_max_entries(1, 0)
 /// Threads in scope that were seen to wait, by the kernel's own thread ID. Written by [`crate::probe::off_cpu`] and, for threads that waited
 /// before the recording began, by the agent; an entry goes with its thread. Full: counted as [`Stat::WaitingThreadsFull`].
 #[map]
-pub(crate) static OFF_CPU_THREADS: HashMap<u32, Thread> =
-    HashMap::with_max_entries(MAX_WAITING_THREADS, 0);
+pub(crate) static OFF_CPU_THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_WAITING_THREADS, 0);
 
 /// Sums of waits. Written by [`crate::probe::off_cpu`], emptied by the agent one epoch after the other. Full: counted as
 /// [`Stat::WaitsFull`].
@@ -245,13 +244,10 @@ pub(crate) static SYSCALL_CONTROL: Array<SyscallControl> = Array::with_max_entri
 #[map]
 pub(crate) static SYSCALL_THREADS: HashMap<u32, ThreadCalls> = HashMap::with_max_entries(MAX_THREADS, 0);
 
-/// Sums by owner, call and CPU. Written by that CPU alone; the agent removes those of owners that have ended.
+/// System calls by owner, call, CPU and time or errno. Written by that CPU alone; the agent removes the entries of owners that have
+/// ended.
 #[map]
-pub(crate) static SYSCALL_SUMS: HashMap<SyscallKey, Sums> = HashMap::with_max_entries(MAX_SUMS, 0);
-
-/// Histograms and errnos, as far as they are in use. As [`SYSCALL_SUMS`].
-#[map]
-pub(crate) static SYSCALL_CELLS: HashMap<CellKey, u64> = HashMap::with_max_entries(MAX_CELLS, 0);
+pub(crate) static SYSCALL_CELLS: HashMap<CellKey, Cell> = HashMap::with_max_entries(MAX_CELLS, 0);
 
 /// Records on their way to user space. The loader sets the size; full: counted as [`Stat::RingFull`].
 #[map]

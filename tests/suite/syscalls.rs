@@ -197,6 +197,28 @@ fn counts_agree_with_strace() {
 }
 
 #[test]
+fn counts_of_slices_lie_within_their_error_bars() {
+    let (report, stdout) = record(&[], &[&path_of("calls"), "4000", "10"]);
+    let truth = truth(&stdout).unwrap();
+    assert_eq!(report["measure"]["mode"], "slices", "{}", report["measure"]);
+    assert!(
+        report["measure"]["share"].as_f64().unwrap() < 0.3
+            && report["measure"]["slices"].as_u64().unwrap() > 5
+    );
+    let calls = calls_of_program(&report);
+    for name in ["getppid", "fchmodat", "fsync"] {
+        let (count, error) =
+            (calls[name]["count"].as_f64().unwrap(), calls[name]["count_error"].as_f64().unwrap());
+        assert!((count - truth[name]).abs() <= error, "{name}: {count} ± {error}, {} true", truth[name]);
+        assert!(error > 0.0 && error < 2.0 * truth[name], "{name}: the error bars say something: {error}");
+    }
+    assert!(stdout.contains("slices of time") && stdout.contains('±'), "{stdout}");
+    // Inside the budget every call is measured.
+    let (report, _) = record(&["--max-overhead", "100"], &[&path_of("calls"), "3"]);
+    assert_eq!(report["measure"]["mode"], "exact", "{}", report["measure"]);
+}
+
+#[test]
 fn the_reader_chooses_calls_and_errors() {
     let program = path_of("calls");
     let (report, stdout) = record(&["--exact", "-x", "-H"], &[&program, "3"]);

@@ -85,6 +85,19 @@ pub(super) fn remove<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> 
     Ok(())
 }
 
+/// Puts one entry into a map.
+///
+/// # Errors
+///
+/// What `bpf(2)` reports.
+pub(super) fn insert<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut count = 1;
+    batch(bpf_cmd::BPF_MAP_UPDATE_BATCH, map, &mut count, |attr| {
+        attr.keys = std::ptr::from_ref(key) as u64;
+        attr.values = std::ptr::from_ref(value) as u64;
+    })
+}
+
 fn room<T>() -> Vec<std::mem::MaybeUninit<T>> {
     (0..ENTRIES_AT_ONCE).map(|_| std::mem::MaybeUninit::zeroed()).collect()
 }

@@ -175,7 +175,7 @@ impl Programs {
             wait_links: Vec::new(),
             #[cfg(feature = "bpf-log")]
             log,
-            _run_time_stats: aya::sys::enable_stats(aya::sys::Stats::RunTime).ok(),
+            _run_time_stats: run_time_stats(options),
             ebpf,
         })
     }
@@ -301,6 +301,12 @@ impl Programs {
         let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
         infos.map(|info| info.run_time().as_nanos() as u64).sum()
     }
+}
+
+/// Turns the kernel's run-time statistics on. Not for system calls: they would make the programs there cost half as much again, and
+/// what those cost is measured in another way.
+fn run_time_stats(options: &ProgramsOptions) -> Option<OwnedFd> {
+    if options.syscalls.is_some() { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
 }
 
 /// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.

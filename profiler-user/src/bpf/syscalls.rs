@@ -6,7 +6,7 @@ use aya::EbpfLoader;
 use aya::maps::{Array, MapData};
 use aya::programs::raw_trace_point::RawTracePointLink;
 use profiler_common::stats::Stat;
-use profiler_common::syscall::{CellKey, Sums, SyscallControl, SyscallKey, ThreadCalls};
+use profiler_common::syscall::{Cell, CellKey, SyscallControl, ThreadCalls};
 
 use super::batch::{self, Read};
 use super::loader::{hash, map_error, raw_tracepoint, refused, take_map};
@@ -21,7 +21,7 @@ const THREADS: [(&str, &str); 2] =
     [("caller_ended", "sched_process_exit"), ("caller_executed", "sched_process_exec")];
 
 /// The tables that a recording without system calls needs no room for.
-const TABLES: [&str; 3] = ["SYSCALL_THREADS", "SYSCALL_SUMS", "SYSCALL_CELLS"];
+const TABLES: [&str; 2] = ["SYSCALL_THREADS", "SYSCALL_CELLS"];
 
 /// Hands the configuration over, and makes the tables small where nobody fills them.
 pub(super) fn size_tables<'a>(loader: &mut EbpfLoader<'a>, tables: Option<&'a CallTables>) {
@@ -39,20 +39,22 @@ pub(super) fn size_tables<'a>(loader: &mut EbpfLoader<'a>, tables: Option<&'a Ca
     }
 }
 
-/// Entries of the two tables of sums.
-#[derive(Debug, Default)]
-pub struct CallCounts {
-    /// Sums.
-    pub sums: Vec<(SyscallKey, Sums)>,
-    /// Histograms and errnos.
-    pub cells: Vec<(CellKey, u64)>,
+/// The owner of calls that the agent makes to learn what a call costs. No process has this number.
+const CALIBRATION: u64 = u64::MAX;
+
+/// The number of this thread in the initial PID namespace, if we are in it; elsewhere the calibration measures calls out of scope.
+fn own_tid() -> u32 {
+    // SAFETY: no preconditions.
+    (unsafe { libc::gettid() }) as u32
 }
+
+/// Entries of the table of sums.
+pub type CallCounts = Vec<(CellKey, Cell)>;
 
 /// The tables of the system call programs.
 pub struct CallMaps {
     control: Array<MapData, SyscallControl>,
     threads: MapData,
-    sums: MapData,
     cells: MapData,
     /// The programs are attached as long as these are held.
     links: Vec<RawTracePointLink>,
@@ -87,12 +89,10 @@ impl CallMaps {
     }
 
     fn take_entries(&self, read: Read) -> Result<CallCounts, LoadError> {
-        Ok(CallCounts {
-            sums: batch::entries(self.sums.fd().as_fd(), read)
-                .map_err(|source| LoadError::Batch { map: "SYSCALL_SUMS", source })?,
-            cells: batch::entries(self.cells.fd().as_fd(), read)
-                .map_err(|source| LoadError::Batch { map: "SYSCALL_CELLS", source })?,
-        })
+        let mut entries: CallCounts = batch::entries(self.cells.fd().as_fd(), read)
+            .map_err(|source| LoadError::Batch { map: "SYSCALL_CELLS", source })?;
+        entries.retain(|(key, _)| key.call.owner != CALIBRATION);
+        Ok(entries)
     }
 
     /// Removes what was counted for owners that make no calls any more.
@@ -100,13 +100,32 @@ impl CallMaps {
     /// # Errors
     ///
     /// The kernel refused.
-    pub fn remove(&self, counts: &CallCounts) -> Result<(), LoadError> {
-        let sums: Vec<SyscallKey> = counts.sums.iter().map(|(key, _)| *key).collect();
-        let cells: Vec<CellKey> = counts.cells.iter().map(|(key, _)| *key).collect();
-        batch::remove(self.sums.fd().as_fd(), &sums)
-            .map_err(|source| LoadError::Batch { map: "SYSCALL_SUMS", source })?;
-        batch::remove(self.cells.fd().as_fd(), &cells)
+    pub fn remove(&self, counts: &[(CellKey, Cell)]) -> Result<(), LoadError> {
+        let keys: Vec<CellKey> = counts.iter().map(|(key, _)| *key).collect();
+        batch::remove(self.cells.fd().as_fd(), &keys)
             .map_err(|source| LoadError::Batch { map: "SYSCALL_CELLS", source })
+    }
+
+    /// Measures calls of this thread too, which is never in scope, under the owner [`CALIBRATION`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn include_own_thread(&mut self) -> Result<(), LoadError> {
+        let (pid, tid) = (std::process::id(), own_tid());
+        let thread = ThreadCalls { pid, tid, owner: CALIBRATION, ..ThreadCalls::default() };
+        batch::insert(self.threads.fd().as_fd(), &tid, &thread)
+            .map_err(|source| LoadError::Batch { map: "SYSCALL_THREADS", source })
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn exclude_own_thread(&mut self) -> Result<(), LoadError> {
+        batch::remove(self.threads.fd().as_fd(), &[own_tid()])
+            .map_err(|source| LoadError::Batch { map: "SYSCALL_THREADS", source })
     }
 
     /// Every thread that is known to make calls.
@@ -153,7 +172,6 @@ impl Programs {
         Ok(CallMaps {
             control: Array::try_from(control).map_err(|source| map_error("SYSCALL_CONTROL", source))?,
             threads: hash(&mut self.ebpf, "SYSCALL_THREADS")?,
-            sums: hash(&mut self.ebpf, "SYSCALL_SUMS")?,
             cells: hash(&mut self.ebpf, "SYSCALL_CELLS")?,
             links: Vec::new(),
         })

@@ -125,6 +125,7 @@ pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
             By::Thread => Owner::Thread,
             By::Cgroup => Owner::Cgroup,
         },
+        budget: (!args.exact).then_some(args.max_overhead / 100.0),
         table_entries: args.table_entries,
     };
     let interval = match args.interval {

@@ -85,11 +85,6 @@ impl Spread {
         Self { sum: self.sum - earlier.sum, squares: self.squares - earlier.squares }
     }
 
-    /// The estimate of the whole.
-    pub fn total(&self) -> f64 {
-        self.sum
-    }
-
     /// Half the width of the 99 % interval around the total of `slices` slices. It counts the differences between slices in full, also
     /// those that come from the program's own phases and that one slice in each window evens out, so it is rather too wide.
     pub fn error(&self, slices: u64, share: f64) -> f64 {
@@ -200,7 +195,7 @@ mod tests {
             for slice in 0..slices {
                 spread.add(if slice % 2 == 0 { 90_000.0 } else { 110_000.0 });
             }
-            spread.error(slices, 0.05) / spread.total()
+            spread.error(slices, 0.05) / spread.sum
         };
         assert!(spread(10) > spread(40) && spread(40) > spread(160));
         assert!(spread(160) < 0.03, "{}", spread(160));

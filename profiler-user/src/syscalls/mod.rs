@@ -4,11 +4,14 @@
 //! event per call. [`session`] runs a recording, [`tally`] adds up what it reads, [`model`] is what outputs read.
 
 pub mod choice;
+mod cost;
 pub mod estimate;
+mod exposure;
 mod in_flight;
 pub mod model;
 pub mod names;
 pub mod session;
+mod slices;
 mod tally;
 
 pub use choice::CallChoice;

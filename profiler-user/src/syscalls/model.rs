@@ -103,8 +103,8 @@ pub struct InFlight {
     pub thread: Arc<str>,
     /// Name of the call.
     pub name: String,
-    /// How long it has been going on, nanoseconds.
-    pub ns: u64,
+    /// How long it has been going on, nanoseconds; none when its beginning fell between two slices.
+    pub ns: Option<u64>,
     /// It began before the recording did, and `ns` is only the part that is known.
     pub began_before: bool,
 }

@@ -1,21 +1,25 @@
 //! One recording of system calls: programs, tables, names, and the calls that were going on at both ends.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::config::FILTER_PROCESS;
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
-    MAX_SUMS, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, PENDING_NONE, SyscallConfig, SyscallControl,
+    MAX_CELLS, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, PENDING_NONE, SyscallConfig, SyscallControl,
     ThreadCalls,
 };
 
+use super::cost::{Cost, plain_call_ns};
+use super::exposure::Exposure;
 use super::in_flight::{Waiting, current_call, waiting};
 use super::model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 use super::names::Names;
+use super::slices::{Slice, Slices};
 use super::tally::{RowKey, Tally, Weight};
 use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, map_memory_bytes};
 use crate::ingest::SideBand;
+use crate::output::{percent, thousands};
 use crate::process::{CgroupNames, ProcessNames};
 use crate::profile::{Counter, Meta, Overhead, Quality};
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
@@ -23,8 +27,17 @@ use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 /// The ring carries slow calls only.
 const RING_BYTES: u32 = 512 << 10;
 
-/// Share of the kernel's tables that may fill before the entries of ended processes are taken out.
+/// Share of the kernel's table that may fill before the entries of ended processes are taken out.
 const PURGE_SHARE: u64 = 4;
+
+/// Time over which the cost is judged, so that a burst of calls, as when a program starts, does not count as its habit.
+const COST_WINDOW: Duration = Duration::from_millis(500);
+
+/// As a multiple of the budget: what is not tolerated for that long either.
+const FAR_TOO_MUCH: f64 = 5.0;
+
+/// Threads without a call of their own in a slice that are asked for what they are in. Each costs about ten microseconds.
+const QUIET_THREADS: usize = 64;
 
 /// Calls in flight that a report lists; the rest is only counted.
 const LISTED_IN_FLIGHT: usize = 1_000;
@@ -50,6 +63,8 @@ pub struct CallSessionOptions {
     pub follow_forks: bool,
     /// By whom calls are kept apart.
     pub owner: Owner,
+    /// What measuring may cost the busiest CPU, as a share of its time; none to measure every call whatever it costs.
+    pub budget: Option<f64>,
     /// Entries of each of the kernel's tables; none for the usual sizes.
     pub table_entries: Option<u32>,
 }
@@ -63,6 +78,14 @@ pub struct CallSession {
     names: Names,
     options: CallSessionOptions,
     tally: Tally,
+    cost: Cost,
+    /// None while every call is measured.
+    slices: Option<Slices>,
+    exposure: Exposure,
+    /// How long every call was measured before the slices began.
+    exact_ns: u64,
+    rate_known: bool,
+    news: Vec<String>,
     /// What was told of the intervals before this one.
     told: Tally,
     interval_began: Instant,
@@ -120,7 +143,7 @@ impl CallSession {
         let mut maps = programs.load_calls()?;
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
         let before = waiting(&known);
-        programs.attach_calls(&mut maps)?;
+        let cost = Cost::calibrate(&mut programs, &mut maps)?;
         let mut session = Self {
             programs,
             maps,
@@ -129,6 +152,12 @@ impl CallSession {
             names: Names::load(),
             options: options.clone(),
             tally: Tally::default(),
+            cost,
+            slices: None,
+            exposure: Exposure::default(),
+            exact_ns: 0,
+            rate_known: false,
+            news: Vec::new(),
             told: Tally::default(),
             interval_began: Instant::now(),
             before,
@@ -142,8 +171,123 @@ impl CallSession {
             cpu_at_start_ns,
             cpus: online.len() as u32,
         };
+        session.cost.restart(&session.programs);
         session.open()?;
         Ok(session)
+    }
+
+    /// When [`CallSession::step`] has something to do; never while every call is measured.
+    pub fn next_step(&self) -> Option<Instant> {
+        self.slices.as_ref().map(Slices::due)
+    }
+
+    /// Measures for one slice of time. Takes as long as the slice: some milliseconds, never more than an eighth of a second.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn step(&mut self) -> Result<(), SessionError> {
+        let Some(mut slices) = self.slices.take() else { return Ok(()) };
+        let plain = plain_call_ns();
+        self.programs.attach_calls(&mut self.maps)?;
+        self.cost.restart(&self.programs);
+        self.open()?;
+        std::thread::sleep(slices.length());
+        let end_ns = self.close()?;
+        let ns = end_ns.saturating_sub(self.since_ns);
+        let rate = self.cost.rate(&self.programs, ns as f64 / 1e9);
+        let threads = self.maps.threads()?;
+        let counts = self.maps.drain()?;
+        self.cost.calibrate_again(&mut self.maps, plain)?;
+        self.maps.detach();
+        let open = self.open_time(&threads, end_ns);
+        self.exposure.add(&threads, self.since_ns, ns);
+        let slice = Slice { counts, open, ns };
+        slices.add(&mut self.tally, slice, rate.busiest_share);
+        self.slices = Some(slices);
+        Ok(())
+    }
+
+    /// Time that calls took inside the slice that did not end in it, nanoseconds.
+    fn open_time(&self, threads: &[ThreadCalls], end_ns: u64) -> Vec<(RowKey, f64)> {
+        let mut open = Vec::new();
+        let mut quiet: Vec<Waiting> = Vec::new();
+        for thread in threads {
+            let key = RowKey { owner: thread.owner, number: thread.number, abi: thread.abi as u16 };
+            if thread.entered_ns >= self.since_ns {
+                open.push((key, end_ns.saturating_sub(thread.entered_ns) as f64));
+            } else if thread.left_ns < self.since_ns {
+                quiet.push(Waiting {
+                    pid: thread.pid,
+                    tid: thread.tid,
+                    number: thread.number,
+                    abi: thread.abi as u16,
+                });
+            }
+        }
+        let known: HashSet<u32> = threads.iter().map(|thread| thread.tid).collect();
+        quiet.extend(self.before.iter().filter(|call| !known.contains(&call.tid)));
+        // They made no call in the slice: those inside of one now were so all the time. A few stand for all of them.
+        let step = quiet.len().div_ceil(QUIET_THREADS).max(1);
+        let slice_ns = end_ns.saturating_sub(self.since_ns) as f64;
+        for call in quiet.iter().skip(end_ns as usize % step).step_by(step) {
+            if let Some(number) = current_call(call.pid, call.tid) {
+                let key = RowKey { owner: self.owner_of(call), number, abi: call.abi };
+                open.push((key, slice_ns * step as f64));
+            }
+        }
+        open
+    }
+
+    /// Compares what measuring costs with what it may cost, and goes over to slices when it is too much.
+    fn watch_cost(&mut self) -> Result<(), SessionError> {
+        let (Some(budget), None) = (self.options.budget, &self.slices) else { return Ok(()) };
+        let rate = self.cost.peek(&self.programs);
+        let settled = self.cost.looked_for() >= COST_WINDOW;
+        if settled || rate.busiest_share > budget * FAR_TOO_MUCH {
+            self.cost.restart(&self.programs);
+        } else if self.rate_known {
+            return Ok(());
+        }
+        let what = format!(
+            "{} calls a second on this machine, {:.2} µs each: measuring every call costs {} of the busiest CPU",
+            thousands(rate.calls_per_second as u64),
+            self.cost.call_ns() / 1e3,
+            percent(rate.busiest_share * 100.0),
+        );
+        let too_much = if settled { budget } else { budget * FAR_TOO_MUCH };
+        if rate.busiest_share <= too_much {
+            if !self.rate_known {
+                self.news.push(what);
+            }
+            self.rate_known = true;
+            return Ok(());
+        }
+        self.rate_known = true;
+        let end_ns = self.close()?;
+        self.maps.detach();
+        self.exact_ns = end_ns.saturating_sub(self.since_ns);
+        self.tally.add(&self.maps.drain()?, Weight::Exact);
+        self.removed = self.stat(Stat::SyscallEntries);
+        let slices = Slices::new(budget, rate.busiest_share, Instant::now());
+        self.news.push(format!(
+            "{what}; from now on in slices of time, {} of it (--exact measures every call)",
+            percent(slices.planned_share() * 100.0)
+        ));
+        self.slices = Some(slices);
+        Ok(())
+    }
+
+    /// What there is to tell since the last time.
+    pub fn take_news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Ends measuring; returns when.
+    fn close(&mut self) -> Result<u64, SessionError> {
+        let end_ns = clock::monotonic_ns();
+        self.maps.control(SyscallControl { since_ns: 0, slow_ns: u64::MAX })?;
+        Ok(end_ns)
     }
 
     /// Begins to measure.
@@ -168,12 +312,25 @@ impl CallSession {
     }
 
     /// Keeps names up to date and the kernel's tables from filling with processes that have ended.
-    pub fn tick(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn tick(&mut self) -> Result<(), SessionError> {
+        self.keep_up();
+        self.watch_cost()
+    }
+
+    fn keep_up(&mut self) {
         let events = self.side_band.drain();
         let owners = self.tally.owners();
         self.processes.apply(&events, |pid| owners.contains(&u64::from(pid)));
         let made = self.stat(Stat::SyscallEntries);
-        if self.options.owner != Owner::Cgroup && made.saturating_sub(self.removed) >= self.purge_at {
+        let measuring = self.slices.is_none();
+        if measuring
+            && self.options.owner != Owner::Cgroup
+            && made.saturating_sub(self.removed) >= self.purge_at
+        {
             self.purge();
         }
     }
@@ -187,13 +344,9 @@ impl CallSession {
         let mut alive: HashMap<u64, bool> = HashMap::new();
         let owner_kind = self.options.owner;
         let mut is_alive = |owner: u64| *alive.entry(owner).or_insert_with(|| exists(owner_kind, owner));
-        let CallCounts { sums, cells } = counts;
-        let all = sums.len() + cells.len();
-        let gone = CallCounts {
-            sums: sums.into_iter().filter(|(key, _)| !is_alive(key.owner)).collect(),
-            cells: cells.into_iter().filter(|(key, _)| !is_alive(key.call.owner)).collect(),
-        };
-        let removed = gone.sums.len() + gone.cells.len();
+        let all = counts.len();
+        let gone: CallCounts = counts.into_iter().filter(|(key, _)| !is_alive(key.call.owner)).collect();
+        let removed = gone.len();
         if self.maps.remove(&gone).is_err() {
             self.failures += 1;
         }
@@ -248,10 +401,12 @@ impl CallSession {
     ///
     /// The kernel's tables cannot be read.
     pub fn interval(&mut self, meta: Meta) -> Result<CallReport, SessionError> {
-        self.tick();
+        self.keep_up();
         let threads = self.maps.threads()?;
         let mut now = self.tally.clone();
-        now.add(&self.maps.read()?, Weight::Exact);
+        if self.slices.is_none() {
+            now.add(&self.maps.read()?, Weight::Exact);
+        }
         let new = now.since(&self.told);
         let duration_ns = self.interval_began.elapsed().as_nanos() as u64;
         self.interval_began = Instant::now();
@@ -265,21 +420,41 @@ impl CallSession {
     ///
     /// The kernel's tables cannot be read.
     pub fn stop(mut self, meta: Meta) -> Result<CallReport, SessionError> {
-        let end_ns = clock::monotonic_ns();
         let duration_ns = self.started.elapsed().as_nanos() as u64;
-        self.maps.control(SyscallControl { since_ns: 0, slow_ns: u64::MAX })?;
+        let end_ns = self.close()?;
         let threads = self.maps.threads()?;
         self.maps.detach();
-        self.tick();
+        self.keep_up();
         let mut tally = std::mem::take(&mut self.tally);
-        tally.add(&self.maps.read()?, Weight::Exact);
+        match &mut self.slices {
+            Some(slices) => slices.finish(&mut tally, Instant::now()),
+            None => tally.add(&self.maps.drain()?, Weight::Exact),
+        }
         Ok(self.report(&tally, &threads, end_ns, Meta { duration_ns, ..meta }))
     }
 
     fn report(&self, tally: &Tally, threads: &[ThreadCalls], end_ns: u64, meta: Meta) -> CallReport {
         let in_flight = self.in_flight(threads, end_ns);
-        let overhead = Overhead { wall_ns: self.started.elapsed().as_nanos() as u64, ..self.overhead() };
+        let seen = self.programs.calls_seen();
+        let cost_ns = |calls: u64| calls as f64 * self.cost.call_ns();
+        let wall_ns = self.started.elapsed().as_nanos() as u64;
+        let overhead = Overhead { bpf_ns: cost_ns(seen.iter().sum()) as u64, wall_ns, ..self.overhead() };
+        let busiest_ns = cost_ns(seen.iter().max().copied().unwrap_or(0));
+        let (slices, share) =
+            self.slices.as_ref().map_or((0, 1.0), |slices| (slices.taken(), slices.share()));
+        let measure = match self.slices {
+            None => Measure::Exact,
+            Some(_) => {
+                Measure::Slices { slices, share, exact_share: self.exact_ns as f64 / wall_ns.max(1) as f64 }
+            }
+        };
         let mut notes = self.notes.clone();
+        if self.slices.is_some() {
+            notes.push(
+                "calls that programs could not make because measuring slowed them down are added; ± holds in 99 of 100 recordings"
+                    .to_owned(),
+            );
+        }
         if tally.began_before() > 0 {
             notes.push(format!(
                 "{} calls had begun before the recording and returned in it; they are not counted",
@@ -292,8 +467,9 @@ impl CallSession {
                 self.processes.lost()
             ));
         }
+        let owners = self.owners(tally, &in_flight, slices, share);
         let quality = Quality {
-            samples: tally.calls(),
+            samples: owners.iter().map(OwnerCalls::count).sum(),
             lost: self.lost(),
             notes,
             overhead: Some(overhead),
@@ -301,10 +477,10 @@ impl CallSession {
         };
         CallReport {
             meta: Meta { start_unix_ns: self.start_unix_ns, ..meta },
-            measure: Measure::Exact,
-            owners: self.owners(tally, &in_flight),
+            measure,
+            owners,
             in_flight: in_flight.into_iter().map(|(_, call)| call).take(LISTED_IN_FLIGHT).collect(),
-            slowdown_percent: 0.0,
+            slowdown_percent: busiest_ns * 100.0 / wall_ns.max(1) as f64,
             quality,
         }
     }
@@ -312,6 +488,16 @@ impl CallSession {
     /// The calls that have not returned, longest first.
     fn in_flight(&self, threads: &[ThreadCalls], end_ns: u64) -> Vec<(RowKey, InFlight)> {
         let mut found = Vec::new();
+        if self.slices.is_some() {
+            // Between slices a thread may have returned and called again; only what it does now is known.
+            for thread in threads {
+                if let Some(number) = current_call(thread.pid, thread.tid) {
+                    let key = RowKey { owner: thread.owner, number, abi: thread.abi as u16 };
+                    found.push((key, self.unfinished(thread.pid, thread.tid, key, None, false)));
+                }
+            }
+            return found;
+        }
         for thread in threads {
             let current = thread.entered_ns >= self.since_ns;
             let interrupted = thread.pending != PENDING_NONE && thread.pending_entered_ns >= self.since_ns;
@@ -325,7 +511,7 @@ impl CallSession {
             let key = RowKey { owner: thread.owner, number, abi };
             found.push((
                 key,
-                self.unfinished(thread.pid, thread.tid, key, end_ns.saturating_sub(since), false),
+                self.unfinished(thread.pid, thread.tid, key, Some(end_ns.saturating_sub(since)), false),
             ));
         }
         let active: HashSet<u32> = threads.iter().map(|thread| thread.tid).collect();
@@ -334,14 +520,14 @@ impl CallSession {
             if still {
                 let key = RowKey { owner: self.owner_of(call), number: call.number, abi: call.abi };
                 let ns = end_ns.saturating_sub(self.since_ns);
-                found.push((key, self.unfinished(call.pid, call.tid, key, ns, true)));
+                found.push((key, self.unfinished(call.pid, call.tid, key, Some(ns), true)));
             }
         }
         found.sort_by_key(|(_, call)| std::cmp::Reverse((call.began_before, call.ns)));
         found
     }
 
-    fn unfinished(&self, pid: u32, tid: u32, key: RowKey, ns: u64, began_before: bool) -> InFlight {
+    fn unfinished(&self, pid: u32, tid: u32, key: RowKey, ns: Option<u64>, began_before: bool) -> InFlight {
         let name = self.names.call(key.number, key.abi).into_owned();
         InFlight { pid, tid, thread: self.processes.thread_name(pid, tid), name, ns, began_before }
     }
@@ -355,8 +541,15 @@ impl CallSession {
         }
     }
 
-    fn owners(&self, tally: &Tally, in_flight: &[(RowKey, InFlight)]) -> Vec<OwnerCalls> {
-        let mut by_owner = tally.stats(&self.names, 0, 1.0);
+    fn owners(
+        &self,
+        tally: &Tally,
+        in_flight: &[(RowKey, InFlight)],
+        slices: u64,
+        share: f64,
+    ) -> Vec<OwnerCalls> {
+        let mut by_owner =
+            tally.stats(&self.names, slices, share, &self.exposure.corrections(self.cost.call_ns()));
         for (key, call) in in_flight {
             let calls = by_owner.entry(key.owner).or_default();
             match calls.iter_mut().find(|(known, _)| known == key) {
@@ -395,8 +588,7 @@ impl CallSession {
 
 /// New entries after which a look for ended processes is worth while.
 fn purge_step(options: &CallSessionOptions) -> u64 {
-    // The smaller of the two tables fills first, when each process makes few calls of many kinds.
-    u64::from(options.table_entries.unwrap_or(MAX_SUMS)) / PURGE_SHARE
+    u64::from(options.table_entries.unwrap_or(MAX_CELLS)) / PURGE_SHARE
 }
 
 fn thread_owner(pid: u32, tid: u32) -> u64 {

@@ -10,7 +10,7 @@ mod tally;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::programs::RawTracePointContext;
-use profiler_common::config::ARCH_X86_64;
+use profiler_common::config::{ARCH_X86_64, FILTER_CGROUP};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
     INTERRUPTED, LOWEST_ERROR, NOT_A_RESTART, OWNER_CGROUP, OWNER_PROCESS, PENDING_FRESH, PENDING_IN_HANDLER,
@@ -56,14 +56,22 @@ fn owner_of(ids: TaskIds) -> u64 {
     }
 }
 
-/// What is remembered of the current thread; made when it is not there yet.
+/// What is remembered of the current thread, made when it is not there yet; none for threads out of scope.
 #[inline(always)]
-fn thread_of(ids: TaskIds) -> Option<*mut ThreadCalls> {
+fn current_thread() -> Option<*mut ThreadCalls> {
     let tid = own_tid();
     if let Some(thread) = SYSCALL_THREADS.get_ptr_mut(tid) {
-        return Some(thread);
+        // Whoever has an entry was in scope when it was made. Only a control group can be left alive.
+        let may_leave = config!(filter) & FILTER_CGROUP != 0;
+        // SAFETY: the entry is this thread's own.
+        let ids = unsafe { TaskIds { pid: (*thread).pid, tid: (*thread).tid } };
+        return if may_leave && !in_scope(ids) { None } else { Some(thread) };
     }
-    let new = ThreadCalls { pid: ids.pid, tid: ids.tid, ..ThreadCalls::default() };
+    let ids = current_ids();
+    if !in_scope(ids) {
+        return None;
+    }
+    let new = ThreadCalls { pid: ids.pid, tid: ids.tid, owner: owner_of(ids), ..ThreadCalls::default() };
     if SYSCALL_THREADS.insert(tid, new, 0).is_err() {
         count(Stat::SyscallThreadsFull);
     }
@@ -77,16 +85,14 @@ pub(crate) fn entered(ctx: &RawTracePointContext) -> i32 {
         return 0;
     }
     count(Stat::SyscallsSeen);
-    let ids = current_ids();
-    if !in_scope(ids) {
-        return 0;
-    }
-    let Some(thread) = thread_of(ids) else { return 0 };
+    let Some(thread) = current_thread() else { return 0 };
     let abi = registers::abi(argument(ctx, 0), argument(ctx, 1));
     let number = registers::number(argument(ctx, 1), abi);
     // SAFETY: the entry is this thread's own, and nobody else writes it.
     unsafe {
-        (*thread).owner = owner_of(ids);
+        if syscall_config!(owner) == OWNER_CGROUP {
+            (*thread).owner = owner_of(TaskIds { pid: 0, tid: 0 });
+        }
         if (*thread).pending != PENDING_NONE && resume(ctx, thread, number, abi, since) {
             return 0;
         }
@@ -183,7 +189,7 @@ unsafe fn measured(ctx: &RawTracePointContext, thread: *mut ThreadCalls, since: 
         let (number, abi) = ((*thread).number, (*thread).abi as u16);
         let entered = (*thread).entered_ns;
         (*thread).entered_ns = 0;
-        (*thread).left_ns = now;
+        left(thread, now, since);
         let sigreturn = is_sigreturn(is_x86(), abi, number);
         let interrupted = is_restart(result) && !sigreturn;
         let pending = (*thread).pending & 0xffff;
@@ -210,13 +216,25 @@ unsafe fn measured(ctx: &RawTracePointContext, thread: *mut ThreadCalls, since: 
     }
 }
 
+/// Writes down that a call returned.
+///
+/// # Safety
+///
+/// `thread` is the current thread's entry.
+#[inline(always)]
+unsafe fn left(thread: *mut ThreadCalls, now: u64, since: u64) {
+    // SAFETY: valid by the caller.
+    unsafe {
+        let before = if (*thread).left_ns < since { 0 } else { (*thread).calls };
+        (*thread).calls = before.wrapping_add(1);
+        (*thread).left_ns = now;
+    }
+}
+
 /// A call returns whose beginning was not seen.
 #[inline(always)]
 fn late(ctx: &RawTracePointContext, since: u64) {
-    let ids = current_ids();
-    if !in_scope(ids) {
-        return;
-    }
+    let Some(thread) = current_thread() else { return };
     let regs = argument(ctx, 0);
     let result = argument(ctx, 1) as i64;
     let Some(raw) = registers::number_at_return(regs) else { return };
@@ -226,19 +244,17 @@ fn late(ctx: &RawTracePointContext, since: u64) {
         // The new task comes back from a call that its parent made.
         return;
     }
-    let Some(thread) = thread_of(ids) else { return };
-    // SAFETY: no preconditions; the entry is this thread's own.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: as above. It says to the agent that what the thread did before is over.
-    unsafe { (*thread).left_ns = now };
+    // SAFETY: no preconditions; the entry is this thread's own. It says to the agent that what the thread did before is over.
+    let (now, owner) = unsafe {
+        let now = bpf_ktime_get_ns();
+        left(thread, now, since);
+        (now, (*thread).owner)
+    };
     if is_restart(result) {
         return;
     }
     let seen_ns = now.wrapping_sub(since);
-    tally::add(
-        Call { owner: owner_of(ids), number, abi },
-        Outcome::Late { seen_ns, errno: errno_of(result) },
-    );
+    tally::add(Call { owner, number, abi }, Outcome::Late { seen_ns, errno: errno_of(result) });
 }
 
 /// `trace_sched_process_exit(task)` runs in the dying thread.

@@ -2,10 +2,13 @@
 //!
 //! Offsets are those of `struct pt_regs`: arch/x86/include/asm/ptrace.h and arch/arm64/include/asm/ptrace.h.
 
+use core::arch::asm;
+
+use aya_ebpf::helpers::bpf_get_current_task_btf;
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::syscall::{ABI_COMPAT, ABI_NATIVE, ABI_X32, TS_COMPAT, X32_BIT, counted_number};
 
-use crate::kernel::{current_task, read_field};
+use crate::kernel::read_field;
 use crate::maps::{config, syscall_config};
 
 const X86_ORIG_AX: u32 = 120;
@@ -26,13 +29,28 @@ const X86_SIGRETURN: u64 = 15;
 pub(super) fn abi(regs: u64, id: u64) -> u16 {
     if config!(arch) == ARCH_X86_64 {
         let offset = syscall_config!(status_offset);
-        if offset != 0 && read_field::<u32>(current_task(), offset).unwrap_or(0) & TS_COMPAT != 0 {
+        if offset != 0 && status(offset) & TS_COMPAT != 0 {
             return ABI_COMPAT;
         }
         return if id as u32 & X32_BIT != 0 && (id as i32) > 0 { ABI_X32 } else { ABI_NATIVE };
     }
     let pstate = read_field::<u64>(regs, ARM_PSTATE).unwrap_or(0);
     if pstate & ARM_MODE32 != 0 { ABI_COMPAT } else { ABI_NATIVE }
+}
+
+/// `thread_info.status` of the current task, by a plain load: a call of a helper would cost several times as much, at each
+/// call of the machine.
+#[inline(always)]
+fn status(offset: u32) -> u32 {
+    let value: u64;
+    // SAFETY: the verifier knows the type of the task and the offset, which is frozen, and checks the load. In assembly, because only
+    // a load through exactly this pointer is one that it knows.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>();
+        let field = task.wrapping_add(offset as usize);
+        asm!("{value} = *(u32 *)({field} + 0)", value = out(reg) value, field = in(reg) field, options(nostack, readonly));
+    }
+    value as u32
 }
 
 /// The number under which a call is counted.

@@ -4,10 +4,11 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use profiler_common::histogram::bucket_of;
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
-    CELL_ERRNO, CELL_LATE_ERRNO, CELL_LATE_TIME, CELL_TIME, CellKey, Sums, SyscallKey,
+    CELL_ENDED, CELL_ERRNO, CELL_LATE_ERRNO, CELL_LATE_TIME, CELL_REPEATED, CELL_TIME, Cell, CellKey,
+    SyscallKey,
 };
 
-use crate::maps::{SYSCALL_CELLS, SYSCALL_SUMS};
+use crate::maps::SYSCALL_CELLS;
 use crate::stats::count;
 
 /// Whose call it is, and which.
@@ -35,58 +36,32 @@ pub(super) enum Outcome {
 pub(super) fn add(call: Call, outcome: Outcome) {
     // SAFETY: no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u16;
-    let key = SyscallKey { owner: call.owner, number: call.number, abi: call.abi, cpu };
-    let Some(sums) = sums_of(&key) else {
-        count(Stat::SyscallSumsFull);
-        return;
+    let call = SyscallKey { owner: call.owner, number: call.number, abi: call.abi, cpu };
+    let (kind, ns, errno_kind, errno) = match outcome {
+        Outcome::Measured { ns, errno } => (CELL_TIME, ns, CELL_ERRNO, errno),
+        Outcome::Late { seen_ns, errno } => (CELL_LATE_TIME, seen_ns, CELL_LATE_ERRNO, errno),
+        Outcome::Ended => (CELL_ENDED, 0, 0, 0),
+        Outcome::Repeated => (CELL_REPEATED, 0, 0, 0),
     };
-    // SAFETY: the entry is this CPU's own, and a program of this kind is not preempted by another one
-    // (`__bpf_trace_run` and the callers of the tracepoints disable preemption).
-    unsafe {
-        match outcome {
-            Outcome::Measured { ns, errno } => {
-                (*sums).measured = (*sums).measured.wrapping_add(1);
-                (*sums).total_ns = (*sums).total_ns.wrapping_add(ns);
-                if ns > (*sums).max_ns {
-                    (*sums).max_ns = ns;
-                }
-                add_cell(key, CELL_TIME, bucket_of(ns));
-                if errno != 0 {
-                    add_cell(key, CELL_ERRNO, errno as u16);
-                }
-            }
-            Outcome::Late { seen_ns, errno } => {
-                (*sums).late = (*sums).late.wrapping_add(1);
-                (*sums).late_ns = (*sums).late_ns.wrapping_add(seen_ns);
-                add_cell(key, CELL_LATE_TIME, bucket_of(seen_ns));
-                if errno != 0 {
-                    add_cell(key, CELL_LATE_ERRNO, errno as u16);
-                }
-            }
-            Outcome::Ended => (*sums).ended = (*sums).ended.wrapping_add(1),
-            Outcome::Repeated => (*sums).repeated = (*sums).repeated.wrapping_add(1),
-        }
+    add_to(CellKey { call, kind, index: bucket_of(ns), padding: 0 }, ns);
+    if errno != 0 {
+        add_to(CellKey { call, kind: errno_kind, index: errno as u16, padding: 0 }, 0);
     }
 }
 
 #[inline(always)]
-fn sums_of(key: &SyscallKey) -> Option<*mut Sums> {
-    if let Some(sums) = SYSCALL_SUMS.get_ptr_mut(key) {
-        return Some(sums);
-    }
-    if SYSCALL_SUMS.insert(key, Sums::default(), 0).is_ok() {
-        count(Stat::SyscallEntries);
-    }
-    SYSCALL_SUMS.get_ptr_mut(key)
-}
-
-#[inline(always)]
-fn add_cell(call: SyscallKey, kind: u16, index: u16) {
-    let key = CellKey { call, kind, index, padding: 0 };
+fn add_to(key: CellKey, ns: u64) {
     if let Some(cell) = SYSCALL_CELLS.get_ptr_mut(key) {
-        // SAFETY: the entry is this CPU's own.
-        unsafe { *cell = (*cell).wrapping_add(1) };
-    } else if SYSCALL_CELLS.insert(key, 1, 0).is_ok() {
+        // SAFETY: the entry is this CPU's own, and a program of this kind is not preempted by another one (`__bpf_trace_run` and
+        // the callers of the tracepoints disable preemption).
+        unsafe {
+            (*cell).count = (*cell).count.wrapping_add(1);
+            (*cell).total_ns = (*cell).total_ns.wrapping_add(ns);
+            if ns > (*cell).max_ns {
+                (*cell).max_ns = ns;
+            }
+        }
+    } else if SYSCALL_CELLS.insert(key, Cell { count: 1, total_ns: ns, max_ns: ns }, 0).is_ok() {
         count(Stat::SyscallEntries);
     } else {
         count(Stat::SyscallCellsFull);

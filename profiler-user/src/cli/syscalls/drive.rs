@@ -83,8 +83,10 @@ async fn drive(
                 plan.choice.apply(&mut report);
                 plan.print_live(&report)?;
             }
+            () = sleep_until(next_step(session)), if session.next_step().is_some() => session.step()?,
             () = sleep_until(next_tick) => {
-                session.tick();
+                session.tick()?;
+                tell_news(plan, session);
                 let now = Instant::now();
                 next_tick = now + TICK_EVERY;
                 if now >= next_life_sign {
@@ -94,6 +96,20 @@ async fn drive(
                     }
                 }
             }
+        }
+    }
+}
+
+/// When the next slice is due; only asked for where there is one.
+fn next_step(session: &CallSession) -> Instant {
+    session.next_step().map_or_else(Instant::now, Instant::from_std)
+}
+
+#[expect(clippy::print_stderr, reason = "progress belongs on standard error")]
+fn tell_news(plan: &Plan, session: &mut CallSession) {
+    for line in session.take_news() {
+        if !plan.args.quiet {
+            eprintln!("{line}");
         }
     }
 }

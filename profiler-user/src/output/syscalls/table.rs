@@ -147,7 +147,11 @@ fn write_in_flight(out: &mut dyn Write, calls: &[InFlight], style: TextStyle) ->
     for call in calls.iter().take(LISTED) {
         let more = if call.began_before { "more than " } else { "" };
         let thread = format!("{} ({}/{})", call.thread, call.pid, call.tid);
-        writeln!(out, "  {thread}  {}, {more}{} and counting", call.name, duration(call.ns))?;
+        let since = match call.ns {
+            Some(ns) => format!("{more}{} and counting", duration(ns)),
+            None => "its beginning was not seen".to_owned(),
+        };
+        writeln!(out, "  {thread}  {}, {since}", call.name)?;
     }
     rest(out, calls.len().saturating_sub(LISTED), "more", style)
 }
@@ -167,6 +171,7 @@ fn write_quality(out: &mut dyn Write, report: &CallReport, style: TextStyle) -> 
         let (cpu, memory) = (overhead.percent_of_one_cpu(), bytes(overhead.rss_peak_bytes));
         parts.push(format!("agent used {cpu:.2} % of one CPU, {memory}"));
     }
+    parts.push(format!("callers were slowed down by {}", percent(report.slowdown_percent)));
     writeln!(out, "\nQuality  {}", parts.join(" · "))?;
     for note in &quality.notes {
         writeln!(out, "         {note}")?;

@@ -1,0 +1,201 @@
+//! When to measure, where measuring all the time would cost too much.
+//!
+//! The time is cut into windows, and in each one calls are measured for one slice at a random moment. What the slice saw stands
+//! for its window. The share of the time that is measured follows from what measuring costs.
+
+use std::time::{Duration, Instant};
+
+use profiler_common::syscall::{Cell, CellKey};
+
+use super::tally::{RowKey, Tally, Weight};
+
+/// Usual length of a window. Shorter ones give more slices, and so smaller error bars, but attaching costs too.
+const WINDOW: Duration = Duration::from_millis(250);
+/// Longest window: past it a recording of some seconds has too few slices to tell how much they differ.
+const LONGEST_WINDOW: Duration = Duration::from_secs(2);
+/// Shortest slice: below it the moments of attaching are most of it.
+const SHORTEST_SLICE: Duration = Duration::from_millis(2);
+/// Largest share of a window; a slice needs room to move.
+const LARGEST_SHARE: f64 = 0.5;
+/// Weight of the newest slice in the running mean of costs.
+const NEWEST: f64 = 0.3;
+
+/// What a slice saw.
+#[derive(Debug)]
+pub(super) struct Slice {
+    pub(super) counts: Vec<(CellKey, Cell)>,
+    /// Time of calls that were going on and did not end in it, nanoseconds.
+    pub(super) open: Vec<(RowKey, f64)>,
+    /// Its length, nanoseconds.
+    pub(super) ns: u64,
+}
+
+/// The windows so far.
+#[derive(Debug)]
+pub(super) struct Slices {
+    /// What measuring may cost, as a share of the busiest CPU.
+    budget: f64,
+    /// What it costs while it is on.
+    cost: f64,
+    /// Where the window began that comes now.
+    window_began: Instant,
+    window: Duration,
+    slice: Duration,
+    /// When its slice is due.
+    due: Instant,
+    /// The last slice, with the beginning of its window: it stands for all the time until the next window that has one.
+    pending: Option<(Slice, Instant)>,
+    taken: u64,
+    measured_ns: u64,
+    covered_ns: u64,
+    random: u64,
+}
+
+impl Slices {
+    /// From now on.
+    pub(super) fn new(budget: f64, cost: f64, now: Instant) -> Self {
+        let mut slices = Self {
+            budget,
+            cost,
+            window_began: now,
+            window: WINDOW,
+            slice: SHORTEST_SLICE,
+            due: now,
+            pending: None,
+            taken: 0,
+            measured_ns: 0,
+            covered_ns: 0,
+            random: seed(),
+        };
+        slices.plan(now);
+        slices
+    }
+
+    /// When the next slice is due.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// How long it is to be.
+    pub(super) fn length(&self) -> Duration {
+        self.slice
+    }
+
+    /// Share of the time that is planned to be measured.
+    pub(super) fn planned_share(&self) -> f64 {
+        self.slice.as_secs_f64() / self.window.as_secs_f64()
+    }
+
+    /// Takes in a slice, and what measuring cost the busiest CPU while it lasted.
+    pub(super) fn add(&mut self, tally: &mut Tally, slice: Slice, cost: f64) {
+        self.finish(tally, self.window_began);
+        self.pending = Some((slice, self.window_began));
+        self.cost += (cost - self.cost) * NEWEST;
+        let now = Instant::now();
+        // The next window begins where this one was to end, or now if the slice went past it.
+        let next = (self.window_began + self.window).max(now);
+        self.plan(next);
+    }
+
+    /// Adds the last slice for the time up to `end`.
+    pub(super) fn finish(&mut self, tally: &mut Tally, end: Instant) {
+        let Some((slice, began)) = self.pending.take() else { return };
+        let window_ns = end.saturating_duration_since(began).as_nanos() as u64;
+        let ns = slice.ns.max(1);
+        let factor = window_ns.max(ns) as f64 / ns as f64;
+        tally.add(&slice.counts, Weight::Slice(factor));
+        for (key, open_ns) in slice.open {
+            tally.add_open_time(key, open_ns * factor);
+        }
+        self.taken += 1;
+        self.measured_ns += ns;
+        self.covered_ns += window_ns.max(ns);
+    }
+
+    /// Slices taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Share of the time that was measured.
+    pub(super) fn share(&self) -> f64 {
+        if self.covered_ns == 0 { 1.0 } else { self.measured_ns as f64 / self.covered_ns as f64 }
+    }
+
+    fn plan(&mut self, begins: Instant) {
+        let share = (self.budget / self.cost.max(1e-9)).min(LARGEST_SHARE);
+        let slice = WINDOW.mul_f64(share).max(SHORTEST_SLICE);
+        self.window_began = begins;
+        self.slice = slice;
+        self.window = slice.div_f64(share.max(1e-6)).clamp(WINDOW, LONGEST_WINDOW);
+        let room = self.window.saturating_sub(slice);
+        self.due = begins + room.mul_f64(self.next_random());
+    }
+
+    /// A number from 0 to 1 (xorshift): it only has to have nothing to do with what programs do.
+    fn next_random(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::syscalls::names::Names;
+    use profiler_common::syscall::{CELL_TIME, SyscallKey};
+    use std::collections::HashMap;
+
+    #[test]
+    fn the_share_follows_the_cost() {
+        let now = Instant::now();
+        let cheap = Slices::new(0.01, 0.02, now);
+        assert!((cheap.planned_share() - 0.5).abs() < 0.01);
+        let dear = Slices::new(0.01, 0.5, now);
+        assert!((dear.planned_share() - 0.02).abs() < 0.001, "{}", dear.planned_share());
+        assert!(dear.due() >= now && dear.due() + dear.length() <= now + dear.window);
+        let hopeless = Slices::new(0.000_1, 1.0, now);
+        assert_eq!(hopeless.length(), SHORTEST_SLICE);
+    }
+
+    /// A program with two phases, seen through slices at random moments: the true count lies within the error bars.
+    #[test]
+    fn counts_are_unbiased_and_their_error_bars_hold() {
+        let mut missed = 0;
+        for _ in 0..100 {
+            let mut now = Instant::now();
+            let mut slices = Slices::new(0.01, 0.2, now);
+            let mut tally = Tally::default();
+            let mut truth = 0_u64;
+            for window in 0..40_u64 {
+                // Calls per millisecond; the second phase has three times as many.
+                let rate = if window < 20 { 1_000 } else { 3_000 };
+                truth += rate * slices.window.as_millis() as u64;
+                let ns = slices.length().as_nanos() as u64;
+                let jitter = 0.9 + 0.2 * slices.next_random();
+                let count = (rate as f64 * ns as f64 / 1e6 * jitter) as u64;
+                let call = SyscallKey { owner: 1, number: 0, ..SyscallKey::default() };
+                let key = CellKey { call, kind: CELL_TIME, index: 5, padding: 0 };
+                let cell = Cell { count, total_ns: count * 5, max_ns: 5 };
+                let slice = Slice { counts: vec![(key, cell)], open: Vec::new(), ns };
+                slices.finish(&mut tally, slices.window_began);
+                slices.pending = Some((slice, slices.window_began));
+                now = slices.window_began + slices.window;
+                slices.plan(now);
+            }
+            slices.finish(&mut tally, now);
+            let stats = tally.stats(&Names::load(), slices.taken(), slices.share(), &HashMap::new());
+            let call = &stats[&1][0].1;
+            missed += u32::from(call.count.abs_diff(truth) > call.count_error);
+            assert!((call.count as f64 / truth as f64 - 1.0).abs() < 0.1, "{} of {truth}", call.count);
+        }
+        assert!(missed <= 3, "{missed} of 100 outside of the 99 % error bars");
+    }
+}
