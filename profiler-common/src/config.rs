@@ -104,6 +104,8 @@ pub struct Config {
     pub offsets: KernelOffsets,
     /// What the programs at context switches are told.
     pub switch: crate::off_cpu::SwitchConfig,
+    /// What the program at the end of system calls that map memory is told.
+    pub mappings: crate::memory::MappingCalls,
 }
 
 /// What the self-check program found for the process that ran it, to compare with what that process knows of itself.
@@ -132,7 +134,7 @@ pub struct SelfCheck {
 
 const _: () = {
     assert!(size_of::<KernelOffsets>() == 56);
-    assert!(size_of::<Config>() == 32 + 40 + 56 + 40);
+    assert!(size_of::<Config>() == 32 + 40 + 56 + 40 + 16);
     assert!(size_of::<SelfCheck>() == 40);
 };
 

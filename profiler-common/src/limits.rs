@@ -30,13 +30,19 @@ pub const STACK_COPY_PAGES: usize = 6;
 pub const STACK_PAGE_BYTES: usize = 4096;
 
 /// Chains of programs that walk stacks. A program of one chain may interrupt one of another, so each has memory of its own.
-pub const CHAINS: u32 = 3;
+pub const CHAINS: u32 = 5;
 /// Walks of CPU samples: a timer's interrupt or, with a hardware counter, a non-maskable one.
 pub const CHAIN_CPU: u32 = 0;
 /// Walks of threads that leave their CPU.
 pub const CHAIN_SWITCH: u32 = 1;
 /// Walks of threads that wake another one.
 pub const CHAIN_WAKE: u32 = 2;
+/// Walks of page faults, of calls that map memory and of calls of an allocator: no two of them interrupt each other.
+pub const CHAIN_HEAP: u32 = 4;
+
+/// Least size of the ring of a recording of memory, bytes: a program that fills its memory sends sixteen thousand events in the tenth of a
+/// second before the agent can ask for fewer.
+pub const MEMORY_RING_BYTES: u32 = 4 << 20;
 
 /// Threads whose waits are followed at the same time.
 pub const MAX_WAITING_THREADS: u32 = 16_384;

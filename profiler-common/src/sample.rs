@@ -29,7 +29,7 @@ pub struct SampleHeader {
     /// When, nanoseconds of `CLOCK_MONOTONIC`.
     pub time_ns: u64,
     /// What the sample stands for in the sampling event's unit: nanoseconds of `cpu-clock`, or cycles. Of a numbered stack the first
-    /// argument of the system call in [`SampleHeader::syscall`].
+    /// argument of the system call in [`SampleHeader::syscall`]. Of an event of memory what [`crate::memory`] says.
     pub weight: u64,
     /// Control group (v2) of the task, as `bpf_get_current_cgroup_id` names it.
     pub cgroup_id: u64,
@@ -51,10 +51,10 @@ pub struct SampleHeader {
     pub comm: [u8; COMM_LEN],
     /// Number of a stack that is sent once and referred to by sums ([`crate::off_cpu`]); zero for a sample that counts by itself.
     pub number: u64,
-    /// System call that the thread is in, or [`NO_SYSCALL`]. Only in numbered stacks.
+    /// System call that the thread is in, or [`NO_SYSCALL`]. Only in numbered stacks and in events of memory.
     pub syscall: u32,
-    /// Zero.
-    pub padding: u32,
+    /// How many events of memory the sample stands for ([`crate::memory`]); zero for everything else.
+    pub events: u32,
 }
 
 /// Not in a system call.

@@ -52,11 +52,15 @@ pub enum Stat {
     TurnSumsFull = 22,
     /// Turns that found the table of histograms full; their process's sums have them.
     TurnBucketsFull = 23,
+    /// Page faults of all threads of the host, as far as the sampling events saw them.
+    Faults = 24,
+    /// Calls that map or unmap memory, of threads in scope.
+    MappingCalls = 25,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -81,6 +85,8 @@ impl Stat {
         Self::TurnsFull,
         Self::TurnSumsFull,
         Self::TurnBucketsFull,
+        Self::Faults,
+        Self::MappingCalls,
     ];
 
     /// Stable identifier.
@@ -110,6 +116,8 @@ impl Stat {
             Self::TurnsFull => "turns_full",
             Self::TurnSumsFull => "turn_sums_full",
             Self::TurnBucketsFull => "turn_buckets_full",
+            Self::Faults => "faults",
+            Self::MappingCalls => "mapping_calls",
         }
     }
 
@@ -140,6 +148,8 @@ impl Stat {
             Self::TurnsFull => "turns of threads past the limit of 16 384",
             Self::TurnSumsFull => "turns of processes past the limit of 8 192",
             Self::TurnBucketsFull => "turns missing in a histogram: table full",
+            Self::Faults => "page faults",
+            Self::MappingCalls => "calls that map or unmap memory",
         }
     }
 

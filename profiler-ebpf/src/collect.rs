@@ -116,7 +116,7 @@ unsafe fn fill_header(scratch: *mut Scratch, ids: TaskIds, weight: u64, user_mod
         (*header).stack_bytes = 0;
         (*header).number = 0;
         (*header).syscall = NO_SYSCALL;
-        (*header).padding = 0;
+        (*header).events = 0;
         // Fails only for a buffer of length zero.
         bpf_get_current_comm((&raw mut (*header).comm).cast(), COMM_LEN as u32);
     }

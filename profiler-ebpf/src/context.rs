@@ -24,6 +24,9 @@ mod layout {
     /// `bpf_perf_event_data.sample_period` behind 21 registers.
     pub(super) const X86_PERIOD: u32 = 168;
     pub(super) const X86_WORDS: usize = 21;
+    pub(super) const X86_AX: u32 = 80;
+    pub(super) const X86_DX: u32 = 96;
+    pub(super) const X86_SI: u32 = 104;
     pub(super) const X86_DI: u32 = 112;
     pub(super) const X86_ORIG_AX: u32 = 120;
     pub(super) const X86_BP: usize = 6;
@@ -178,6 +181,16 @@ pub(crate) fn sample_period<C: EbpfContext>(ctx: &C) -> u64 {
     }
 }
 
+/// `bpf_perf_event_data.addr`: where a page fault was. It follows the period.
+#[inline(always)]
+pub(crate) fn sample_address<C: EbpfContext>(ctx: &C) -> u64 {
+    if config!(arch) == ARCH_X86_64 {
+        context_word!(ctx, layout::X86_PERIOD + 8)
+    } else {
+        context_word!(ctx, layout::ARM_PERIOD + 8)
+    }
+}
+
 /// Takes the registers with which the current task entered the kernel. `words` is room for the kernel's copy of them.
 ///
 /// # Safety
@@ -259,6 +272,35 @@ pub(crate) fn current_syscall() -> (u32, u64) {
         Some(number) if (0..MOST_SYSCALLS).contains(&number) => (number as u32, argument.unwrap_or(0)),
         _ => (NO_SYSCALL, 0),
     }
+}
+
+/// What a system call that ended was called with and what it returned.
+pub(crate) struct EndedCall {
+    /// Its number.
+    pub(crate) number: u32,
+    /// Its second and third argument.
+    pub(crate) arguments: [u64; 2],
+    /// What it returned.
+    pub(crate) result: u64,
+}
+
+/// A system call from the registers at `regs` in kernel memory, on its way back to user mode: the arguments are still there, except for the
+/// first one on arm64, in whose register the result is.
+#[inline(always)]
+pub(crate) fn ended_call(regs: u64) -> Option<EndedCall> {
+    let is_x86 = config!(arch) == ARCH_X86_64;
+    let number = if is_x86 {
+        read_field::<u64>(regs, layout::X86_ORIG_AX)? as u32
+    } else {
+        read_field::<u32>(regs, layout::ARM_SYSCALL)?
+    };
+    let (second, third, result) =
+        if is_x86 { (layout::X86_SI, layout::X86_DX, layout::X86_AX) } else { (8, 16, 0) };
+    Some(EndedCall {
+        number,
+        arguments: [read_field(regs, second)?, read_field(regs, third)?],
+        result: read_field(regs, result)?,
+    })
 }
 
 /// Past any system call of any architecture, x32's offset (`__X32_SYSCALL_BIT`) included.

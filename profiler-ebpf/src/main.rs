@@ -67,6 +67,30 @@ pub fn turn_switched(ctx: RawTracePointContext) -> i32 {
     probe::sched::switched(&ctx)
 }
 
+/// A page fault was handled: one in as many as the event's period.
+#[perf_event]
+pub fn page_faulted(ctx: PerfEventContext) -> u32 {
+    probe::memory::faulted(&ctx)
+}
+
+/// The user walk of a page fault.
+#[perf_event]
+pub fn walk_fault(ctx: PerfEventContext) -> u32 {
+    probe::memory::walk_fault(&ctx)
+}
+
+/// `sys_exit`: a system call ends, perhaps one that maps memory.
+#[raw_tracepoint]
+pub fn call_ended(ctx: RawTracePointContext) -> i32 {
+    probe::memory::call_ended(&ctx)
+}
+
+/// The user walk of a thread that has mapped memory.
+#[raw_tracepoint]
+pub fn walk_call(ctx: RawTracePointContext) -> i32 {
+    probe::memory::walk_call(&ctx)
+}
+
 /// `task_newtask`: a process forked; before the child runs it is what its parent is.
 #[raw_tracepoint]
 pub fn process_forked(ctx: RawTracePointContext) -> i32 {

@@ -12,6 +12,7 @@ use profiler_common::limits::{
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
 };
+use profiler_common::memory::MemoryControl;
 use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
 use profiler_common::sched::{CpuBuckets, Turn, TurnBucket, TurnSum};
 use profiler_common::stats::Stat;
@@ -66,6 +67,7 @@ static CONFIG: Config = Config {
         task_state: 0,
         padding: 0,
     },
+    mappings: profiler_common::memory::MappingCalls { mmap: 0, munmap: 0, mremap: 0, brk: 0 },
 };
 
 /// One field of [`CONFIG`], read so that the compiler cannot fold the zero that stands there at build time.
@@ -202,6 +204,18 @@ pub(crate) struct Pace {
 /// The pace of each CPU.
 #[map]
 pub(crate) static PACE: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk of page faults. Filled by the loader.
+#[map]
+pub(crate) static WALK_FAULT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The walk of calls that map memory. Filled by the loader.
+#[map]
+pub(crate) static WALK_CALL: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// What the agent tells the programs of memory while they run.
+#[map]
+pub(crate) static MEMORY_CONTROL: Array<MemoryControl> = Array::with_max_entries(1, 0);
 
 /// Number of the address space of a process, by process ID in the agent's namespace. Written by the agent and by
 /// [`crate::probe::lifecycle`] (a child inherits, an exec and an exit remove); looked up by walks. Absent: the agent

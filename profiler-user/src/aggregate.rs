@@ -64,7 +64,19 @@ pub enum Place {
 }
 
 /// Values that one tally adds up.
-pub const MAX_VALUES: usize = 3;
+pub const MAX_VALUES: usize = 6;
+
+/// The values of a sample, with zeroes behind them up to [`MAX_VALUES`].
+pub const fn values<const N: usize>(given: [u64; N]) -> [u64; MAX_VALUES] {
+    const { assert!(N <= MAX_VALUES, "more values than a tally has") };
+    let mut values = [0; MAX_VALUES];
+    let mut index = 0;
+    while index < N {
+        values[index] = given[index];
+        index += 1;
+    }
+    values
+}
 
 /// Why a stack ends before it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,6 +194,15 @@ impl Aggregate {
         self.scratch.clear();
         self.scratch.push(leaf);
         self.append(stack);
+        self.intern_as(stack)
+    }
+
+    /// The stack that has a remark for its root and `stack` above it.
+    pub fn remark_below(&mut self, stack: u32, remark: &str) -> u32 {
+        let root = self.remark(remark);
+        self.scratch.clear();
+        self.append(stack);
+        self.scratch.push(root);
         self.intern_as(stack)
     }
 

@@ -23,8 +23,8 @@ use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets, map_memory_bytes};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
-use crate::profile::{Counter, Overhead, UnwindTables, ValueType};
-use crate::profile_type::{OffCpu, OnCpu, OnCpuError, ProfileKind};
+use crate::profile::{Counter, Overhead, Resident, UnwindTables, ValueType};
+use crate::profile_type::{Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProfileKind};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
 
@@ -74,6 +74,9 @@ pub enum SessionError {
     /// The sampler could not start.
     #[error(transparent)]
     Sampler(#[from] OnCpuError),
+    /// Page faults cannot be sampled.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// The side band could not be opened.
     #[error("cannot open the perf events that report processes and mappings")]
     SideBand(#[source] std::io::Error),
@@ -120,6 +123,7 @@ pub struct Session {
     period: u64,
     sampler: Option<OnCpu>,
     waits: Option<OffCpu>,
+    memory: Option<Memory>,
     processes: Processes,
     unwinder: Unwinder,
     dump: Option<StackDump>,
@@ -153,6 +157,8 @@ pub struct Recorded {
     pub lost: Vec<Counter>,
     /// Fallbacks and restrictions.
     pub notes: Vec<String>,
+    /// Resident memory over time, where memory was measured.
+    pub resident: Vec<Resident>,
     /// When it began, Unix nanoseconds.
     pub start_unix_ns: u64,
     /// How long it took, nanoseconds.
@@ -216,13 +222,22 @@ impl Session {
         {
             self.undecodable += 1;
         }
+        if let Some(memory) = &mut self.memory {
+            let targets = || self.programs.targets().processes();
+            if memory.tick(&self.programs, targets).is_err() {
+                self.undecodable += 1;
+            }
+        }
     }
 
     /// Adds a sample whose walk is over, or remembers what a numbered stack stands for.
     fn add(&mut self, sample: &RawSample, moment: &Moment) {
-        match &mut self.waits {
-            Some(waits) if sample.number != 0 => {
+        match (&mut self.waits, &mut self.memory, sample.memory) {
+            (Some(waits), ..) if sample.number != 0 => {
                 waits.define(sample, moment, &mut self.aggregate, &mut self.processes);
+            }
+            (_, Some(memory), Some(event)) => {
+                memory.add(sample, event, moment, &mut self.aggregate, &mut self.processes);
             }
             _ => {
                 let values = self.kind.values_of_sample(sample.weight);
@@ -339,6 +354,9 @@ impl Session {
         if let Some(sampler) = &self.sampler {
             sampler.stop();
         }
+        if let Some(memory) = &mut self.memory {
+            memory.stop();
+        }
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();
         for (sample, moment) in self.unwinder.finish(&mut self.processes) {
@@ -347,6 +365,9 @@ impl Session {
         if let Some(waits) = &mut self.waits {
             waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
             self.notes.extend(waits.notes(&self.programs.stats()));
+        }
+        if let Some(memory) = &self.memory {
+            self.notes.extend(memory.notes(&self.programs.stats()));
         }
         let unwind = self.unwinder.figures();
         let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
@@ -372,6 +393,7 @@ impl Session {
             processes: self.processes,
             lost,
             notes: self.notes,
+            resident: self.memory.as_ref().map(Memory::resident).unwrap_or_default(),
             start_unix_ns: self.start_unix_ns,
             duration_ns,
             overhead,

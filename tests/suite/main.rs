@@ -7,6 +7,7 @@ mod faults;
 mod foreign;
 mod framehop;
 mod hosts;
+mod memory;
 mod off_cpu;
 mod pprof_golden;
 mod recording;

@@ -1,6 +1,7 @@
 //! One file per trigger: what fires, and what a sample of it is worth.
 
 pub(crate) mod lifecycle;
+pub(crate) mod memory;
 pub(crate) mod off_cpu;
 pub(crate) mod on_cpu;
 pub(crate) mod sched;

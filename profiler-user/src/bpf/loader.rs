@@ -97,6 +97,7 @@ pub struct CallTables {
 
 /// How to load.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a family of programs, loaded or not")]
 pub struct ProgramsOptions {
     /// What the programs are told.
     pub config: Config,
@@ -108,6 +109,8 @@ pub struct ProgramsOptions {
     pub waits: bool,
     /// Whether the run queue is measured.
     pub turns: bool,
+    /// Whether page faults are sampled.
+    pub growth: bool,
     /// How system calls are counted; none when they are not recorded and their tables need no room.
     pub syscalls: Option<CallTables>,
 }
@@ -152,7 +155,7 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", &options.config, true)
             .map_max_entries("RING", options.ring_bytes)
-            .map_max_entries("SCRATCH", if options.waits { CHAINS } else { CHAIN_CPU + 1 })
+            .map_max_entries("SCRATCH", if options.waits || options.growth { CHAINS } else { CHAIN_CPU + 1 })
             .map_max_entries("OFF_CPU_THREADS", if options.waits { MAX_WAITING_THREADS } else { 1 })
             .map_max_entries("WAITS", if options.waits { MAX_WAITS } else { 1 })
             .map_max_entries("STACKS_SENT", if options.waits { MAX_STACKS_SENT } else { 1 })
@@ -296,6 +299,12 @@ impl Programs {
         programs.collect()
     }
 
+    /// Run time of one program so far, nanoseconds, with the programs that it tail-calls.
+    pub fn run_time_of_ns(&self, name: &str) -> u64 {
+        let info = self.ebpf.program(name).and_then(|program| program.info().ok());
+        info.map_or(0, |info| info.run_time().as_nanos() as u64)
+    }
+
     /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
     pub fn run_time_ns(&self) -> u64 {
         let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
@@ -401,7 +410,10 @@ pub(super) fn hash(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadE
     }
 }
 
-fn perf_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut PerfEventProgram, LoadError> {
+pub(super) fn perf_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut PerfEventProgram, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|source| refused(name, source))
 }

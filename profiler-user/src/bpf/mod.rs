@@ -5,6 +5,7 @@
 
 mod batch;
 mod figures;
+mod growth;
 mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
@@ -17,9 +18,10 @@ mod turns;
 mod waits;
 
 pub use figures::ProgramFigures;
+pub use growth::GrowthPrograms;
 pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
-pub use perf_event::{Clock, PerfEvent};
+pub use perf_event::{Clock, Faults, PerfEvent};
 pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;

@@ -3,7 +3,7 @@
 //! aya opens perf events too, but without the attributes that matter here (clock, side-band records).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya_obj::generated as sys;
@@ -25,6 +25,15 @@ impl Clock {
             Self::Cycles => "cycles",
         }
     }
+}
+
+/// Page faults that were handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// Without waiting for a disk (`PERF_COUNT_SW_PAGE_FAULTS_MIN`).
+    Minor,
+    /// After something had to be read, or after a second try (`PERF_COUNT_SW_PAGE_FAULTS_MAJ`).
+    Major,
 }
 
 /// An open perf event.
@@ -56,6 +65,50 @@ impl PerfEvent {
         attr.set_freq(1);
         attr.set_disabled(1);
         open(&attr, cpu)
+    }
+
+    /// Opens the event of one CPU that samples page faults of one kind by count, once they were handled, disabled.
+    ///
+    /// # Errors
+    ///
+    /// What `perf_event_open(2)` reports, as for [`Self::open_sampler`].
+    pub fn open_faults(cpu: u32, kind: Faults, period: u64) -> io::Result<Self> {
+        let mut attr = faults_attr(kind);
+        attr.__bindgen_anon_1.sample_period = period;
+        attr.set_disabled(1);
+        open(&attr, cpu)
+    }
+
+    /// Opens a plain counter of the page faults of one CPU, running: what the samples are compared with.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::open_faults`].
+    pub fn open_fault_counter(cpu: u32, kind: Faults) -> io::Result<Self> {
+        open(&faults_attr(kind), cpu)
+    }
+
+    /// Takes one event in `period` from now on.
+    ///
+    /// # Errors
+    ///
+    /// What `ioctl(2)` reports.
+    pub fn set_period(&self, period: u64) -> io::Result<()> {
+        // SAFETY: the request reads one word, which lives through the call.
+        let result =
+            unsafe { libc::ioctl(self.file.as_raw_fd(), IOC_PERIOD as _, std::ptr::from_ref(&period)) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Events counted so far.
+    ///
+    /// # Errors
+    ///
+    /// What `read(2)` reports.
+    pub fn count(&self) -> io::Result<u64> {
+        let mut word = [0; 8];
+        (&self.file).read_exact(&mut word)?;
+        Ok(u64::from_ne_bytes(word))
     }
 
     /// Opens the side-band event of one CPU: fork, exec, mmap, exit and rename records of all tasks, stamped with `CLOCK_MONOTONIC`.
@@ -136,12 +189,23 @@ pub(crate) const SIDE_BAND_TRAILER_BYTES: usize = 24;
 // `PERF_EVENT_IOC_*`, include/uapi/linux/perf_event.h.
 const IOC_ENABLE: libc::c_ulong = 0x2400;
 const IOC_DISABLE: libc::c_ulong = 0x2401;
+const IOC_PERIOD: libc::c_ulong = 0x4008_2404;
 const IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 
 fn new_attr() -> sys::perf_event_attr {
     // SAFETY: the structure holds only integers and unions of integers; all zeroes is its documented default.
     let mut attr: sys::perf_event_attr = unsafe { std::mem::zeroed() };
     attr.size = size_of::<sys::perf_event_attr>() as u32;
+    attr
+}
+
+fn faults_attr(kind: Faults) -> sys::perf_event_attr {
+    let mut attr = new_attr();
+    attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
+    attr.config = match kind {
+        Faults::Minor => u64::from(sys::perf_sw_ids::PERF_COUNT_SW_PAGE_FAULTS_MIN as u32),
+        Faults::Major => u64::from(sys::perf_sw_ids::PERF_COUNT_SW_PAGE_FAULTS_MAJ as u32),
+    };
     attr
 }
 

@@ -56,6 +56,9 @@ enum Verb {
     /// Show how long threads wait for a CPU, by process and CPU, in histograms
     #[command(visible_alias = "runqlat")]
     Sched(Box<sched::SchedArgs>),
+    /// Profile where resident memory grows: page faults, and calls that map memory
+    #[command(alias = "mem")]
+    Memory(Box<record::MemoryArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Wall(args) => record::wall(*args),
         Verb::Syscalls(args) => syscalls::run(*args),
         Verb::Sched(args) => sched::run(*args),
+        Verb::Memory(args) => record::memory(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

@@ -1,6 +1,7 @@
 //! The verbs that record stacks: one recording, from arguments to files. `attach` and `record` are here, those of waits in [`waits`].
 
 mod drive;
+mod memory;
 mod status;
 mod waits;
 mod write;
@@ -19,6 +20,7 @@ use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
 use crate::profile_type::ProfileKind;
 use crate::session::{Idle, SessionOptions};
+pub(super) use memory::{MemoryArgs, memory};
 pub(super) use waits::{OffCpuArgs, WallArgs, off_cpu, wall};
 
 /// Highest rate that the sampler is asked for when the kernel does not say its own limit.

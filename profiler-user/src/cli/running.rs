@@ -11,7 +11,7 @@ use super::launch::{Launch, RunAs};
 use super::quantity::Length;
 use super::target::CommandArgs;
 use crate::bpf::Targets;
-use crate::profile_type::OnCpuError;
+use crate::profile_type::{MemoryError, OnCpuError};
 use crate::session::{Scope, SessionError};
 use crate::system::permission::PermissionReport;
 
@@ -171,7 +171,9 @@ pub(super) fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
         source = cause.source();
     }
     let syscall = match error {
-        SessionError::Sampler(OnCpuError::Open { .. }) | SessionError::SideBand(_) => "perf_event_open",
+        SessionError::Sampler(OnCpuError::Open { .. })
+        | SessionError::Memory(MemoryError::Open { .. })
+        | SessionError::SideBand(_) => "perf_event_open",
         _ => "bpf",
     };
     if let Some(errno @ (libc::EPERM | libc::EACCES)) = refused {

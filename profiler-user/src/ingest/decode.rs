@@ -41,6 +41,17 @@ pub struct RawSample {
     pub number: u64,
     /// System call that a thread with a numbered stack is in, and its first argument.
     pub syscall: Option<(u32, u64)>,
+    /// An event of memory, for which `weight` has another meaning.
+    pub memory: Option<MemoryEvent>,
+}
+
+/// An event of memory: see [`profiler_common::memory`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEvent {
+    /// [`profiler_common::memory::FAULT`] or the number of a system call.
+    pub kind: u32,
+    /// Events that it stands for.
+    pub events: u32,
 }
 
 /// A walk that user space is to finish.
@@ -139,7 +150,7 @@ fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
     let [stop, in_user_mode] = fields.take::<2>();
     let stack_bytes = usize::from(fields.u16());
     let comm = fields.take::<COMM_LEN>();
-    let (number, syscall) = (fields.u64(), fields.u32());
+    let (number, syscall, events) = (fields.u64(), fields.u32(), fields.u32());
     if user_frames > MAX_USER_FRAMES || kernel_frames > MAX_KERNEL_FRAMES {
         return Err(DecodeError::Frames(user_frames + kernel_frames));
     }
@@ -170,6 +181,7 @@ fn decode_sample(record: &[u8]) -> Result<RawSample, DecodeError> {
         cold,
         number,
         syscall: (number != 0 && syscall != NO_SYSCALL).then_some((syscall, weight)),
+        memory: (events != 0).then_some(MemoryEvent { kind: syscall, events }),
     })
 }
 
@@ -262,6 +274,15 @@ mod tests {
         assert_eq!((sample.number, sample.syscall), (99, None));
         bytes[72..76].copy_from_slice(&202_u32.to_ne_bytes());
         assert_eq!(decode_sample(&bytes).unwrap().syscall, Some((202, 10_101_010)));
+    }
+
+    #[test]
+    fn an_event_of_memory_says_how_many_it_stands_for() {
+        let mut bytes = record(&[1], &[]);
+        assert_eq!(decode_sample(&bytes).unwrap().memory, None);
+        bytes[72..76].copy_from_slice(&9_u32.to_ne_bytes());
+        bytes[76..80].copy_from_slice(&31_u32.to_ne_bytes());
+        assert_eq!(decode_sample(&bytes).unwrap().memory, Some(MemoryEvent { kind: 9, events: 31 }));
     }
 
     #[test]

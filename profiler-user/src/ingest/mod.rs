@@ -7,6 +7,6 @@ mod decode;
 mod event;
 mod side_band;
 
-pub use decode::{Cold, DecodeError, RawSample, Record, decode_record};
+pub use decode::{Cold, DecodeError, MemoryEvent, RawSample, Record, decode_record};
 pub use event::{EventKind, MapEvent, ProcessEvent, decode_event};
 pub use side_band::SideBand;

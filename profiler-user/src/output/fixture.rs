@@ -85,6 +85,7 @@ pub(crate) fn meta() -> Meta {
         start_unix_ns: 1_767_268_800_000_000_000,
         duration_ns: 30_000_000_000,
         scope_notes: vec!["user stacks only".into()],
+        resident: Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ mod numbers;
 mod options;
 pub(crate) mod pprof;
 mod quality;
+mod resident;
 pub mod sched;
 pub mod syscalls;
 mod text;
@@ -29,6 +30,7 @@ pub use json::{hotspots_json, neighbours_json};
 pub use numbers::{bytes, duration, percent, thousands, value_with_unit};
 pub use options::{Growth, OutputOptions, Palette};
 pub use quality::{Level, quality_level, quality_line, quality_line_styled};
+pub use resident::write_resident;
 pub use text::{TextStyle, write_header, write_hotspots, write_neighbours, write_next, write_quality};
 
 use crate::profile::Profile;

@@ -374,6 +374,7 @@ mod tests {
             cold: None,
             number: 0,
             syscall: None,
+            memory: None,
         }
     }
 

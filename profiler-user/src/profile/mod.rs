@@ -170,6 +170,29 @@ pub struct Meta {
     pub duration_ns: u64,
     /// Restrictions in words, such as `kernel stacks only`.
     pub scope_notes: Vec<String>,
+    /// Resident memory over time, for profiles of memory; empty for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resident: Vec<Resident>,
+}
+
+/// Resident memory at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Resident {
+    /// Milliseconds since the first moment.
+    pub ms: u64,
+    /// Anonymous memory, bytes.
+    pub anon_bytes: u64,
+    /// Pages of files, bytes.
+    pub file_bytes: u64,
+    /// Memory shared with other processes that is no file (`RssShmem`), bytes.
+    pub shared_bytes: u64,
+}
+
+impl Resident {
+    /// All of it, bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.anon_bytes.saturating_add(self.file_bytes).saturating_add(self.shared_bytes)
+    }
 }
 
 /// A finished profile.

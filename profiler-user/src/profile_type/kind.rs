@@ -2,8 +2,8 @@
 
 use profiler_common::off_cpu::{STATE_RUNNABLE, WaitSum};
 
-use super::WaitOptions;
-use crate::aggregate::MAX_VALUES;
+use super::{MemoryOptions, WaitOptions};
+use crate::aggregate::{MAX_VALUES, values};
 use crate::bpf::Clock;
 use crate::profile::ValueType;
 
@@ -16,6 +16,8 @@ pub enum ProfileKind {
     OffCpu(WaitOptions),
     /// Both, adding up to the time that threads exist.
     Wall(WaitOptions),
+    /// Where resident memory grows.
+    Memory(MemoryOptions),
 }
 
 impl ProfileKind {
@@ -25,19 +27,28 @@ impl ProfileKind {
             Self::OnCpu => "cpu",
             Self::OffCpu(_) => "off-cpu",
             Self::Wall(_) => "wall",
+            Self::Memory(_) => "memory",
         }
     }
 
     /// Whether CPUs are sampled.
     pub fn samples_cpus(&self) -> bool {
-        !matches!(self, Self::OffCpu(_))
+        matches!(self, Self::OnCpu | Self::Wall(_))
     }
 
     /// How waits are measured, if they are.
     pub fn waits(&self) -> Option<&WaitOptions> {
         match self {
-            Self::OnCpu => None,
+            Self::OnCpu | Self::Memory(_) => None,
             Self::OffCpu(options) | Self::Wall(options) => Some(options),
+        }
+    }
+
+    /// How the growth of memory is measured, if it is.
+    pub fn memory(&self) -> Option<&MemoryOptions> {
+        match self {
+            Self::Memory(options) => Some(options),
+            _ => None,
         }
     }
 
@@ -47,6 +58,8 @@ impl ProfileKind {
             Self::OnCpu => clock.name().to_owned(),
             Self::OffCpu(_) => "sched_switch".to_owned(),
             Self::Wall(_) => format!("sched_switch and {}", clock.name()),
+            Self::Memory(options) if options.calls => "page faults and mapping calls".to_owned(),
+            Self::Memory(_) => "page faults".to_owned(),
         }
     }
 
@@ -56,6 +69,7 @@ impl ProfileKind {
             Self::OnCpu => "samples",
             Self::OffCpu(_) => "waits",
             Self::Wall(_) => "samples and waits",
+            Self::Memory(_) => "events",
         }
     }
 
@@ -74,14 +88,15 @@ impl ProfileKind {
                 vec![ValueType::new("waits", "count"), nanoseconds("run_queue"), nanoseconds("off_cpu")]
             }
             Self::Wall(_) => vec![nanoseconds("cpu"), nanoseconds("off_cpu"), nanoseconds("wall")],
+            Self::Memory(options) => options.value_types(),
         }
     }
 
     /// The values of a CPU sample of this weight.
     pub fn values_of_sample(&self, weight: u64) -> [u64; MAX_VALUES] {
         match self {
-            Self::Wall(_) => [weight, 0, weight],
-            Self::OnCpu | Self::OffCpu(_) => [1, weight, 0],
+            Self::Wall(_) => values([weight, 0, weight]),
+            Self::OnCpu | Self::OffCpu(_) | Self::Memory(_) => values([1, weight]),
         }
     }
 
@@ -95,20 +110,20 @@ impl ProfileKind {
         queued: u32,
     ) -> Vec<(u32, u64, [u64; MAX_VALUES])> {
         match self {
-            Self::OnCpu => Vec::new(),
+            Self::OnCpu | Self::Memory(_) => Vec::new(),
             Self::OffCpu(_) => {
                 // The time in the queue is a value of its own; only waits that were nothing else say so in their stack.
                 let stack = if state == STATE_RUNNABLE { queued } else { blocked };
-                vec![(stack, sum.count, [sum.count, sum.queued_ns, sum.blocked_ns])]
+                vec![(stack, sum.count, values([sum.count, sum.queued_ns, sum.blocked_ns]))]
             }
             Self::Wall(_) => {
                 let mut parts = Vec::new();
                 if sum.blocked_ns > 0 {
-                    parts.push((blocked, sum.count, [0, sum.blocked_ns, sum.blocked_ns]));
+                    parts.push((blocked, sum.count, values([0, sum.blocked_ns, sum.blocked_ns])));
                 }
                 if sum.queued_ns > 0 {
                     let count = if sum.blocked_ns > 0 { 0 } else { sum.count };
-                    parts.push((queued, count, [0, sum.queued_ns, sum.queued_ns]));
+                    parts.push((queued, count, values([0, sum.queued_ns, sum.queued_ns])));
                 }
                 parts
             }
@@ -136,9 +151,9 @@ mod tests {
     #[test]
     fn time_in_the_run_queue_is_not_mixed_with_blocked_time() {
         let off_cpu = ProfileKind::OffCpu(WaitOptions::default());
-        assert_eq!(off_cpu.values_of_waits(1, &SUM, 1, 2), [(1, 5, [5, 30, 70])]);
+        assert_eq!(off_cpu.values_of_waits(1, &SUM, 1, 2), [(1, 5, values([5, 30, 70]))]);
         let preempted = WaitSum { blocked_ns: 0, ..SUM };
-        assert_eq!(off_cpu.values_of_waits(STATE_RUNNABLE, &preempted, 1, 2), [(2, 5, [5, 30, 0])]);
+        assert_eq!(off_cpu.values_of_waits(STATE_RUNNABLE, &preempted, 1, 2), [(2, 5, values([5, 30, 0]))]);
         assert_eq!(off_cpu.value_types(Clock::CpuClock)[2].kind, "off_cpu");
     }
 }

@@ -1,9 +1,11 @@
 //! What each kind of profile attaches to and what its numbers mean.
 
 mod kind;
+mod memory;
 mod off_cpu;
 mod on_cpu;
 
 pub use kind::ProfileKind;
+pub use memory::{MappingsWanted, Memory, MemoryError, MemoryOptions, Whom, mapping_calls};
 pub use off_cpu::{OffCpu, WaitOptions};
 pub use on_cpu::{OnCpu, OnCpuError, tick_ns};

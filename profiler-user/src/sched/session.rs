@@ -56,6 +56,7 @@ impl SchedSession {
             cpu_samples: false,
             waits: false,
             turns: true,
+            growth: false,
             syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;

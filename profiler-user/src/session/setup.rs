@@ -7,6 +7,7 @@ use profiler_common::config::{
     STACK_USER,
 };
 
+use profiler_common::limits::MEMORY_RING_BYTES;
 use profiler_common::off_cpu::SwitchConfig;
 use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 
@@ -17,7 +18,8 @@ use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{CallTables, Clock, ProgramFigures, Programs, ProgramsOptions};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
-use crate::profile_type::{OffCpu, OnCpu, ProfileKind, WaitOptions, tick_ns};
+use crate::profile_type::{Memory, OffCpu, OnCpu, ProfileKind, WaitOptions, Whom, mapping_calls, tick_ns};
+use crate::system::features::Mounts;
 use crate::unwinder::Unwinder;
 
 /// Ring for the samples of one CPU at 99 Hz: about one second of stacks of ordinary depth, several times the drain interval.
@@ -48,12 +50,15 @@ impl Session {
         let ring_bytes = ring_bytes(sampled.len() as u64, options.frequency_hz);
         // Numbered stacks come in a burst when a recording begins, many with a copy.
         let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
+        let growth = options.kind.memory().is_some();
+        let ring_bytes = if growth { ring_bytes.max(MEMORY_RING_BYTES) } else { ring_bytes };
         let mut programs = Programs::load(&ProgramsOptions {
             config,
             ring_bytes,
             cpu_samples: options.kind.samples_cpus(),
             waits: waits.is_some(),
             turns: false,
+            growth,
             syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
@@ -87,6 +92,11 @@ impl Session {
             start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
         });
         let waits = waits.transpose()?;
+        let memory = options
+            .kind
+            .memory()
+            .map(|memory| Memory::start(&mut programs, memory, &online, whom(&options.scope)));
+        let memory = memory.transpose()?;
         if let Some(sampler) = &sampler {
             sampler
                 .start()
@@ -104,6 +114,7 @@ impl Session {
             },
             sampler,
             waits,
+            memory,
             processes,
             unwinder,
             dump: options.dump.as_deref().map(StackDump::create).transpose()?,
@@ -151,6 +162,21 @@ fn start_waits(
     Ok(OffCpu::start(programs, waits, cpus, (!nested).then_some(&*others), wanted)?)
 }
 
+/// Whose resident set to show beside the growth.
+fn whom(scope: &Scope) -> Whom {
+    match scope {
+        Scope::Host => Whom::Host,
+        Scope::Processes(_) | Scope::Command => Whom::Processes,
+        Scope::Threads(_) => Whom::Threads,
+        Scope::Cgroup { id, .. } => {
+            let mounts = Mounts::gather();
+            let mount = mounts.of_kind("cgroup2").next().map(|mount| mount.point.clone());
+            let name = CgroupNames::of_host().name(*id).unwrap_or_default();
+            Whom::Group(mount.unwrap_or_default().join(name.trim_start_matches('/')))
+        }
+    }
+}
+
 /// Loads all programs in their largest form, with every filter on, and says what they take of the kernel's limits.
 ///
 /// # Errors
@@ -183,11 +209,13 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         cpu_samples: true,
         waits: true,
         turns: true,
+        growth: true,
         syscalls,
     })?;
     programs.follow_processes()?;
     programs.load_calls()?;
     programs.load_turns()?;
+    let _loaded = programs.load_growth(true)?;
     Ok(programs.figures()?)
 }
 
@@ -229,6 +257,7 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
     };
     Ok(Config {
         switch,
+        mappings: mapping_calls(),
         stacks,
         tick_ns: tick_ns(options.clock, options.frequency_hz),
         copy_stacks: if options.dump.is_some() { COPY_ALWAYS } else { COPY_WHEN_COLD },

@@ -134,6 +134,7 @@ impl CallSession {
             cpu_samples: false,
             waits: false,
             turns: false,
+            growth: false,
             syscalls,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;

@@ -54,7 +54,7 @@ pub(in crate::cli) struct WallArgs {
 
 /// How long.
 #[derive(Debug, Args)]
-struct LengthArgs {
+pub(super) struct LengthArgs {
     /// How long, like -d; behind a TARGET
     #[arg(value_name = "DURATION", value_parser = length, allow_hyphen_values = true)]
     trailing: Option<Length>,
@@ -64,7 +64,7 @@ struct LengthArgs {
 }
 
 impl LengthArgs {
-    fn of(&self, command: &CommandArgs) -> Length {
+    pub(super) fn of(&self, command: &CommandArgs) -> Length {
         let usual = if command.command.is_empty() { USUAL_LENGTH } else { Length::Unlimited };
         self.duration.or(self.trailing).unwrap_or(usual)
     }

@@ -9,7 +9,7 @@ use crate::cli::output_args::tell;
 use crate::cli::terminal::stdout_style;
 use crate::output::file::{NameParts, OutputPlan};
 use crate::output::{
-    Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality,
+    Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality, write_resident,
 };
 use crate::process::CgroupNames;
 use crate::profile::{Meta, Profile, fold_idle};
@@ -147,6 +147,7 @@ impl Report {
             period: recorded.period,
             start_unix_ns: recorded.start_unix_ns,
             duration_ns: recorded.duration_ns,
+            resident: recorded.resident.clone(),
             ..self.meta.clone()
         };
         let mut cgroups = CgroupNames::of_host();
@@ -180,6 +181,7 @@ impl Report {
         let table =
             hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
         write_header(out, profile, style)?;
+        write_resident(out, profile)?;
         write_hotspots(out, &table, top, 0.0, style)?;
         write_quality(out, profile, style)?;
         if io::stdout().is_terminal() {

@@ -430,6 +430,7 @@ fn nobody(key: &WaitKey) -> RawSample {
         cold: None,
         number: 0,
         syscall: None,
+        memory: None,
     }
 }
 

@@ -81,6 +81,7 @@ impl Seed {
             })),
             number: self.number,
             syscall: Some(call.syscall),
+            memory: None,
         })
     }
 }

@@ -1,0 +1,403 @@
+//! Where resident memory grows: page faults sampled by count, and calls that map and unmap.
+//!
+//! In: events of memory from the ring. Out: tallies in the aggregate whose root says what kind of memory it was, and the resident set
+//! over time, from `/proc`.
+//!
+//! A fault is not a page. A fault on anonymous memory maps one folio, which may be a huge page: its size is looked up in `/proc/kpageflags`.
+//! A fault that reads a file maps the cached pages around it as well (`fault_around_bytes`, mm/memory.c, 64 KiB): those that are present in
+//! that window are counted. What a process gives back later is not taken off: bytes by stack say where memory was asked for, the resident
+//! set over time says what became of it.
+
+mod governor;
+mod pages;
+mod regions;
+mod resident;
+
+use std::collections::HashMap;
+
+use profiler_common::memory::{FAULT, MappingCalls, MemoryControl, unpack_remap};
+use profiler_common::stats::Stat;
+
+use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
+use crate::bpf::{Faults, GrowthPrograms, LoadError, PerfEvent, Programs};
+use crate::ingest::{MemoryEvent, RawSample};
+use crate::output::thousands;
+use crate::process::{Moment, ProcessId, Processes};
+use crate::profile::{Resident, ValueType};
+use crate::session::{Scope, clock};
+use governor::Governor;
+use pages::FolioSizes;
+use regions::{Class, Space};
+use resident::Series;
+pub use resident::Whom;
+
+/// What the agent spends on an event itself, nanoseconds: to find its memory and to add it up. Its own CPU time would be no measure, because
+/// most of it goes into names and unwind tables, which cost the same however few events are taken.
+const AGENT_NS_PER_EVENT: u64 = 10_000;
+/// What the walk of a call that maps memory costs in the kernel, nanoseconds. The run time of its program is mostly spent on other calls.
+const KERNEL_NS_PER_CALL: u64 = 3_000;
+/// Looks in a row in which watching the ends of system calls alone is over the budget before it is given up: one second.
+const PATIENCE_WITH_CALLS: u32 = 10;
+/// Address spaces whose mappings are remembered.
+const MOST_SPACES: usize = 256;
+
+/// Whether calls that map memory are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MappingsWanted {
+    /// For named targets yes, for the whole host no: watching the end of system calls makes each call of the machine a little longer.
+    #[default]
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl MappingsWanted {
+    /// Whether they are recorded for this scope.
+    pub fn for_scope(self, scope: &Scope) -> bool {
+        match self {
+            Self::Auto => *scope != Scope::Host,
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
+/// How the growth of memory is measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryOptions {
+    /// Take one page fault in this many; none to let the cost decide.
+    pub period: Option<u64>,
+    /// Record calls that map and unmap memory.
+    pub calls: bool,
+    /// What programs and agent may cost, as a share of the whole machine's CPU time.
+    pub max_overhead: f64,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self { period: None, calls: true, max_overhead: 0.01 }
+    }
+}
+
+impl MemoryOptions {
+    /// What the numbers of the profile mean.
+    pub fn value_types(&self) -> Vec<ValueType> {
+        let bytes = |kind| ValueType::new(kind, "bytes");
+        let calls = self.calls.then(|| [bytes("unmapped"), bytes("mapped")]);
+        let faults = [ValueType::new("faults", "count"), bytes("file"), bytes("anon"), bytes("resident")];
+        calls.into_iter().flatten().chain(faults).collect()
+    }
+
+    /// Values of page faults.
+    fn of_faults(&self, faults: u64, class: Class, bytes: u64) -> [u64; MAX_VALUES] {
+        let (file, anon) = match class {
+            Class::File => (bytes, 0),
+            Class::Anonymous => (0, bytes),
+            Class::Unknown => (0, 0),
+        };
+        let faults = [faults, file, anon, bytes];
+        if self.calls { values([0, 0, faults[0], faults[1], faults[2], faults[3]]) } else { values(faults) }
+    }
+}
+
+/// The numbers of the calls on this machine. A process of another architecture (32-bit) has others and is left out.
+pub fn mapping_calls() -> MappingCalls {
+    MappingCalls {
+        mmap: libc::SYS_mmap as u32,
+        munmap: libc::SYS_munmap as u32,
+        mremap: libc::SYS_mremap as u32,
+        brk: libc::SYS_brk as u32,
+    }
+}
+
+/// Running measurement of memory.
+pub struct Memory {
+    options: MemoryOptions,
+    programs: GrowthPrograms,
+    samplers: Vec<PerfEvent>,
+    counters: Vec<PerfEvent>,
+    governor: Governor,
+    spaces: HashMap<ProcessId, Space>,
+    folios: FolioSizes,
+    heap_ends: HashMap<ProcessId, u64>,
+    series: Series,
+    /// Of one CPU.
+    budget: f64,
+    spent_ns: u64,
+    spent_on_calls_ns: u64,
+    calls_over_budget: u32,
+    calls_given_up_ns: Option<u64>,
+    began_ns: u64,
+    looked_ns: u64,
+    /// Ticks so far, the clock by which mappings are read anew.
+    ticks: u64,
+    unknown_kind: u64,
+    /// Events that were added.
+    taken: u64,
+    /// Of these, calls.
+    taken_calls: u64,
+    /// Sum of the squares of the bytes that samples of faults stand for.
+    squares: f64,
+    counted: u64,
+}
+
+/// Why page faults cannot be sampled.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The kernel does not give us the event.
+    #[error("cannot open a page-fault event on CPU {cpu}")]
+    Open {
+        /// The CPU.
+        cpu: u32,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The programs could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl Memory {
+    /// Loads and attaches everything and starts it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused. CPUs that are offline are left out.
+    pub fn start(
+        programs: &mut Programs,
+        options: &MemoryOptions,
+        online: &[u32],
+        whom: Whom,
+    ) -> Result<Self, MemoryError> {
+        let mut growth = programs.load_growth(options.calls)?;
+        let budget = options.max_overhead * online.len() as f64;
+        let governor = Governor::new(budget, options.period);
+        let program = programs.fault_sampler()?;
+        let (mut samplers, mut counters) = (Vec::new(), Vec::new());
+        for cpu in online.iter().copied() {
+            for kind in [Faults::Minor, Faults::Major] {
+                let open = |event: std::io::Result<PerfEvent>| match event {
+                    Ok(event) => Ok(Some(event)),
+                    Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+                    Err(source) => Err(MemoryError::Open { cpu, source }),
+                };
+                let Some(sampler) = open(PerfEvent::open_faults(cpu, kind, governor.period()))? else {
+                    continue;
+                };
+                sampler.set_program(program).map_err(|source| MemoryError::Open { cpu, source })?;
+                samplers.push(sampler);
+                counters.extend(open(PerfEvent::open_fault_counter(cpu, kind))?);
+            }
+        }
+        for sampler in &samplers {
+            sampler.enable().map_err(|source| MemoryError::Open { cpu: online[0], source })?;
+        }
+        if options.calls {
+            programs.attach_mapping_calls(&mut growth)?;
+        }
+        let counted = total(&counters);
+        Ok(Self {
+            options: options.clone(),
+            programs: growth,
+            samplers,
+            counters,
+            governor,
+            spaces: HashMap::new(),
+            folios: FolioSizes::open(),
+            heap_ends: HashMap::new(),
+            series: Series::new(whom),
+            budget,
+            spent_ns: 0,
+            spent_on_calls_ns: 0,
+            calls_over_budget: 0,
+            calls_given_up_ns: None,
+            began_ns: clock::monotonic_ns(),
+            looked_ns: clock::monotonic_ns(),
+            ticks: 0,
+            unknown_kind: 0,
+            taken: 0,
+            taken_calls: 0,
+            squares: 0.0,
+            counted,
+        })
+    }
+
+    /// Looks after cost and resident set, a few times a second. `targets` are the processes in scope where the scope is one of processes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn tick(&mut self, programs: &Programs, targets: impl FnOnce() -> Vec<u32>) -> Result<(), LoadError> {
+        self.ticks += 1;
+        let now_ns = clock::monotonic_ns();
+        self.series.look(now_ns, targets);
+        let elapsed = now_ns.saturating_sub(self.looked_ns);
+        if elapsed < governor::LOOK_NS {
+            return Ok(());
+        }
+        self.looked_ns = now_ns;
+        self.watch_calls(programs.run_time_of_ns("call_ended"), elapsed);
+        let spent_ns = programs.run_time_of_ns("page_faulted")
+            + self.taken * AGENT_NS_PER_EVENT
+            + self.taken_calls * KERNEL_NS_PER_CALL;
+        let spent = spent_ns.saturating_sub(self.spent_ns);
+        self.spent_ns = spent_ns;
+        if self.governor.look(spent, elapsed) {
+            for sampler in &self.samplers {
+                // The only way to fail is a closed descriptor, and we hold it.
+                let _cannot_fail = sampler.set_period(self.governor.period());
+            }
+            self.programs.control(MemoryControl { shift: self.governor.call_shift(), padding: 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the recording of calls when the machine makes so many of any kind that looking at each is too much.
+    fn watch_calls(&mut self, spent_ns: u64, elapsed_ns: u64) {
+        let spent = spent_ns.saturating_sub(self.spent_on_calls_ns);
+        self.spent_on_calls_ns = spent_ns;
+        let over = spent as f64 > elapsed_ns as f64 * self.budget;
+        self.calls_over_budget = if over { self.calls_over_budget + 1 } else { 0 };
+        if self.calls_over_budget >= PATIENCE_WITH_CALLS && self.calls_given_up_ns.is_none() {
+            self.programs.detach_calls();
+            self.calls_given_up_ns = Some(self.looked_ns.saturating_sub(self.began_ns));
+        }
+    }
+
+    /// Adds an event.
+    pub fn add(
+        &mut self,
+        sample: &RawSample,
+        event: MemoryEvent,
+        moment: &Moment,
+        aggregate: &mut Aggregate,
+        processes: &mut Processes,
+    ) {
+        let key = aggregate.key_of(sample, moment, processes);
+        let events = u64::from(event.events);
+        self.taken += 1;
+        let (root, values) = if event.kind == FAULT {
+            let ticks = self.ticks;
+            let fault = space(&mut self.spaces, key.process, sample.pid).fault(sample.weight, ticks);
+            let fault = fault.sized(sample.weight, &mut self.folios);
+            self.unknown_kind += if fault.class == Class::Unknown { events } else { 0 };
+            let bytes = fault.bytes.saturating_mul(events);
+            // A sample that stands for itself alone has no error.
+            self.squares += if events > 1 { (bytes as f64).powi(2) } else { 0.0 };
+            (fault.root, self.options.of_faults(events, fault.class, bytes))
+        } else {
+            self.taken_calls += 1;
+            let (root, unmapped, mapped) = self.call(sample, event.kind, key.process);
+            if unmapped == 0 && mapped == 0 {
+                return;
+            }
+            (root.to_owned(), values([unmapped.saturating_mul(events), mapped.saturating_mul(events)]))
+        };
+        let stack = aggregate.remark_below(key.stack, &root);
+        aggregate.add_values(SampleKey { stack, ..key }, events, values);
+    }
+
+    /// Name of a call that changed mappings, and the bytes that it unmapped and mapped.
+    fn call(&mut self, sample: &RawSample, number: u32, process: ProcessId) -> (&'static str, u64, u64) {
+        let calls = mapping_calls();
+        if number == calls.mmap {
+            ("[mmap]", 0, sample.weight)
+        } else if number == calls.munmap {
+            ("[munmap]", sample.weight, 0)
+        } else if number == calls.mremap {
+            let (old, new) = unpack_remap(sample.weight);
+            ("[mremap]", old.saturating_sub(new), new.saturating_sub(old))
+        } else {
+            let known = self.heap_ends.get(&process).copied();
+            let before = known
+                .or_else(|| space(&mut self.spaces, process, sample.pid).heap_end())
+                .unwrap_or(sample.weight);
+            if known.is_some() || self.heap_ends.len() < MOST_SPACES * 16 {
+                self.heap_ends.insert(process, sample.weight);
+            }
+            ("[brk]", before.saturating_sub(sample.weight), sample.weight.saturating_sub(before))
+        }
+    }
+
+    /// Stops everything; samples in flight still arrive.
+    pub fn stop(&mut self) {
+        for sampler in &self.samplers {
+            // The only way to fail is a closed descriptor, and we hold it.
+            let _cannot_fail = sampler.disable();
+        }
+        self.counted = total(&self.counters).saturating_sub(self.counted);
+        self.programs.detach_calls();
+    }
+
+    /// The resident set over time.
+    pub fn resident(&self) -> Vec<Resident> {
+        self.series.points()
+    }
+
+    /// What the reader should know of how events were taken.
+    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
+        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
+        let mut notes = Vec::new();
+        let (least, most) = self.governor.periods();
+        let seen = stat(Stat::Faults);
+        let taken = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        notes.push(format!(
+            "one in {taken} page faults was taken and stands for the others, by count; {} in all on this machine",
+            thousands(self.counted)
+        ));
+        if self.squares > 0.0 {
+            notes.push(format!(
+                "resident bytes are ± {} in all (standard error); a huge page is taken as rarely as a small one and counts as much more",
+                crate::output::bytes(self.squares.sqrt() as u64)
+            ));
+        }
+        // What the samples stand for may differ by a period on each CPU and for each change of it.
+        let slack = most * (self.samplers.len() as u64) * (2 + self.governor.changes());
+        if self.counted > seen + slack + self.counted / 100 {
+            notes.push(format!(
+                "{} page faults were not sampled: the kernel held the events back (kernel.perf_event_max_sample_rate)",
+                thousands(self.counted - seen)
+            ));
+        }
+        if self.governor.largest_shift() > 0 {
+            notes.push(format!(
+                "of calls that map memory one in {} or more was taken, to stay within --max-overhead",
+                1_u64 << self.governor.largest_shift()
+            ));
+        }
+        if let Some(after) = self.calls_given_up_ns {
+            notes.push(format!(
+                "calls that map memory were recorded for the first {} only: this machine makes so many system calls that looking at each \
+                 costs more than --max-overhead",
+                crate::output::duration(after)
+            ));
+        }
+        if self.unknown_kind > 0 {
+            notes.push(format!(
+                "{} page faults are of processes that had ended, or of mappings that were gone, when their kind was looked up: one page each",
+                thousands(self.unknown_kind)
+            ));
+        }
+        if !self.folios.is_known() {
+            notes.push(
+                "huge pages are counted as small ones: /proc/kpageflags cannot be read (needs CAP_SYS_ADMIN)"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+}
+
+fn space(spaces: &mut HashMap<ProcessId, Space>, process: ProcessId, pid: u32) -> &mut Space {
+    if spaces.len() >= MOST_SPACES && !spaces.contains_key(&process) {
+        spaces.clear();
+    }
+    spaces.entry(process).or_insert_with(|| Space::open(pid))
+}
+
+fn total(counters: &[PerfEvent]) -> u64 {
+    counters.iter().filter_map(|counter| counter.count().ok()).sum()
+}
