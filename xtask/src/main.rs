@@ -25,7 +25,9 @@ Usage: cargo xtask COMMAND
   test           all tests: unit, property, end-to-end on this kernel, then the virtual machines
   test --host    the same without the virtual machines
   workloads      only compile the programs that the tests profile, and say where they are
-  vm [NAME]      the end-to-end tests on other kernels: x86_64-6.1, x86_64-6.12, aarch64-6.1
+  vm [NAME [TEST]]
+                 the end-to-end tests on other kernels: x86_64-6.1, x86_64-6.12, aarch64-6.1; all of them, or
+                 those with TEST in their names
   completeness [PROGRAM…]
                  how many stacks of real programs are whole, and where the others stop
   lint           formatter and clippy, warnings denied
@@ -65,8 +67,9 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         ["workloads"] => {
             println!("{}", workloads::compile("", "host", workloads::Linking::Dynamic)?.display());
         }
-        ["vm"] => return vm::run(None),
-        ["vm", name] => return vm::run(Some(name)),
+        ["vm"] => return vm::run(None, vm::ALL_TESTS),
+        ["vm", name] => return vm::run(Some(name), vm::ALL_TESTS),
+        ["vm", name, tests] => return vm::run(Some(name), tests),
         ["completeness", names @ ..] => return completeness::run(names),
         ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {

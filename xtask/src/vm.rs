@@ -61,8 +61,11 @@ pub(crate) const MACHINES: [Machine; 3] = [
     Machine { name: "aarch64-6.1", arch: Arch::Aarch64, package: ("linux-image-6.1.", "-cloud-arm64") },
 ];
 
-/// Boots all machines, or the one named.
-pub(crate) fn run(name: Option<&str>) -> Result<ExitCode> {
+/// Names of the tests that every machine runs begin so.
+pub(crate) const ALL_TESTS: &str = "vm_";
+
+/// Boots all machines, or the one named, and runs the tests with `tests` in their names.
+pub(crate) fn run(name: Option<&str>, tests: &str) -> Result<ExitCode> {
     setup::build_tools()?;
     setup::test_tools()?;
     let known = MACHINES.map(|machine| machine.name).join(", ");
@@ -71,15 +74,15 @@ pub(crate) fn run(name: Option<&str>) -> Result<ExitCode> {
     }
     let mut steps = Steps::default();
     for machine in MACHINES.into_iter().filter(|machine| name.is_none_or(|name| machine.name == name)) {
-        steps.run(&format!("virtual machine {}", machine.name), || boot(machine));
+        steps.run(&format!("virtual machine {}", machine.name), || boot(machine, tests));
     }
     Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Builds for one machine, boots it and waits for its outcome.
-pub(crate) fn boot(machine: Machine) -> Result<()> {
+pub(crate) fn boot(machine: Machine, tests: &str) -> Result<()> {
     let kernel = kernel(&machine)?;
-    let initramfs = initramfs(&machine)?;
+    let initramfs = initramfs(&machine, tests)?;
     let log_path = target_folder().join("vm").join(format!("{}.log", machine.name));
     let mut emulator = machine.arch.emulator();
     emulator
@@ -161,7 +164,7 @@ fn kernel(machine: &Machine) -> Result<PathBuf> {
     images.next().context("the kernel package has no image")
 }
 
-fn initramfs(machine: &Machine) -> Result<PathBuf> {
+fn initramfs(machine: &Machine, tests: &str) -> Result<PathBuf> {
     let arch = machine.arch;
     let root = target_folder().join("vm").join(format!("root-{}", arch.name()));
     for folder in ["bin", "proc", "sys", "dev", "tmp", "run", "workloads"] {
@@ -174,7 +177,7 @@ fn initramfs(machine: &Machine) -> Result<PathBuf> {
     for program in fs::read_dir(compile(arch.compiler_prefix(), arch.name(), Linking::Static)?)?.flatten() {
         fs::copy(program.path(), root.join("workloads").join(program.file_name()))?;
     }
-    write_init(&root.join("init"))?;
+    write_init(&root.join("init"), tests)?;
     let image = target_folder().join("vm").join(format!("{}.cpio", arch.name()));
     let pack = format!("cd '{}' && find . | cpio --quiet -o -H newc > '{}'", root.display(), image.display());
     must(Command::new("sh").args(["-c", &pack]))?;
@@ -182,7 +185,7 @@ fn initramfs(machine: &Machine) -> Result<PathBuf> {
 }
 
 /// The first process: file systems in the places where a small system has them (tracefs at its own place, no debugfs), the tests, off.
-fn write_init(path: &Path) -> Result<()> {
+fn write_init(path: &Path, tests: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let script = format!(
         "#!/bin/busybox sh\n\
@@ -191,7 +194,7 @@ fn write_init(path: &Path) -> Result<()> {
          mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp\n\
          mount -t tracefs tracefs /sys/kernel/tracing\n\
          uname -rm\n\
-         if /bin/suite --test-threads=1 vm_; then echo '{OUTCOME}pass'; else echo '{OUTCOME}fail'; fi\n\
+         if /bin/suite --test-threads=1 '{tests}'; then echo '{OUTCOME}pass'; else echo '{OUTCOME}fail'; fi\n\
          sync; poweroff -f\n"
     );
     fs::write(path, script)?;
