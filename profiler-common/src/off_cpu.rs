@@ -183,10 +183,11 @@ pub fn shift_of(usual_ns: u64, threshold_ns: u64) -> u32 {
     let mut length = usual_ns | 1;
     // Doubling instead of a division and a logarithm, which BPF lacks.
     while shift < MAX_SHIFT {
-        if length >= threshold_ns {
+        length <<= 1;
+        // Rounded down: a mean a little below the threshold is as good as one at it.
+        if length > threshold_ns {
             break;
         }
-        length <<= 1;
         shift += 1;
     }
     shift
@@ -210,10 +211,13 @@ pub fn weight_shift(wait_ns: u64, shift: u32) -> Option<u32> {
 #[inline(always)]
 pub fn usual_after(usual_ns: u64, wait_ns: u64) -> u64 {
     let wait_ns = if wait_ns < LONG_WAIT_NS { wait_ns } else { LONG_WAIT_NS };
-    if wait_ns > usual_ns {
-        usual_ns + (wait_ns - usual_ns) / 2 + 1
+    if usual_ns == 0 {
+        // Zero stands for "nothing known".
+        wait_ns | 1
+    } else if wait_ns > usual_ns {
+        usual_ns + (wait_ns - usual_ns) / 2
     } else {
-        usual_ns - (usual_ns - wait_ns) / 16
+        usual_ns - (usual_ns - wait_ns) / 8
     }
 }
 
@@ -259,8 +263,8 @@ mod tests {
     #[test]
     fn the_chance_is_in_proportion_to_the_length() {
         assert_eq!(shift_of(5, 0), 0);
-        assert_eq!(shift_of(1_000_000, 1_000_000), 0);
-        assert_eq!(shift_of(250_000, 1_000_000), 2);
+        assert_eq!((shift_of(1_000_000, 1_000_000), shift_of(600_000, 1_000_000)), (0, 0));
+        assert_eq!(shift_of(200_000, 1_000_000), 2);
         assert_eq!(shift_of(0, u64::MAX), MAX_SHIFT);
     }
 
@@ -287,7 +291,7 @@ mod tests {
         assert!((900..=1_010).contains(&after(0, 1_000, 20)));
         assert!(after(1_000, u64::MAX, 1) > LONG_WAIT_NS / 3);
         assert!(after(LONG_WAIT_NS, 1_000, 4) > LONG_WAIT_NS / 2);
-        assert!(after(LONG_WAIT_NS, 1_000, 200) < 10_000);
+        assert!(after(LONG_WAIT_NS, 1_000, 100) < 10_000);
     }
 
     #[test]

@@ -220,3 +220,20 @@ fn a_storm_of_switches_is_counted_whole() {
     let lost: f64 = lost.iter().map(|counter| counter["count"].as_f64().unwrap()).sum();
     assert!(lost < 0.01 * switches, "{}", recorded.json["quality_line"]);
 }
+
+#[test]
+fn vm_full_tables_are_counted_and_shown() {
+    let lost = |recorded: &Recorded, id: &str| -> f64 {
+        let lost = recorded.json["quality"]["lost"].as_array().unwrap().iter();
+        lost.filter(|counter| counter["id"] == id).map(|counter| counter["count"].as_f64().unwrap()).sum()
+    };
+    // Eleven threads.
+    let (recorded, _) = waits("off-cpu", &["--table-entries", "6"]);
+    assert!(lost(&recorded, "waiting_threads_full") > 0.0, "{}", recorded.json["quality_line"]);
+    // As many sums as threads: those of the many places at which they wait do not fit.
+    let (recorded, _) = waits("off-cpu", &["--exact", "--table-entries", "16"]);
+    let missing = lost(&recorded, "waits_full");
+    assert!(missing > 0.0, "{}", recorded.json["quality_line"]);
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(notes.contains("no room"), "how long they were is said: {notes}");
+}

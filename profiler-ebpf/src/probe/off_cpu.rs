@@ -6,6 +6,7 @@
 //! Both tracepoints run with interrupts off, so none of these programs interrupts another one of them on its CPU.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
@@ -22,8 +23,7 @@ use crate::context::{current_syscall, entry_instruction};
 use crate::emit::{add_kernel_stack, has_copy, send};
 use crate::kernel::{current_ids, in_scope, read_field};
 use crate::maps::{
-    OFF_CPU_THREADS, PACE, Pace, STACKS_SENT, SWITCH_CONTROL, USUAL_WAITS, WAITS, WALK_SWITCH, WALK_WAKE,
-    config,
+    OFF_CPU_THREADS, PACE, Pace, RING, STACKS_SENT, SWITCH_CONTROL, USUAL_WAITS, WAITS, WALK_SWITCH, WALK_WAKE, config,
 };
 use crate::scratch::{Scratch, opaque, scratch};
 use crate::stats::{add, count};
@@ -381,10 +381,22 @@ unsafe fn hash_header(scratch: *mut Scratch, frames: u64) -> u64 {
     mix(hash, unsafe { (*header).weight })
 }
 
-/// Whether this CPU may send one more copy of a stack. The first seconds of a recording meet many tables that are not loaded yet, and a copy
+/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE`, include/uapi/linux/bpf.h.
+const AVAILABLE_DATA: u64 = 0;
+const RING_SIZE: u64 = 1;
+
+/// Whether this CPU may send one more copy of a stack: it has not sent many lately, and half of the ring is left for stacks alone. The first seconds of a recording meet many tables that are not loaded yet, and a copy
 /// is a hundred times a stack.
 #[inline(always)]
 fn grant_copy() -> bool {
+    // SAFETY: no preconditions beyond a ring; both are numbers of bytes.
+    let (waiting, size) = unsafe {
+        let ring = (&raw const RING).cast_mut().cast();
+        (bpf_ringbuf_query(ring, AVAILABLE_DATA), bpf_ringbuf_query(ring, RING_SIZE))
+    };
+    if waiting > size / 2 {
+        return false;
+    }
     let Some(pace) = PACE.get_ptr_mut(0) else { return false };
     // SAFETY: no preconditions; the pace is this CPU's own.
     unsafe {

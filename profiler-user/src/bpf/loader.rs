@@ -105,14 +105,29 @@ pub struct ProgramsOptions {
     pub ring_bytes: u32,
     /// Whether CPUs are sampled.
     pub cpu_samples: bool,
-    /// Whether waits are measured.
-    pub waits: bool,
+    /// Entries of the tables of waits; none when waits are not measured.
+    pub waits: Option<WaitTables>,
     /// Whether the run queue is measured.
     pub turns: bool,
     /// Whether page faults are sampled.
     pub growth: bool,
     /// How system calls are counted; none when they are not recorded and their tables need no room.
     pub syscalls: Option<CallTables>,
+}
+
+/// How much room the tables of waits have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitTables {
+    /// Threads that are followed.
+    pub threads: u32,
+    /// Sums between two looks of the agent.
+    pub sums: u32,
+}
+
+impl Default for WaitTables {
+    fn default() -> Self {
+        Self { threads: MAX_WAITING_THREADS, sums: MAX_WAITS }
+    }
 }
 
 /// The loaded programs and their maps. Dropping it removes everything from the kernel.
@@ -155,17 +170,17 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", &options.config, true)
             .map_max_entries("RING", options.ring_bytes)
-            .map_max_entries("SCRATCH", if options.waits || options.growth { CHAINS } else { CHAIN_CPU + 1 })
-            .map_max_entries("OFF_CPU_THREADS", if options.waits { MAX_WAITING_THREADS } else { 1 })
-            .map_max_entries("WAITS", if options.waits { MAX_WAITS } else { 1 })
-            .map_max_entries("STACKS_SENT", if options.waits { MAX_STACKS_SENT } else { 1 })
+            .map_max_entries("SCRATCH", if options.waits.is_some() || options.growth { CHAINS } else { CHAIN_CPU + 1 })
+            .map_max_entries("OFF_CPU_THREADS", options.waits.map_or(1, |tables| tables.threads))
+            .map_max_entries("WAITS", options.waits.map_or(1, |tables| tables.sums))
+            .map_max_entries("STACKS_SENT", if options.waits.is_some() { MAX_STACKS_SENT } else { 1 })
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         #[cfg(feature = "bpf-log")]
         let log = super::log::BpfLog::open(&mut ebpf);
         self_check(&mut ebpf, &options.config)?;
         let walk = options.cpu_samples.then(|| load_sampler(&mut ebpf)).transpose()?;
-        let waits = options.waits.then(|| super::Waits::load(&mut ebpf)).transpose()?;
+        let waits = options.waits.map(|_| super::Waits::load(&mut ebpf)).transpose()?;
         Ok(Self {
             ring: RingBuf::try_from(take_map(&mut ebpf, "RING")?)
                 .map_err(|source| map_error("RING", source))?,

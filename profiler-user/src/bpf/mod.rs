@@ -19,7 +19,7 @@ mod waits;
 
 pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
-pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, map_memory_bytes};
+pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, Faults, PerfEvent};
 pub use syscalls::{CallCounts, CallMaps};

@@ -15,6 +15,9 @@ use crate::session::Scope;
 use crate::system::features::Mounts;
 use crate::system::target::{Target, TargetError, TargetSpec};
 
+/// Process IDs that a title lists; it stands above pictures.
+const MOST_LISTED: usize = 5;
+
 /// Most directories that a search for a control group looks at.
 const MOST_GROUPS: usize = 50_000;
 
@@ -153,8 +156,13 @@ fn from_pids(pids: &[u32], name: Option<&str>) -> Result<Found, CliError> {
             Ok(found)
         }
         [first, ..] => {
-            let list = living.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let mut found = Found::new(scope, format!("pids {list} ({})", first.comm), &first.comm);
+            let title = if living.len() > MOST_LISTED {
+                format!("{} processes ({})", living.len(), first.comm)
+            } else {
+                let list = living.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                format!("pids {list} ({})", first.comm)
+            };
+            let mut found = Found::new(scope, title, &first.comm);
             found.comm = Some(first.comm.clone());
             Ok(found)
         }

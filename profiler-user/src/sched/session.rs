@@ -54,7 +54,7 @@ impl SchedSession {
             config,
             ring_bytes: RING_BYTES,
             cpu_samples: false,
-            waits: false,
+            waits: None,
             turns: true,
             growth: false,
             syscalls: None,

@@ -15,7 +15,7 @@ use super::dump::StackDump;
 use super::scope::{BaseConfig, enter_targets};
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{CallTables, Clock, ProgramFigures, Programs, ProgramsOptions};
+use crate::bpf::{CallTables, Clock, ProgramFigures, Programs, ProgramsOptions, WaitTables};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
 use crate::profile_type::{Memory, OffCpu, OnCpu, ProfileKind, WaitOptions, Whom, mapping_calls, tick_ns};
@@ -56,7 +56,7 @@ impl Session {
             config,
             ring_bytes,
             cpu_samples: options.kind.samples_cpus(),
-            waits: waits.is_some(),
+            waits: waits.map(|waits| waits.tables),
             turns: false,
             growth,
             syscalls: None,
@@ -207,7 +207,7 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         config,
         ring_bytes,
         cpu_samples: true,
-        waits: true,
+        waits: Some(WaitTables::default()),
         turns: true,
         growth: true,
         syscalls,

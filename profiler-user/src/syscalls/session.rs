@@ -132,7 +132,7 @@ impl CallSession {
             config: base.config,
             ring_bytes: RING_BYTES,
             cpu_samples: false,
-            waits: false,
+            waits: None,
             turns: false,
             growth: false,
             syscalls,

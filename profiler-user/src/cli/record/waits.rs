@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use profiler_common::off_cpu::{STATE_RUNNABLE, STATE_SLEEPING, STATE_STOPPED, STATE_UNINTERRUPTIBLE};
 
 use super::{IdleThreads, RateArgs, ResultArgs, StackArgs, USUAL_LENGTH, drive, frequency, plan};
+use crate::bpf::WaitTables;
 use crate::cli::exit::CliError;
 use crate::cli::quantity::{Length, length, share, span};
 use crate::cli::target::{CommandArgs, ScopeArgs};
@@ -83,6 +84,9 @@ struct WaitArgs {
     /// Take the stack of every wait, whatever it costs
     #[arg(long, conflicts_with = "max_overhead")]
     exact: bool,
+    /// Entries of each of the kernel's tables, to see what happens when they are full
+    #[arg(long, value_name = "NUMBER", hide = true)]
+    table_entries: Option<u32>,
 }
 
 /// Which waits.
@@ -131,7 +135,9 @@ impl State {
 
 impl WaitArgs {
     fn options(&self) -> WaitOptions {
+        let tables = self.table_entries.map(|entries| WaitTables { threads: entries, sums: entries });
         WaitOptions {
+            tables: tables.unwrap_or_default(),
             wakers: self.wakers,
             exact: self.exact,
             max_overhead: self.max_overhead,

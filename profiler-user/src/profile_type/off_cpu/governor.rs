@@ -6,9 +6,9 @@ use profiler_common::off_cpu::LONG_WAIT_NS;
 
 /// First threshold when there was none, 50 µs: half of the stacks of waits that are usually 25 µs long.
 const FIRST_THRESHOLD_NS: u64 = 50_000;
-/// Largest threshold, 1 ms. The stacks of longer waits are taken whatever it costs, which is little: a thread has at most a thousand a
-/// second of them.
-const LARGEST_THRESHOLD_NS: u64 = LONG_WAIT_NS / 10;
+/// Largest threshold, 10 ms: where waits are usually that long their stacks are taken whatever it costs, which is little, for a thread has
+/// at most a hundred a second of them.
+const LARGEST_THRESHOLD_NS: u64 = LONG_WAIT_NS;
 /// Share of the budget under which the threshold may fall.
 const COMFORTABLE: f64 = 0.5;
 /// Looks in a row that have to be comfortable before it falls: one second at ten looks a second.

@@ -16,7 +16,7 @@ use profiler_common::off_cpu::{
 use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, SampleKey};
-use crate::bpf::{LoadError, Programs, Waits};
+use crate::bpf::{LoadError, Programs, WaitTables, Waits};
 use crate::ingest::RawSample;
 use crate::process::{Moment, Processes};
 use crate::profile::{Counter, clean};
@@ -54,6 +54,8 @@ pub struct WaitOptions {
     pub exact: bool,
     /// What the programs may cost, as a share of the whole machine's CPU time.
     pub max_overhead: f64,
+    /// Room of the kernel's tables.
+    pub tables: WaitTables,
 }
 
 impl Default for WaitOptions {
@@ -65,6 +67,7 @@ impl Default for WaitOptions {
             wakers: false,
             exact: false,
             max_overhead: 0.01,
+            tables: WaitTables::default(),
         }
     }
 }
@@ -364,7 +367,7 @@ impl OffCpu {
         }
         if self.governor.over_budget_ns() > 0 {
             notes.push(format!(
-                "the budget was exceeded in {:.0} % of the time: {} context switches, with the stacks of waits of 1 ms and more, cost more",
+                "the budget was exceeded in {:.0} % of the time: {} context switches cost more, with the stacks of waits of 10 ms and more",
                 self.governor.over_budget_ns() as f64 * 100.0 / recorded_ns as f64,
                 crate::output::thousands(stat(Stat::Switches))
             ));
