@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profiler_common::stats::Stat;
 use thiserror::Error;
@@ -39,6 +39,10 @@ pub enum Idle {
     /// Leave them out.
     Exclude,
 }
+
+/// Looks at the end of a recording for stacks of threads that wait since before it, and the time between them.
+const LAST_LOOKS: u32 = 100;
+const LAST_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What to record.
 #[derive(Debug, Clone)]
@@ -181,7 +185,10 @@ impl Session {
             Ok(Record::Stack { cpu, time_ns, bytes }) => add_stack(&mut samples, cpu, time_ns, &bytes),
             Err(_) => *undecodable += 1,
         });
-        samples.extend(self.waits.iter_mut().flat_map(OffCpu::waiting_before));
+        if !self.unwinder.is_waiting() {
+            // Each of them brings a piece of stack; while others wait for their tables there is no hurry.
+            samples.extend(self.waits.iter_mut().flat_map(OffCpu::waiting_before));
+        }
         samples.sort_by_key(|sample: &RawSample| sample.time_ns);
         // Read after the samples: whatever happened before the last of them is in here.
         let events = self.side_band.drain();
@@ -359,6 +366,13 @@ impl Session {
         }
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();
+        for _ in 0..LAST_LOOKS {
+            if !self.waits.as_ref().is_some_and(OffCpu::has_unread) {
+                break;
+            }
+            std::thread::sleep(LAST_LOOK_EVERY);
+            self.tick();
+        }
         for (sample, moment) in self.unwinder.finish(&mut self.processes) {
             self.add(&sample, &moment);
         }

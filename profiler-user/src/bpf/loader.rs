@@ -170,7 +170,10 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", &options.config, true)
             .map_max_entries("RING", options.ring_bytes)
-            .map_max_entries("SCRATCH", if options.waits.is_some() || options.growth { CHAINS } else { CHAIN_CPU + 1 })
+            .map_max_entries(
+                "SCRATCH",
+                if options.waits.is_some() || options.growth { CHAINS } else { CHAIN_CPU + 1 },
+            )
             .map_max_entries("OFF_CPU_THREADS", options.waits.map_or(1, |tables| tables.threads))
             .map_max_entries("WAITS", options.waits.map_or(1, |tables| tables.sums))
             .map_max_entries("STACKS_SENT", if options.waits.is_some() { MAX_STACKS_SENT } else { 1 })

@@ -196,6 +196,11 @@ impl OffCpu {
         numbers.filter_map(|number| self.seeds.get(&number)?.sample(now_ns)).collect()
     }
 
+    /// Whether there are more of them.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
     fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Result<(), LoadError> {
         for (key, sum) in self.waits.take_sums(is_over)? {
             self.keep(key, sum);
