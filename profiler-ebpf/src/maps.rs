@@ -87,8 +87,11 @@ static SYSCALL_CONFIG: SyscallConfig = SyscallConfig { owner: 0, status_offset: 
 /// One field of [`SYSCALL_CONFIG`], read like those of [`CONFIG`].
 macro_rules! syscall_config {
     ($field:ident) => {{
+        #[allow(unused_unsafe, reason = "as for `config`")]
         // SAFETY: the global is valid for reads; volatile only keeps the load.
-        unsafe { core::ptr::read_volatile(&raw const (*$crate::maps::syscall_config_ptr()).$field) }
+        unsafe {
+            core::ptr::read_volatile(&raw const (*$crate::maps::syscall_config_ptr()).$field)
+        }
     }};
 }
 pub(crate) use syscall_config;

@@ -23,7 +23,8 @@ use crate::context::{current_syscall, entry_instruction};
 use crate::emit::{add_kernel_stack, has_copy, send};
 use crate::kernel::{current_ids, in_scope, read_field};
 use crate::maps::{
-    OFF_CPU_THREADS, PACE, Pace, RING, STACKS_SENT, SWITCH_CONTROL, USUAL_WAITS, WAITS, WALK_SWITCH, WALK_WAKE, config,
+    OFF_CPU_THREADS, PACE, Pace, RING, STACKS_SENT, SWITCH_CONTROL, USUAL_WAITS, WAITS, WALK_SWITCH,
+    WALK_WAKE, config,
 };
 use crate::scratch::{Scratch, opaque, scratch};
 use crate::stats::{add, count};

@@ -97,7 +97,6 @@ pub struct CallTables {
 
 /// How to load.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a family of programs, loaded or not")]
 pub struct ProgramsOptions {
     /// What the programs are told.
     pub config: Config,
