@@ -37,6 +37,8 @@ pub const CHAIN_CPU: u32 = 0;
 pub const CHAIN_SWITCH: u32 = 1;
 /// Walks of threads that wake another one.
 pub const CHAIN_WAKE: u32 = 2;
+/// Walks of threads that return from a system call.
+pub const CHAIN_CALL: u32 = 3;
 /// Walks of page faults, of calls that map memory and of calls of an allocator: no two of them interrupt each other.
 pub const CHAIN_HEAP: u32 = 4;
 

@@ -56,11 +56,13 @@ pub enum Stat {
     Faults = 24,
     /// Calls that map or unmap memory, of threads in scope.
     MappingCalls = 25,
+    /// Slow or sampled system calls whose stack was not taken because there were too many at once.
+    CallStacksSkipped = 26,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -87,6 +89,7 @@ impl Stat {
         Self::TurnBucketsFull,
         Self::Faults,
         Self::MappingCalls,
+        Self::CallStacksSkipped,
     ];
 
     /// Stable identifier.
@@ -118,6 +121,7 @@ impl Stat {
             Self::TurnBucketsFull => "turn_buckets_full",
             Self::Faults => "faults",
             Self::MappingCalls => "mapping_calls",
+            Self::CallStacksSkipped => "call_stacks_skipped",
         }
     }
 
@@ -150,6 +154,7 @@ impl Stat {
             Self::TurnBucketsFull => "turns missing in a histogram: table full",
             Self::Faults => "page faults",
             Self::MappingCalls => "calls that map or unmap memory",
+            Self::CallStacksSkipped => "slow or sampled calls whose stack was not taken",
         }
     }
 

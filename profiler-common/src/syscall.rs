@@ -109,7 +109,65 @@ pub struct SyscallControl {
     pub since_ns: u64,
     /// Calls that take at least this long are sent one by one, nanoseconds.
     pub slow_ns: u64,
+    /// Calls are sampled in proportion to their time: those that take two to the power of this many nanoseconds always, shorter ones with
+    /// the chance that their time has of it. [`NO_SAMPLES`] for none.
+    pub sample_shift: u64,
 }
+
+impl SyscallControl {
+    /// Measure calls from this moment on, and take no stacks.
+    pub const fn since(since_ns: u64) -> Self {
+        Self { since_ns, slow_ns: u64::MAX, sample_shift: NO_SAMPLES }
+    }
+}
+
+/// Take no samples.
+pub const NO_SAMPLES: u64 = 64;
+/// Bounds of [`SyscallControl::sample_shift`]: the chance is compared with a 32-bit random number.
+pub const SAMPLE_SHIFTS: (u64, u64) = (10, 32);
+
+/// Stacks that one CPU takes in [`STACK_WINDOW_NS`].
+pub const MAX_STACKS: u64 = 16;
+/// Ten milliseconds.
+pub const STACK_WINDOW_NS: u64 = 10_000_000;
+
+/// First word of a record of one call; its stack follows in a record of its own, with the same number.
+pub const RECORD_CALL: u32 = 4;
+/// The call was slow.
+pub const CALL_SLOW: u32 = 1 << 0;
+/// The call was sampled.
+pub const CALL_SAMPLED: u32 = 1 << 1;
+
+/// One call.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallRecord {
+    /// [`RECORD_CALL`].
+    pub kind: u32,
+    /// `CALL_` bits.
+    pub flags: u32,
+    /// When it returned, nanoseconds of `CLOCK_MONOTONIC`; the number of the stack that follows.
+    pub id: u64,
+    /// How long it took, nanoseconds.
+    pub ns: u64,
+    /// What it returned.
+    pub result: i64,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+    /// Its number.
+    pub number: u32,
+    /// Its table: an `ABI_` number.
+    pub abi: u32,
+    /// Process ID in the agent's namespace.
+    pub pid: u32,
+    /// Thread ID in the agent's namespace.
+    pub tid: u32,
+    /// [`SyscallControl::sample_shift`] at that moment.
+    pub sample_shift: u64,
+}
+
+/// Size of a [`CallRecord`] on the wire.
+pub const CALL_RECORD_BYTES: usize = 104;
 
 /// No call was interrupted.
 pub const PENDING_NONE: u32 = 0;
@@ -207,7 +265,8 @@ pub struct Cell {
 
 const _: () = {
     assert!(size_of::<SyscallConfig>() == 8);
-    assert!(size_of::<SyscallControl>() == 16);
+    assert!(size_of::<SyscallControl>() == 24);
+    assert!(size_of::<CallRecord>() == CALL_RECORD_BYTES);
     assert!(size_of::<ThreadCalls>() == 80);
     assert!(size_of::<SyscallKey>() == 16);
     assert!(size_of::<Cell>() == 24);

@@ -121,6 +121,12 @@ pub fn call_returned(ctx: RawTracePointContext) -> i32 {
     probe::syscall::returned(&ctx)
 }
 
+/// The user walk of a call that was slow, or that is part of the sample.
+#[raw_tracepoint]
+pub fn walk_return(ctx: RawTracePointContext) -> i32 {
+    probe::syscall::walk(&ctx)
+}
+
 /// `sched_process_exit`: a thread ends, perhaps inside a call.
 #[raw_tracepoint]
 pub fn caller_ended(ctx: RawTracePointContext) -> i32 {

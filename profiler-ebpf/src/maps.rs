@@ -141,6 +141,10 @@ pub(crate) static WALK_CPU: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static WALK_SWITCH: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
+/// The walk of threads that return from a system call. Filled by the loader.
+#[map]
+pub(crate) static WALK_RETURN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 /// The walk of threads that wake another one. Filled by the loader.
 #[map]
 pub(crate) static WALK_WAKE: ProgramArray = ProgramArray::with_max_entries(1, 0);

@@ -182,7 +182,7 @@ impl Session {
         let undecodable = &mut self.undecodable;
         self.programs.drain(MAX_RECORDS_PER_TICK, |record| match decode_record(record) {
             Ok(Record::Sample(sample)) => samples.push(sample),
-            Ok(Record::Stack { cpu, time_ns, bytes }) => add_stack(&mut samples, cpu, time_ns, &bytes),
+            Ok(Record::Stack { cpu, time_ns, bytes }) => join_stack(&mut samples, cpu, time_ns, &bytes),
             Err(_) => *undecodable += 1,
         });
         if !self.unwinder.is_waiting() {
@@ -418,7 +418,7 @@ impl Session {
 }
 
 /// Adds more of a stack to the sample that it belongs to: the last one of its CPU.
-fn add_stack(samples: &mut [RawSample], cpu: u32, time_ns: u64, bytes: &[u8]) {
+pub(crate) fn join_stack(samples: &mut [RawSample], cpu: u32, time_ns: u64, bytes: &[u8]) {
     let sample = samples.iter_mut().rev().find(|sample| sample.cpu == cpu);
     if let Some(cold) =
         sample.filter(|sample| sample.time_ns == time_ns).and_then(|sample| sample.cold.as_mut())

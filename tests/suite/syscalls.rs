@@ -145,6 +145,59 @@ fn vm_calls_that_have_not_returned_are_listed() {
 }
 
 #[test]
+fn vm_slow_calls_have_arguments_and_a_stack() {
+    let (report, stdout) = record(&["--exact", "--slower-than", "100ms"], &[&path_of("calls"), "3"]);
+    let slow = report["slow_calls"].as_array().unwrap();
+    assert!(slow.iter().all(|call| call["ns"].as_u64().unwrap() >= 100_000_000), "{slow:?}");
+    let lengths: Vec<u64> = slow.iter().map(|call| call["ns"].as_u64().unwrap()).collect();
+    assert!(lengths.is_sorted_by(|a, b| a >= b), "slowest first: {lengths:?}");
+    let call = |name: &str| {
+        slow.iter().find(|call| call["name"] == name).unwrap_or_else(|| panic!("{name}: {slow:?}"))
+    };
+    let stack = |call: &Value| -> Vec<String> {
+        call["stack"].as_array().unwrap().iter().map(|frame| frame.as_str().unwrap().to_owned()).collect()
+    };
+    let sleep = call("clock_nanosleep");
+    let frames = stack(sleep);
+    let at = |name: &str| frames.iter().position(|frame| frame == name);
+    assert!(at("stopped_sleep") < at("run_child") && at("run_child") < at("main"), "{frames:?}");
+    assert!(
+        at("stopped_sleep").is_some() && sleep["arguments"].as_str().unwrap().starts_with("1, 0, 0x"),
+        "{sleep}"
+    );
+    let read = call("readv");
+    assert!(read["arguments"].as_str().unwrap().contains(" <pipe:["), "{read}");
+    assert_eq!(read["result"], "1");
+    assert!(stdout.contains("Slowest calls") && stdout.contains("stopped_sleep"), "{stdout}");
+}
+
+#[test]
+fn vm_calls_are_sampled_by_stack() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent();
+    agent.args(["syscalls", "--exact", "-o", "out.folded", "-o", "out.pb.gz", "-o", "out.svg", "--"]);
+    agent.arg(path_of("calls")).arg("20");
+    let run = run(agent.current_dir(folder.path())).unwrap();
+    assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
+    let truth = truth(&run.stdout).unwrap();
+    let folded = tests::Folded::read(&folder.path().join("out.folded")).unwrap();
+    let slept: u64 = folded
+        .stacks
+        .iter()
+        .filter(|(stack, _)| stack.last().is_some_and(|leaf| leaf == "nanosleep"))
+        .filter(|(stack, _)| stack.iter().any(|frame| frame == "batch_thread"))
+        .map(|(_, ns)| ns)
+        .sum();
+    let ratio = slept as f64 / truth["slept_ns"];
+    // Calls as long as these are all taken, unless too many come at once.
+    assert!((0.7..1.1).contains(&ratio), "{ratio:.3} of the time asleep, in\n{:?}", folded.stacks);
+    for file in ["out.pb.gz", "out.svg"] {
+        assert!(folder.path().join(file).metadata().unwrap().len() > 500, "{file}");
+    }
+}
+
+#[test]
 fn vm_full_tables_are_counted() {
     let (report, stdout) = record(&["--exact", "--table-entries", "24"], &[&path_of("calls"), "3"]);
     let lost = report["quality"]["lost"].as_array().unwrap();

@@ -389,7 +389,7 @@ const RING_SIZE: u64 = 1;
 /// Whether this CPU may send one more copy of a stack: it has not sent many lately, and half of the ring is left for stacks alone. The first seconds of a recording meet many tables that are not loaded yet, and a copy
 /// is a hundred times a stack.
 #[inline(always)]
-fn grant_copy() -> bool {
+pub(crate) fn grant_copy() -> bool {
     // SAFETY: no preconditions beyond a ring; both are numbers of bytes.
     let (waiting, size) = unsafe {
         let ring = (&raw const RING).cast_mut().cast();

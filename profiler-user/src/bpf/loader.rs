@@ -156,6 +156,8 @@ impl Programs {
     ///
     /// What the kernel or the check refused.
     pub fn load(options: &ProgramsOptions) -> Result<Self, LoadError> {
+        // Those beside CPU samples that take stacks, in scratches of their own.
+        let stacks = options.waits.is_some() || options.growth || options.syscalls.is_some();
         let mut loader = EbpfLoader::new();
         super::syscalls::size_tables(&mut loader, options.syscalls.as_ref());
         if !options.turns {
@@ -169,10 +171,7 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", &options.config, true)
             .map_max_entries("RING", options.ring_bytes)
-            .map_max_entries(
-                "SCRATCH",
-                if options.waits.is_some() || options.growth { CHAINS } else { CHAIN_CPU + 1 },
-            )
+            .map_max_entries("SCRATCH", if stacks { CHAINS } else { CHAIN_CPU + 1 })
             .map_max_entries("OFF_CPU_THREADS", options.waits.map_or(1, |tables| tables.threads))
             .map_max_entries("WAITS", options.waits.map_or(1, |tables| tables.sums))
             .map_max_entries("STACKS_SENT", if options.waits.is_some() { MAX_STACKS_SENT } else { 1 })

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use aya::EbpfLoader;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLink;
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{Cell, CellKey, SyscallControl, ThreadCalls};
@@ -56,6 +56,8 @@ pub struct CallMaps {
     control: Array<MapData, SyscallControl>,
     threads: MapData,
     cells: MapData,
+    /// The kernel runs a tail call only as long as somebody holds the table.
+    _walk: ProgramArray<MapData>,
     /// The programs are attached as long as these are held.
     links: Vec<RawTracePointLink>,
 }
@@ -158,6 +160,7 @@ impl Programs {
     ///
     /// What the kernel refused.
     pub fn load_calls(&mut self) -> Result<CallMaps, LoadError> {
+        let walk = super::waits::walk(&mut self.ebpf, "walk_return", "WALK_RETURN")?;
         for (program, _) in CALLS {
             raw_tracepoint(&mut self.ebpf, program)?.load().map_err(|source| refused(program, source))?;
         }
@@ -173,6 +176,7 @@ impl Programs {
             control: Array::try_from(control).map_err(|source| map_error("SYSCALL_CONTROL", source))?,
             threads: hash(&mut self.ebpf, "SYSCALL_THREADS")?,
             cells: hash(&mut self.ebpf, "SYSCALL_CELLS")?,
+            _walk: walk,
             links: Vec::new(),
         })
     }

@@ -106,7 +106,8 @@ impl Waits {
 /// Where the programs are attached. The end of waits comes first, so that no wake-up is seen of a thread that was not.
 const PROBES: [(&str, &str); 2] = [("thread_switched", "sched_switch"), ("thread_woken", "sched_waking")];
 
-fn walk(
+/// Loads a program that walks stacks and makes it the one that its table leads to.
+pub(super) fn walk(
     ebpf: &mut Ebpf,
     program: &'static str,
     map: &'static str,

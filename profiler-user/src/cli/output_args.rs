@@ -162,7 +162,7 @@ pub(super) fn json_file(path: &std::path::Path, force: bool) -> Result<Destinati
 }
 
 /// Mistakes of the caller get exit code 2.
-fn told_apart(error: &FileError) -> anyhow::Error {
+pub(super) fn told_apart(error: &FileError) -> anyhow::Error {
     CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, with_causes(error)).into()
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
@@ -185,5 +187,22 @@ pub(super) fn start_error(error: &SessionError, pid: Option<u32>) -> CliError {
         let exit =
             if matches!(error, SessionError::Unsupported { .. }) { Exit::Permission } else { Exit::Runtime };
         CliError::new(exit, with_causes(error)).hint("`perf-agent doctor` says what this host can do")
+    }
+}
+
+/// The ring of a recording, to wait for its wake-ups.
+pub(super) fn ring_waker(ring: std::os::fd::OwnedFd) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is returned, so it stays open while it is registered.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.ok()
+}
+
+/// Waits until the kernel side says that it met a missing table; for ever where it cannot be heard.
+pub(super) async fn woken(ring: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
+    match ring {
+        Some(ring) => match ring.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

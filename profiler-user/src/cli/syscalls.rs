@@ -2,19 +2,21 @@
 
 mod drive;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::exit::CliError;
-use super::output_args::{json_file, parse_percent, tell};
+use super::output_args::{json_file, parse_percent, tell, told_apart};
 use super::quantity::{Length, length};
 use super::target::{CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::{Colour, stdout_style};
-use crate::output::file::Destination;
+use crate::output::OutputOptions;
+use crate::output::file::{Destination, Existing, NameParts, OutputPlan, PlanRequest};
 use crate::output::syscalls::{TableOptions, calls_json, write_calls};
 use crate::profile::Meta;
+use crate::session::clock;
 use crate::syscalls::{CallChoice, CallReport, CallSessionOptions, Owner};
 
 /// `perf-agent syscalls`.
@@ -55,6 +57,9 @@ pub(super) struct SyscallsArgs {
     /// What measuring may cost the machine's busiest CPU, percent of its time
     #[arg(long, value_name = "PERCENT", default_value = "1", value_parser = parse_percent, help_heading = "Cost")]
     max_overhead: f64,
+    /// List calls that took at least this long one by one, with arguments and stack: 10ms
+    #[arg(long, value_name = "TIME", value_parser = length, help_heading = "Calls")]
+    slower_than: Option<Length>,
     /// Draw the histogram of each call
     #[arg(short = 'H', long, help_heading = "Table")]
     histogram: bool,
@@ -70,9 +75,12 @@ pub(super) struct SyscallsArgs {
     /// JSON on standard output
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Write the result to this file, as JSON
+    /// Write the result here: .json is the whole table; .svg, .folded and .pb.gz are the calls by stack, sampled. Repeatable
     #[arg(short = 'o', long = "output", value_name = "FILE", help_heading = "Output")]
     output: Vec<PathBuf>,
+    /// Let pictures show the number of calls, not their time
+    #[arg(long, help_heading = "Output")]
+    by_count: bool,
     /// Replace files that exist instead of renaming them to FILE.old
     #[arg(long, help_heading = "Output")]
     force: bool,
@@ -106,6 +114,7 @@ struct Plan {
     interval: Option<std::time::Duration>,
     choice: CallChoice,
     files: Vec<Destination>,
+    pictures: Option<OutputPlan>,
     args: SyscallsArgs,
 }
 
@@ -117,6 +126,8 @@ struct Plan {
 pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
     let choice = CallChoice::parse(args.failed, &args.errno, &args.calls).map_err(CliError::usage)?;
     let found = args.scope.find(&args.command)?;
+    let (tables, pictures): (Vec<PathBuf>, Vec<PathBuf>) =
+        args.output.iter().cloned().partition(|path| is_json(path));
     let session = CallSessionOptions {
         scope: found.scope.clone(),
         follow_forks: args.follow.follow_forks(),
@@ -125,6 +136,11 @@ pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
             By::Thread => Owner::Thread,
             By::Cgroup => Owner::Cgroup,
         },
+        slower_than_ns: match args.slower_than {
+            Some(Length::For(time)) => Some(time.as_nanos() as u64),
+            _ => None,
+        },
+        flame: !pictures.is_empty(),
         budget: (!args.exact).then_some(args.max_overhead / 100.0),
         table_entries: args.table_entries,
     };
@@ -133,8 +149,36 @@ pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
         _ => None,
     };
     let length = args.duration.or(args.trailing).unwrap_or(Length::Unlimited);
-    let files = args.output.iter().map(|path| json_file(path, args.force)).collect::<Result<_, _>>()?;
-    drive::run(Plan { session, found, length, interval, choice, files, args })
+    let files = tables.iter().map(|path| json_file(path, args.force)).collect::<Result<_, _>>()?;
+    let pictures = picture_plan(pictures, &found, args.force)?;
+    drive::run(Plan { session, found, length, interval, choice, files, pictures, args })
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+/// Places for pictures and profiles; none when nobody asked for one.
+fn picture_plan(paths: Vec<PathBuf>, found: &Found, force: bool) -> anyhow::Result<Option<OutputPlan>> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let parts = NameParts {
+        slug: found.slug.clone(),
+        pid: found.pid,
+        comm: found.comm.clone().unwrap_or_default(),
+        host: host_name(),
+        mode: "syscalls".to_owned(),
+        start_unix_ns: clock::unix_ns(),
+        number: 1,
+    };
+    let existing = if force { Existing::Replace } else { Existing::KeepAsOld };
+    let request = PlanRequest { paths, format: None, existing };
+    OutputPlan::open(&request, &parts).map(Some).map_err(|error| told_apart(&error))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 impl Plan {
@@ -154,7 +198,7 @@ impl Plan {
             profile_type: "syscalls".to_owned(),
             target: self.found.title.clone(),
             target_slug: self.found.slug.clone(),
-            host: read("/proc/sys/kernel/hostname"),
+            host: host_name(),
             kernel: read("/proc/sys/kernel/osrelease"),
             clock: "sys_enter, sys_exit".to_owned(),
             scope_notes,
@@ -163,18 +207,21 @@ impl Plan {
     }
 
     /// Writes what was asked for.
-    fn write(&self, report: &CallReport) -> anyhow::Result<()> {
+    fn write(&mut self, report: &CallReport) -> anyhow::Result<()> {
         let write_file = |file: &Destination| {
             file.write(|out| {
                 Ok(serde_json::to_writer(out, &calls_json(report)).map_err(std::io::Error::from)?)
             })
         };
-        let told = if self.args.quiet && self.files.is_empty() {
-            Ok(())
-        } else {
-            tell(self.files.iter().map(write_file).collect())
-        };
-        let printed = self.print(report);
+        let mut written: Vec<_> = self.files.iter().map(write_file).collect();
+        let mut to_stdout = false;
+        if let (Some(pictures), Some(profile)) = (self.pictures.take(), &report.flame) {
+            to_stdout = pictures.uses_stdout();
+            let value = self.args.by_count.then_some(0);
+            written.extend(pictures.write(profile, &OutputOptions { value, ..OutputOptions::default() }));
+        }
+        let told = tell(written);
+        let printed = if to_stdout { Ok(()) } else { self.print(report) };
         told?;
         Ok(printed?)
     }
@@ -198,7 +245,12 @@ impl Plan {
             writeln!(out, "{}", calls_json(report))?;
         } else {
             let style = stdout_style(self.args.color);
-            let options = TableOptions { top: self.args.top, histograms: self.args.histogram, style };
+            let options = TableOptions {
+                all_slow: self.args.slower_than.is_some(),
+                top: self.args.top,
+                histograms: self.args.histogram,
+                style,
+            };
             write_calls(&mut out, report, options)?;
         }
         out.flush()

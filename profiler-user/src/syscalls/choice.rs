@@ -43,6 +43,9 @@ impl CallChoice {
         }
         report.owners.retain(|owner| !owner.calls.is_empty());
         let about_errors = self.failed || !self.errors.is_empty();
+        report
+            .slow
+            .retain(|call| self.names(&call.name) && (!about_errors || call.result.starts_with("-1 ")));
         report.in_flight.retain(|call| !about_errors && self.names(&call.name));
     }
 

@@ -116,9 +116,9 @@ pub(super) fn plain_call_ns() -> f64 {
 /// The same while the programs measure it. Whatever they count meanwhile is thrown away.
 fn measured_call_ns(maps: &mut CallMaps) -> Result<f64, LoadError> {
     maps.include_own_thread()?;
-    maps.control(SyscallControl { since_ns: clock::monotonic_ns(), slow_ns: u64::MAX })?;
+    maps.control(SyscallControl::since(clock::monotonic_ns()))?;
     let ns = plain_call_ns();
-    maps.control(SyscallControl::default())?;
+    maps.control(SyscallControl::since(0))?;
     maps.exclude_own_thread()?;
     maps.drain()?;
     Ok(ns)

@@ -3,6 +3,7 @@
 //! In: sums that the kernel side keeps by owner, call and CPU ([`crate::bpf::CallMaps`]). Out: a [`CallReport`]. The kernel sends no
 //! event per call. [`session`] runs a recording, [`tally`] adds up what it reads, [`model`] is what outputs read.
 
+mod arguments;
 pub mod choice;
 mod cost;
 pub mod estimate;
@@ -12,9 +13,11 @@ pub mod model;
 pub mod names;
 pub mod session;
 mod slices;
+mod slow;
+mod stacks;
 mod tally;
 
 pub use choice::CallChoice;
 pub use estimate::Times;
-pub use model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
+pub use model::{CallReport, CallStats, InFlight, Measure, OwnerCalls, SlowCall};
 pub use session::{CallSession, CallSessionOptions, Owner};

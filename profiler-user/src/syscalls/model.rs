@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::profile::{Meta, Quality};
+use crate::profile::{Meta, Profile, Quality};
 
 /// How the calls were measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,6 +109,27 @@ pub struct InFlight {
     pub began_before: bool,
 }
 
+/// One of the slowest calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowCall {
+    /// Process ID.
+    pub pid: u32,
+    /// Thread ID.
+    pub tid: u32,
+    /// Name of the thread.
+    pub thread: Arc<str>,
+    /// Name of the call.
+    pub name: String,
+    /// How long it took, nanoseconds.
+    pub ns: u64,
+    /// Its arguments, readable.
+    pub arguments: String,
+    /// What it returned, readable.
+    pub result: String,
+    /// The functions that led to it, innermost first.
+    pub stack: Vec<String>,
+}
+
 /// A finished recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallReport {
@@ -120,6 +141,12 @@ pub struct CallReport {
     pub owners: Vec<OwnerCalls>,
     /// Calls that were still going on at the end, longest first.
     pub in_flight: Vec<InFlight>,
+    /// The slowest calls, slowest first.
+    pub slow: Vec<SlowCall>,
+    /// Calls that took at least as long as was asked for, or as the shortest of those that are listed.
+    pub slow_total: u64,
+    /// Sampled calls by stack: their number and their time. None unless it was asked for.
+    pub flame: Option<Profile>,
     /// What it cost the machine's busiest CPU, percent of its time, as far as it could be measured.
     pub slowdown_percent: f64,
     /// How far the numbers can be trusted.

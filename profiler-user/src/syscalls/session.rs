@@ -1,13 +1,14 @@
 //! One recording of system calls: programs, tables, names, and the calls that were going on at both ends.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use profiler_common::config::FILTER_PROCESS;
+use profiler_common::config::{Config, STACK_USER};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
-    MAX_CELLS, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, PENDING_NONE, SyscallConfig, SyscallControl,
-    ThreadCalls,
+    MAX_CELLS, NO_SAMPLES, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, PENDING_NONE, SyscallConfig,
+    SyscallControl, ThreadCalls,
 };
 
 use super::cost::{Cost, plain_call_ns};
@@ -16,16 +17,23 @@ use super::in_flight::{Waiting, current_call, waiting};
 use super::model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 use super::names::Names;
 use super::slices::{Slice, Slices};
+use super::slow::SlowCalls;
+use super::stacks::{FinishedStacks, Stacks};
 use super::tally::{RowKey, Tally, Weight};
 use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, map_memory_bytes};
 use crate::ingest::SideBand;
 use crate::output::{percent, thousands};
 use crate::process::{CgroupNames, ProcessNames};
-use crate::profile::{Counter, Meta, Overhead, Quality};
+use crate::profile::{Counter, Meta, Overhead, Profile, Quality, ValueType};
+use crate::resolve::{Naming, resolve};
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
+use crate::symbolize::native;
 
-/// The ring carries slow calls only.
-const RING_BYTES: u32 = 512 << 10;
+/// Memory for unwind tables, bytes.
+const MAX_TABLE_BYTES: u64 = 16 << 20;
+
+/// The ring carries slow calls and samples of calls.
+const RING_BYTES: u32 = 4 << 20;
 
 /// Share of the kernel's table that may fill before the entries of ended processes are taken out.
 const PURGE_SHARE: u64 = 4;
@@ -65,6 +73,10 @@ pub struct CallSessionOptions {
     pub owner: Owner,
     /// What measuring may cost the busiest CPU, as a share of its time; none to measure every call whatever it costs.
     pub budget: Option<f64>,
+    /// From which length on calls are listed one by one, nanoseconds; none for the slowest few.
+    pub slower_than_ns: Option<u64>,
+    /// Whether calls are sampled by stack.
+    pub flame: bool,
     /// Entries of each of the kernel's tables; none for the usual sizes.
     pub table_entries: Option<u32>,
 }
@@ -76,6 +88,7 @@ pub struct CallSession {
     side_band: SideBand,
     processes: ProcessNames,
     names: Names,
+    stacks: Stacks,
     options: CallSessionOptions,
     tally: Tally,
     cost: Cost,
@@ -127,9 +140,10 @@ impl CallSession {
             Owner::Cgroup => OWNER_CGROUP,
         };
         let config = SyscallConfig { owner, status_offset: base.thread_status };
+        let programs_config = Config { stacks: STACK_USER, ..base.config };
         let syscalls = Some(CallTables { config, entries: options.table_entries });
         let mut programs = Programs::load(&ProgramsOptions {
-            config: base.config,
+            config: programs_config,
             ring_bytes: RING_BYTES,
             cpu_samples: false,
             waits: None,
@@ -138,12 +152,12 @@ impl CallSession {
             syscalls,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
-        if base.config.filter & FILTER_PROCESS != 0 && base.config.has_offsets != 0 {
-            programs.follow_processes()?;
-        }
+        programs.follow_processes()?;
         let mut maps = programs.load_calls()?;
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
         let before = waiting(&known);
+        let slow = SlowCalls::new(options.slower_than_ns);
+        let stacks = Stacks::new(&mut programs, base.config.code_mask, MAX_TABLE_BYTES, &known, slow)?;
         let cost = Cost::calibrate(&mut programs, &mut maps)?;
         let mut session = Self {
             programs,
@@ -151,6 +165,7 @@ impl CallSession {
             side_band,
             processes: ProcessNames::of_host(),
             names: Names::load(),
+            stacks,
             options: options.clone(),
             tally: Tally::default(),
             cost,
@@ -287,14 +302,24 @@ impl CallSession {
     /// Ends measuring; returns when.
     fn close(&mut self) -> Result<u64, SessionError> {
         let end_ns = clock::monotonic_ns();
-        self.maps.control(SyscallControl { since_ns: 0, slow_ns: u64::MAX })?;
+        self.maps.control(SyscallControl::since(0))?;
         Ok(end_ns)
     }
 
     /// Begins to measure.
     fn open(&mut self) -> Result<(), SessionError> {
         self.since_ns = clock::monotonic_ns();
-        Ok(self.maps.control(SyscallControl { since_ns: self.since_ns, slow_ns: u64::MAX })?)
+        self.tell_programs()
+    }
+
+    /// Says since when to measure, and which calls are worth a stack now.
+    fn tell_programs(&mut self) -> Result<(), SessionError> {
+        let control = SyscallControl {
+            since_ns: self.since_ns,
+            slow_ns: self.stacks.slow.threshold_ns(),
+            sample_shift: if self.options.flame { self.stacks.sample_shift() } else { NO_SAMPLES },
+        };
+        Ok(self.maps.control(control)?)
     }
 
     /// The tables of targets, for a command that is to be in scope.
@@ -305,6 +330,15 @@ impl CallSession {
     /// Whether a target that was named when the recording started still runs.
     pub fn has_living_target(&self) -> bool {
         self.options.scope.has_living_target(self.programs.targets())
+    }
+
+    /// The ring, which wakes up whoever polls it when a table is missing.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn ring_fd(&self) -> std::io::Result<OwnedFd> {
+        self.programs.ring_fd()
     }
 
     /// When it began.
@@ -319,6 +353,9 @@ impl CallSession {
     /// What the kernel refused.
     pub fn tick(&mut self) -> Result<(), SessionError> {
         self.keep_up();
+        if self.slices.is_none() {
+            self.tell_programs()?;
+        }
         self.watch_cost()
     }
 
@@ -327,6 +364,8 @@ impl CallSession {
         let owners = self.tally.owners();
         self.processes.apply(&events, |pid| owners.contains(&u64::from(pid)));
         let made = self.stat(Stat::SyscallEntries);
+        let factor = self.slices.as_ref().map_or(1.0, |slices| 1.0 / slices.planned_share());
+        self.stacks.tick(&mut self.programs, &events, &self.names, factor);
         let measuring = self.slices.is_none();
         if measuring
             && self.options.owner != Owner::Cgroup
@@ -391,6 +430,7 @@ impl CallSession {
                 push(stat.id(), stat.describe(), count);
             }
         }
+        push("undecodable", "records that could not be decoded", self.stacks.undecodable());
         push("owners_full", "counts not kept apart, table full", self.tally.overflowed());
         push("unreadable", "times that a table could not be read", self.failures);
         lost
@@ -431,7 +471,16 @@ impl CallSession {
             Some(slices) => slices.finish(&mut tally, Instant::now()),
             None => tally.add(&self.maps.drain()?, Weight::Exact),
         }
-        Ok(self.report(&tally, &threads, end_ns, Meta { duration_ns, ..meta }))
+        let meta = Meta { duration_ns, ..meta };
+        let mut report = self.report(&tally, &threads, end_ns, meta);
+        let factor = self.slices.as_ref().map_or(1.0, |slices| 1.0 / slices.planned_share());
+        let mut stacks = self.stacks.finish(&self.names, factor);
+        report.slow_total = tally.at_least(stacks.slow.listed_from_ns());
+        if self.options.flame {
+            report.flame = Some(flame(&stacks, &report));
+        }
+        report.slow = stacks.slow.finish(&mut stacks.processes, &self.names);
+        Ok(report)
     }
 
     fn report(&self, tally: &Tally, threads: &[ThreadCalls], end_ns: u64, meta: Meta) -> CallReport {
@@ -450,6 +499,10 @@ impl CallSession {
             }
         };
         let mut notes = self.notes.clone();
+        let skipped = self.stat(Stat::CallStacksSkipped);
+        if skipped > 0 {
+            notes.push(format!("{skipped} slow or sampled calls have no stack here: too many came at once"));
+        }
         if self.slices.is_some() {
             notes.push(
                 "calls that programs could not make because measuring slowed them down are added; ± holds in 99 of 100 recordings"
@@ -481,6 +534,9 @@ impl CallSession {
             measure,
             owners,
             in_flight: in_flight.into_iter().map(|(_, call)| call).take(LISTED_IN_FLIGHT).collect(),
+            slow: Vec::new(),
+            slow_total: 0,
+            flame: None,
             slowdown_percent: busiest_ns * 100.0 / wall_ns.max(1) as f64,
             quality,
         }
@@ -585,6 +641,24 @@ impl CallSession {
         });
         owners
     }
+}
+
+/// Sampled calls by stack, as a profile like any other.
+fn flame(stacks: &FinishedStacks, report: &CallReport) -> Profile {
+    let value_types = [ValueType::new("calls", "count"), ValueType::new("syscall_time", "nanoseconds")];
+    let naming = Naming::Full(native::Options::default());
+    let mut profile = resolve(
+        &stacks.aggregate,
+        &stacks.processes,
+        &mut CgroupNames::of_host(),
+        &value_types,
+        report.meta.clone(),
+        &naming,
+    );
+    profile.quality.lost.clone_from(&report.quality.lost);
+    profile.quality.notes.clone_from(&report.quality.notes);
+    profile.quality.overhead = report.quality.overhead;
+    profile
 }
 
 /// New entries after which a look for ended processes is worth while.

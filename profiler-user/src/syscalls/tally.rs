@@ -151,6 +151,13 @@ impl Tally {
         self.rows.values().map(|row| (row.exact.count + row.sliced.count) as u64).sum()
     }
 
+    /// Calls that took at least this long, as far as the histograms tell.
+    pub(super) fn at_least(&self, ns: u64) -> u64 {
+        let parts = self.rows.values().flat_map(|row| [&row.exact, &row.sliced]);
+        let long = parts.flat_map(|part| &part.times.whole).filter(|(bucket, _)| bounds(**bucket).1 >= ns);
+        long.map(|(_, count)| count).sum::<f64>().round() as u64
+    }
+
     /// Calls that began before the recording and returned in it.
     pub(super) fn began_before(&self) -> u64 {
         self.began_before

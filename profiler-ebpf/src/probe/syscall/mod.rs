@@ -5,6 +5,7 @@
 //! that starts another program may get another number on the way ([`executed`]).
 
 mod registers;
+mod stack;
 mod tally;
 
 use aya_ebpf::EbpfContext;
@@ -20,6 +21,7 @@ use profiler_common::syscall::{
 use crate::kernel::{TaskIds, current_ids, in_scope};
 use crate::maps::{SYSCALL_CONTROL, SYSCALL_THREADS, config, syscall_config};
 use crate::stats::count;
+pub(crate) use stack::walk;
 use tally::{Call, Outcome};
 
 /// Since when calls are measured; zero: not now.
@@ -212,7 +214,10 @@ unsafe fn measured(ctx: &RawTracePointContext, thread: *mut ThreadCalls, since: 
         }
         let call = Call { owner: (*thread).owner, number, abi };
         let errno = if sigreturn { 0 } else { errno_of(result) };
-        tally::add(call, Outcome::Measured { ns: now.wrapping_sub(entered), errno });
+        let ns = now.wrapping_sub(entered);
+        tally::add(call, Outcome::Measured { ns, errno });
+        let regs = argument(ctx, 0);
+        stack::consider(ctx, thread, &stack::Ended { number, abi, now, ns, result, regs });
     }
 }
 

@@ -17,6 +17,11 @@ const ARM_SP: u32 = 248;
 const ARM_PSTATE: u32 = 264;
 const ARM_SYSCALLNO: u32 = 280;
 
+/// Where the arguments are: di, si, dx, r10, r8, r9; for 32-bit calls bx, cx, dx, si, di, bp; on arm64 `orig_x0` and x1 to x5.
+const X86_ARGUMENTS: [u32; 6] = [112, 104, 96, 56, 72, 64];
+const I386_ARGUMENTS: [u32; 6] = [40, 88, 96, 104, 112, 32];
+const ARM_ARGUMENTS: [u32; 6] = [272, 8, 16, 24, 32, 40];
+
 /// `PSR_MODE32_BIT`, arch/arm64/include/uapi/asm/ptrace.h.
 const ARM_MODE32: u64 = 0x10;
 /// What `orig_ax` is after `rt_sigreturn`: not in a call (arch/x86/kernel/signal_64.c).
@@ -68,6 +73,26 @@ pub(super) fn number_at_return(regs: u64) -> Option<u64> {
         return Some(if id as i32 == NOT_IN_CALL { X86_SIGRETURN } else { id });
     }
     read_field::<u32>(regs, ARM_SYSCALLNO).map(u64::from)
+}
+
+/// The six arguments of the call that returns with these registers.
+///
+/// # Safety
+///
+/// `into` is valid for writes.
+#[inline(always)]
+pub(super) unsafe fn arguments(regs: u64, abi: u16, into: *mut [u64; 6]) {
+    let offsets = if config!(arch) != ARCH_X86_64 {
+        ARM_ARGUMENTS
+    } else if abi == ABI_COMPAT {
+        I386_ARGUMENTS
+    } else {
+        X86_ARGUMENTS
+    };
+    for index in 0..6 {
+        // SAFETY: valid by the caller.
+        unsafe { (*into)[index] = read_field(regs, offsets[index]).unwrap_or(0) };
+    }
 }
 
 /// The user's stack pointer.

@@ -4,8 +4,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,7 +12,9 @@ use super::write::{Outputs, Report};
 use super::{Plan, ResultArgs};
 use crate::cli::exit::Exit;
 use crate::cli::quantity::Length;
-use crate::cli::running::{Ending, Signals, exit_code, outlive, prepare_command, start_command, start_error};
+use crate::cli::running::{
+    Ending, Signals, exit_code, outlive, prepare_command, ring_waker, start_command, start_error, woken,
+};
 use crate::session::{Recorded, Session};
 
 /// Time between two drains of the ring, which holds about a second of samples.
@@ -108,22 +108,6 @@ async fn drive(
     };
     status.clear();
     ending
-}
-
-fn ring_waker(ring: std::os::fd::OwnedFd) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
-    // SAFETY: the descriptor is owned by what is returned, so it stays open while it is registered.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.ok()
-}
-
-/// Waits until the kernel side says that it met a missing table; for ever where it cannot be heard.
-async fn woken(ring: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
-    match ring {
-        Some(ring) => match ring.readable().await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
 }
 
 /// Names and writes on a thread of its own, so that a second Ctrl-C is heard: then the raw data is written at once.

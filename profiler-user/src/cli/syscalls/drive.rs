@@ -9,11 +9,15 @@ use tokio::time::{Instant, sleep_until};
 use super::Plan;
 use crate::cli::exit::Exit;
 use crate::cli::quantity::Length;
-use crate::cli::running::{Ending, Signals, exit_code, outlive, prepare_command, start_command, start_error};
+use crate::cli::running::{
+    Ending, Signals, exit_code, outlive, prepare_command, ring_waker, start_command, start_error, woken,
+};
 use crate::syscalls::{CallReport, CallSession};
 
 /// Time between two looks at names and at how full the tables are.
 const TICK_EVERY: Duration = Duration::from_millis(100);
+/// Time to the next look when an unwind table is missing.
+const TICK_SOON: Duration = Duration::from_millis(5);
 /// Time between two looks at whether the target still lives.
 const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
 
@@ -23,7 +27,7 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
     runtime.block_on(record(plan))
 }
 
-async fn record(plan: Plan) -> anyhow::Result<ExitCode> {
+async fn record(mut plan: Plan) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let launch = prepare_command(&plan.found.scope, &plan.args.command);
     let failed = |error| start_error(&error, plan.found.pid);
@@ -60,6 +64,7 @@ async fn drive(
         Length::For(duration) => Some(Instant::now() + duration),
         Length::Unlimited => None,
     };
+    let ring = session.ring_fd().ok().and_then(ring_waker);
     let mut next_tick = Instant::now() + TICK_EVERY;
     let mut next_life_sign = Instant::now() + LIFE_SIGN_EVERY;
     let mut next_table = plan.interval.map(|interval| Instant::now() + interval);
@@ -84,6 +89,7 @@ async fn drive(
                 plan.print_live(&report)?;
             }
             () = sleep_until(next_step(session)), if session.next_step().is_some() => session.step()?,
+            () = woken(ring.as_ref()) => next_tick = next_tick.min(Instant::now() + TICK_SOON),
             () = sleep_until(next_tick) => {
                 session.tick()?;
                 tell_news(plan, session);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::table::describe_measure;
-use crate::syscalls::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
+use crate::syscalls::{CallReport, CallStats, InFlight, Measure, OwnerCalls, SlowCall};
 
 /// Version of the layout; raised when a reader of the old one would misread the new one.
 const SCHEMA: u32 = 1;
@@ -16,7 +16,8 @@ pub fn calls_json(report: &CallReport) -> Value {
         "measure": measure(report.measure),
         "processes": report.owners.iter().map(owner).collect::<Vec<_>>(),
         "in_flight": report.in_flight.iter().map(in_flight).collect::<Vec<_>>(),
-        "slow_calls": [],
+        "slow_calls": report.slow.iter().map(slow).collect::<Vec<_>>(),
+        "slow_calls_total": report.slow_total,
         "slowdown_percent": report.slowdown_percent,
         "quality": report.quality,
     })
@@ -66,6 +67,19 @@ fn call(call: &CallStats) -> Value {
         "unreturned": call.unreturned,
         "restarted": call.restarted,
         "histogram": call.histogram.iter().map(|(first, last, count)| json!([first, last, count])).collect::<Vec<_>>(),
+    })
+}
+
+fn slow(call: &SlowCall) -> Value {
+    json!({
+        "pid": call.pid,
+        "tid": call.tid,
+        "thread": *call.thread,
+        "name": call.name,
+        "ns": call.ns,
+        "arguments": call.arguments,
+        "result": call.result,
+        "stack": call.stack,
     })
 }
 

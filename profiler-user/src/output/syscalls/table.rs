@@ -16,11 +16,16 @@ use crate::syscalls::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 pub struct TableOptions {
     /// Blocks, and rows in each.
     pub top: usize,
+    /// List all slow calls that were kept, with their whole stacks, instead of a few.
+    pub all_slow: bool,
     /// Draw the histogram of each call.
     pub histograms: bool,
     /// How to print.
     pub style: TextStyle,
 }
+
+/// Slow calls that are listed by default, and frames of each stack.
+const SHORT_LIST: (usize, usize) = (3, 6);
 
 /// Calls in flight that are listed by default.
 const LISTED: usize = 10;
@@ -41,6 +46,7 @@ pub fn write_calls(out: &mut dyn Write, report: &CallReport, options: TableOptio
         write_owner(out, owner, options)?;
     }
     rest(out, makers.len().saturating_sub(options.top), "more makers of calls", style)?;
+    write_slow(out, report, options)?;
     write_in_flight(out, &report.in_flight, style)?;
     write_quality(out, report, style)
 }
@@ -137,6 +143,41 @@ fn row(call: &CallStats, estimated: bool, style: TextStyle) -> String {
     let text =
         if notes.is_empty() { call.name.clone() } else { format!("{}  {}", call.name, notes.join(", ")) };
     format!("{numbers}  {}", cut(&text, room))
+}
+
+fn write_slow(out: &mut dyn Write, report: &CallReport, options: TableOptions) -> io::Result<()> {
+    let style = options.style;
+    if report.slow.is_empty() {
+        return Ok(());
+    }
+    let (calls, frames) = if options.all_slow { (usize::MAX, usize::MAX) } else { SHORT_LIST };
+    writeln!(out, "\n{}", style.paint("1", "Slowest calls"))?;
+    for call in report.slow.iter().take(calls) {
+        let text = format!(
+            "  {:>9}  {} ({}/{})  {}({}) = {}",
+            duration(call.ns),
+            call.thread,
+            call.pid,
+            call.tid,
+            call.name,
+            call.arguments,
+            call.result
+        );
+        writeln!(out, "{}", cut(&text, style.width.unwrap_or(usize::MAX)))?;
+        for frame in call.stack.iter().take(frames) {
+            let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(15));
+            writeln!(out, "             {}", style.paint("2", &cut(frame, room)))?;
+        }
+        if call.stack.len() > frames {
+            let more = format!("             {} more frames", call.stack.len() - frames);
+            writeln!(out, "{}", style.paint("2", &more))?;
+        }
+    }
+    let listed = report.slow.len().min(calls) as u64;
+    let least = report.slow.last().map_or(0, |call| call.ns);
+    let more = report.slow_total.saturating_sub(listed) as usize;
+    let what = format!("more calls that took {} or longer; --slower-than lists more", duration(least));
+    rest(out, more, &what, style)
 }
 
 fn write_in_flight(out: &mut dyn Write, calls: &[InFlight], style: TextStyle) -> io::Result<()> {
