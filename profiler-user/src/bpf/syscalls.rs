@@ -42,10 +42,13 @@ pub(super) fn size_tables<'a>(loader: &mut EbpfLoader<'a>, tables: Option<&'a Ca
 /// The owner of calls that the agent makes to learn what a call costs. No process has this number.
 const CALIBRATION: u64 = u64::MAX;
 
-/// The number of this thread in the initial PID namespace, if we are in it; elsewhere the calibration measures calls out of scope.
-fn own_tid() -> u32 {
+/// The number of this thread in the initial PID namespace; none in another one, where the calibration measures calls out of scope.
+fn own_tid() -> Option<u32> {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const INITIAL: &str = "pid:[4026531836]";
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     // SAFETY: no preconditions.
-    (unsafe { libc::gettid() }) as u32
+    (namespace.as_os_str() == INITIAL).then(|| unsafe { libc::gettid() } as u32)
 }
 
 /// Entries of the table of sums.
@@ -114,7 +117,8 @@ impl CallMaps {
     ///
     /// The kernel refused.
     pub fn include_own_thread(&mut self) -> Result<(), LoadError> {
-        let (pid, tid) = (std::process::id(), own_tid());
+        let Some(tid) = own_tid() else { return Ok(()) };
+        let pid = std::process::id();
         let thread = ThreadCalls { pid, tid, owner: CALIBRATION, ..ThreadCalls::default() };
         batch::insert(self.threads.fd().as_fd(), &tid, &thread)
             .map_err(|source| LoadError::Batch { map: "SYSCALL_THREADS", source })
@@ -126,7 +130,8 @@ impl CallMaps {
     ///
     /// The kernel refused.
     pub fn exclude_own_thread(&mut self) -> Result<(), LoadError> {
-        batch::remove(self.threads.fd().as_fd(), &[own_tid()])
+        let Some(tid) = own_tid() else { return Ok(()) };
+        batch::remove(self.threads.fd().as_fd(), &[tid])
             .map_err(|source| LoadError::Batch { map: "SYSCALL_THREADS", source })
     }
 

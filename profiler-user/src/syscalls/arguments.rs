@@ -88,6 +88,16 @@ const CALLS: &[(&str, &str)] = &[
     ("clone3", "xn"),
     ("rt_sigtimedwait", "xxxn"),
     ("msync", "xnx"),
+    ("getpid", ""),
+    ("getppid", ""),
+    ("gettid", ""),
+    ("fork", ""),
+    ("vfork", ""),
+    ("sched_yield", ""),
+    ("sync", ""),
+    ("setsid", ""),
+    ("pause", ""),
+    ("restart_syscall", ""),
 ];
 
 /// `AT_FDCWD`, include/uapi/linux/fcntl.h.
@@ -165,5 +175,6 @@ mod tests {
     fn calls_that_are_not_known_show_what_they_were_given() {
         assert_eq!(describe("syscall_900", &[1, 0, 0x20, 0, 0, 0], 1), "0x1, 0, 0x20");
         assert_eq!(describe("syscall_900", &[0; 6], 1), "");
+        assert_eq!(describe("sync", &[1; 6], 1), "", "what registers hold by chance is no argument");
     }
 }

@@ -61,6 +61,9 @@ pub fn describe_measure(measure: Measure) -> String {
             } else {
                 String::new()
             };
+            if slices == 0 {
+                return format!("{first}no slice of time any more");
+            }
             format!("{first}{} slices of time, {} of it", thousands(slices), percent(share * 100.0))
         }
     }
@@ -96,7 +99,8 @@ fn write_owner(out: &mut dyn Write, owner: &OwnerCalls, options: TableOptions) -
         "CALLS", "TOTAL", "MEAN", "P50", "P95", "P99", "MAX"
     );
     writeln!(out, "{}", style.paint("2", &titles))?;
-    let calls: Vec<&CallStats> = owner.calls.iter().filter(|call| call.count > 0).collect();
+    let calls: Vec<&CallStats> =
+        owner.calls.iter().filter(|call| call.count > 0 || call.total_ns > 0).collect();
     for call in calls.iter().take(options.top) {
         writeln!(out, "{}", row(call, estimated, style))?;
         if options.histograms && !call.histogram.is_empty() {
