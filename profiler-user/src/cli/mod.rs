@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 pub use exit::{CliError, Exit};
 
-/// Shows where CPU time goes on a Linux host, with nothing changed or restarted.
+/// Shows where CPU time, waiting time, memory and system call time go on a Linux host, with nothing changed or restarted
 #[derive(Debug, Parser)]
 #[command(name = "perf-agent", version, max_term_width = 110, arg_required_else_help = true)]
 #[command(after_help = "Examples:

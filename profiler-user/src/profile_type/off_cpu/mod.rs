@@ -4,16 +4,16 @@
 //! aggregate. A wait is counted whatever becomes of its stack, so that totals are right.
 
 mod governor;
+mod notes;
+mod open;
 mod seed;
 mod words;
 
 use std::collections::HashMap;
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, Thread, WaitKey, WaitSum,
-    weight_shift,
+    FIRST_STACK, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, WaitKey, WaitSum,
 };
-use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, SampleKey};
 use crate::bpf::{LoadError, Programs, WaitTables, Waits};
@@ -23,6 +23,7 @@ use crate::profile::{Counter, clean};
 use crate::profile_type::ProfileKind;
 use crate::session::clock::monotonic_ns;
 use governor::Governor;
+use open::open_wait;
 use seed::Seed;
 use words::Words;
 
@@ -347,78 +348,6 @@ impl OffCpu {
             counter("waits_unreadable", "times that the table of waits could not be read", self.unreadable),
         ]
     }
-
-    /// What the reader should know of how the stacks were taken.
-    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
-        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
-        let mut notes = Vec::new();
-        let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
-        let recorded_ns = self.looked_ns.saturating_sub(self.began_ns).max(1);
-        if skipped > 0 {
-            let percent = self.options.max_overhead * 100.0;
-            notes.push(format!(
-                "stacks of {} waits were taken and of {} mostly short ones not, to stay within --max-overhead {percent}%; \
-                 those that were taken stand for them (--exact takes all)",
-                crate::output::thousands(taken),
-                crate::output::thousands(skipped)
-            ));
-            if self.governor.largest_ns() > 0 {
-                notes.push(format!(
-                    "waits were called short below {} at most, in {:.0} % of the time",
-                    crate::output::duration(self.governor.largest_ns()),
-                    self.governor.throttled_ns() as f64 * 100.0 / recorded_ns as f64
-                ));
-            }
-        }
-        if self.governor.over_budget_ns() > 0 {
-            notes.push(format!(
-                "the budget was exceeded in {:.0} % of the time: {} context switches cost more, with the stacks of waits of 10 ms and more",
-                self.governor.over_budget_ns() as f64 * 100.0 / recorded_ns as f64,
-                crate::output::thousands(stat(Stat::Switches))
-            ));
-        }
-        let lost_ns = stat(Stat::WaitsFullNs);
-        if lost_ns > 0 {
-            notes.push(format!(
-                "waits of {} in all found no room in the kernel's table",
-                crate::output::duration(lost_ns)
-            ));
-        }
-        notes
-    }
-}
-
-/// A wait that lasts up to now, by the rules that the programs follow at its end.
-fn open_wait(thread: &Thread, options: &WaitOptions, now_ns: u64) -> Option<(WaitKey, WaitSum)> {
-    if thread.since_ns == 0 || thread.since_ns >= now_ns {
-        return None;
-    }
-    let wait = now_ns - thread.since_ns;
-    let wanted = options.states & (1 << (thread.state & 31)) != 0;
-    if !wanted || wait < options.shortest_ns || wait > options.longest_ns {
-        return None;
-    }
-    let weight = match weight_shift(wait, thread.shift) {
-        Some(_) if thread.stack < FIRST_STACK => return None,
-        Some(weight) => weight,
-        None => 0,
-    };
-    let queued = match thread.state {
-        STATE_RUNNABLE => wait,
-        _ if thread.woken_ns > thread.since_ns => now_ns.saturating_sub(thread.woken_ns),
-        _ => 0,
-    };
-    let key = WaitKey {
-        stack: thread.stack,
-        waker: thread.waker,
-        pid: thread.pid,
-        tid: thread.tid,
-        state: thread.state,
-        epoch: 0,
-    };
-    let sum =
-        WaitSum { count: 1 << weight, blocked_ns: (wait - queued) << weight, queued_ns: queued << weight };
-    Some((key, sum))
 }
 
 /// A sample of a thread of which nothing but its numbers is known.
@@ -439,48 +368,5 @@ fn nobody(key: &WaitKey) -> RawSample {
         number: 0,
         syscall: None,
         memory: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use profiler_common::off_cpu::{STACK_SKIPPED, STATE_SLEEPING};
-
-    const THREAD: Thread = Thread {
-        since_ns: 1_000,
-        woken_ns: 0,
-        stack: 99,
-        waker: 0,
-        place: 0,
-        pid: 7,
-        tid: 8,
-        state: STATE_SLEEPING,
-        shift: 0,
-    };
-
-    #[test]
-    fn open_waits_count_up_to_now() {
-        let options = WaitOptions::default();
-        let (key, sum) = open_wait(&THREAD, &options, 5_001_000).unwrap();
-        assert_eq!((key.tid, sum), (8, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 }));
-        let woken = Thread { woken_ns: 4_001_000, ..THREAD };
-        let (_, sum) = open_wait(&woken, &options, 5_001_000).unwrap();
-        assert_eq!((sum.blocked_ns, sum.queued_ns), (4_000_000, 1_000_000));
-        assert_eq!(open_wait(&Thread { since_ns: 0, ..THREAD }, &options, 5_001_000), None);
-    }
-
-    #[test]
-    fn open_waits_follow_the_rules_of_the_others() {
-        let options = WaitOptions { shortest_ns: 6_000_000, ..WaitOptions::default() };
-        assert_eq!(open_wait(&THREAD, &options, 5_001_000), None);
-        let options = WaitOptions::default();
-        let sampled = Thread { shift: 3, ..THREAD };
-        let (_, sum) = open_wait(&sampled, &options, 5_001_000).unwrap();
-        assert_eq!((sum.count, sum.blocked_ns), (8, 40_000_000));
-        let skipped = Thread { stack: STACK_SKIPPED, ..sampled };
-        assert_eq!(open_wait(&skipped, &options, 5_001_000), None);
-        // Long ones count whether their stack was taken or not.
-        assert_eq!(open_wait(&skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
     }
 }

@@ -1,0 +1,81 @@
+//! Waits that have no end when a recording ends.
+
+use profiler_common::off_cpu::{FIRST_STACK, STATE_RUNNABLE, Thread, WaitKey, WaitSum, weight_shift};
+
+use super::WaitOptions;
+
+/// A wait that lasts up to now, by the rules that the programs follow at its end.
+pub(super) fn open_wait(thread: &Thread, options: &WaitOptions, now_ns: u64) -> Option<(WaitKey, WaitSum)> {
+    if thread.since_ns == 0 || thread.since_ns >= now_ns {
+        return None;
+    }
+    let wait = now_ns - thread.since_ns;
+    let wanted = options.states & (1 << (thread.state & 31)) != 0;
+    if !wanted || wait < options.shortest_ns || wait > options.longest_ns {
+        return None;
+    }
+    let weight = match weight_shift(wait, thread.shift) {
+        Some(_) if thread.stack < FIRST_STACK => return None,
+        Some(weight) => weight,
+        None => 0,
+    };
+    let queued = match thread.state {
+        STATE_RUNNABLE => wait,
+        _ if thread.woken_ns > thread.since_ns => now_ns.saturating_sub(thread.woken_ns),
+        _ => 0,
+    };
+    let key = WaitKey {
+        stack: thread.stack,
+        waker: thread.waker,
+        pid: thread.pid,
+        tid: thread.tid,
+        state: thread.state,
+        epoch: 0,
+    };
+    let sum =
+        WaitSum { count: 1 << weight, blocked_ns: (wait - queued) << weight, queued_ns: queued << weight };
+    Some((key, sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiler_common::off_cpu::{STACK_SKIPPED, STATE_SLEEPING};
+
+    const THREAD: Thread = Thread {
+        since_ns: 1_000,
+        woken_ns: 0,
+        stack: 99,
+        waker: 0,
+        place: 0,
+        pid: 7,
+        tid: 8,
+        state: STATE_SLEEPING,
+        shift: 0,
+    };
+
+    #[test]
+    fn open_waits_count_up_to_now() {
+        let options = WaitOptions::default();
+        let (key, sum) = open_wait(&THREAD, &options, 5_001_000).unwrap();
+        assert_eq!((key.tid, sum), (8, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 }));
+        let woken = Thread { woken_ns: 4_001_000, ..THREAD };
+        let (_, sum) = open_wait(&woken, &options, 5_001_000).unwrap();
+        assert_eq!((sum.blocked_ns, sum.queued_ns), (4_000_000, 1_000_000));
+        assert_eq!(open_wait(&Thread { since_ns: 0, ..THREAD }, &options, 5_001_000), None);
+    }
+
+    #[test]
+    fn open_waits_follow_the_rules_of_the_others() {
+        let options = WaitOptions { shortest_ns: 6_000_000, ..WaitOptions::default() };
+        assert_eq!(open_wait(&THREAD, &options, 5_001_000), None);
+        let options = WaitOptions::default();
+        let sampled = Thread { shift: 3, ..THREAD };
+        let (_, sum) = open_wait(&sampled, &options, 5_001_000).unwrap();
+        assert_eq!((sum.count, sum.blocked_ns), (8, 40_000_000));
+        let skipped = Thread { stack: STACK_SKIPPED, ..sampled };
+        assert_eq!(open_wait(&skipped, &options, 5_001_000), None);
+        // Long ones count whether their stack was taken or not.
+        assert_eq!(open_wait(&skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
+    }
+}
