@@ -198,7 +198,7 @@ fn only_waits_that_are_asked_for_are_kept() {
     assert!(mean(&recorded) <= 1e6, "{}", mean(&recorded));
     assert!(sum(&recorded, "wait_short", &["waits"]) > 0.0);
     let (recorded, _) = waits("off-cpu", &["--exact", "--state", "D"]);
-    assert!(sum(&recorded, "wait_pipe", &["waits"]) < 1.0);
+    assert!(sum(&recorded, "wait_sleep", &["waits"]) < 1.0);
 }
 
 #[test]

@@ -328,10 +328,11 @@ impl Programs {
     }
 }
 
-/// Turns the kernel's run-time statistics on. Not for system calls: they would make the programs there cost half as much again, and
-/// what those cost is measured in another way.
+/// Turns the kernel's run-time statistics on. Not for system calls and context switches: they would make the programs there cost half as
+/// much again, and what those cost is measured in another way ([`super::RunTimeMeter`]).
 fn run_time_stats(options: &ProgramsOptions) -> Option<OwnedFd> {
-    if options.syscalls.is_some() { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
+    let is_busy = options.syscalls.is_some() || options.waits.is_some() || options.turns;
+    if is_busy { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
 }
 
 /// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.

@@ -502,14 +502,17 @@ mod tests {
             cache.store(&id(1), Arch::X86_64, &pages).unwrap();
             let path = cache.path(&id(1));
             let mut bytes = fs::read(&path).unwrap();
-            bytes.truncate(bytes.len() - cut);
+            // How long the file is depends on the program whose pages are in it.
+            bytes.truncate(bytes.len().saturating_sub(cut));
             for (at, change) in changes {
-                let at = at % bytes.len();
-                bytes[at] ^= change;
+                let at = at % bytes.len().max(1);
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= change;
+                }
             }
-            if resum {
+            let directory = HEADER_BYTES..HEADER_BYTES + 2 * ENTRY_BYTES;
+            if resum && bytes.len() >= directory.end {
                 // Somebody who can count: the sums are right, the contents are not.
-                let directory = HEADER_BYTES..HEADER_BYTES + 2 * ENTRY_BYTES;
                 for page in 0..2 {
                     let at = directory.start + page * ENTRY_BYTES;
                     let start = u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap()) as usize;
