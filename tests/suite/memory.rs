@@ -38,7 +38,7 @@ fn assert_near(recorded: &Recorded, what: &str, found: f64, truth: f64, toleranc
 }
 
 #[test]
-fn vm_bytes_faulted_in_are_those_of_the_program() {
+fn bytes_faulted_in_are_those_of_the_program() {
     let (recorded, truth) = growth(&["-c", "13"]);
     for (function, value) in [
         ("grow_small_pages", "anon"),
@@ -47,7 +47,7 @@ fn vm_bytes_faulted_in_are_those_of_the_program() {
         ("grow_shared", "file"),
         ("grow_shared", "resident"),
     ] {
-        assert_near(&recorded, function, sum(&recorded, function, value), truth[function], 0.03);
+        assert_near(&recorded, function, sum(&recorded, function, value), truth[function], 0.08);
     }
     assert!(sum(&recorded, "grow_small_pages", "file") < 1.0);
     assert!(sum(&recorded, "grow_shared", "anon") < 1.0);
@@ -58,7 +58,7 @@ fn vm_bytes_faulted_in_are_those_of_the_program() {
 }
 
 #[test]
-fn vm_huge_pages_count_as_what_they_are() {
+fn huge_pages_count_as_what_they_are() {
     let (recorded, truth) = growth(&["-c", "1"]);
     let found = sum(&recorded, "grow_huge_pages", "anon");
     assert!(truth["huge_bytes"] > 0.0, "the kernel gave no huge pages to a program that asked for them");

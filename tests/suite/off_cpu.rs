@@ -185,7 +185,8 @@ fn vm_a_wait_since_before_the_recording_has_its_stack() {
         .map(|sample| sample["values"]["off_cpu"].as_f64().unwrap())
         .sum();
     let asked: f64 = seconds(1).parse::<f64>().unwrap() * 1e9;
-    assert!(main > 0.9 * asked, "the main thread joins all the time: {main} of {asked} ns");
+    let least = if is_emulated() { 0.6 } else { 0.9 };
+    assert!(main > least * asked, "the main thread joins all the time: {main} of {asked} ns");
 }
 
 #[test]
