@@ -81,7 +81,7 @@ fn vm_a_realigned_stack_is_followed() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn vm_a_frame_larger_than_the_copy_of_a_stack_is_followed() {
-    follows(&["nofp_huge_frame", "1"], &["main", "huge_frame", "calls_all", "burn_3"]);
+    follows(&["nofp_huge_frame", "4"], &["main", "huge_frame", "calls_all", "burn_3"]);
 }
 
 #[test]
