@@ -22,7 +22,7 @@ int main(int argc, char **argv) {
         wait(NULL);
         _exit(0);
     }
-    usleep(700000);
+    usleep((useconds_t)(seconds * 0.25e6));
     if (fork() == 0) {
         burn(work_late_child, 0.5);
         _exit(0);
