@@ -46,6 +46,13 @@ pub const CHAIN_HEAP: u32 = 4;
 /// second before the agent can ask for fewer.
 pub const MEMORY_RING_BYTES: u32 = 4 << 20;
 
+/// Threads that are inside an allocator, or were: one entry each.
+pub const MAX_HEAP_THREADS: u32 = 16_384;
+/// Distinct stacks that memory is allocated by.
+pub const MAX_HEAP_SUMS: u32 = 32_768;
+/// Blocks that are followed until they are freed.
+pub const MAX_BLOCKS: u32 = 131_072;
+
 /// Threads whose waits are followed at the same time.
 pub const MAX_WAITING_THREADS: u32 = 16_384;
 

@@ -58,11 +58,35 @@ pub enum Stat {
     MappingCalls = 25,
     /// Slow or sampled system calls whose stack was not taken because there were too many at once.
     CallStacksSkipped = 26,
+    /// Outermost calls of an allocator that ask for memory, of threads in scope.
+    HeapCalls = 27,
+    /// Calls that free memory, of threads in scope.
+    HeapFrees = 28,
+    /// Calls of an allocator inside another one of the same thread, left out.
+    HeapInner = 29,
+    /// Calls of an allocator that were left without a return.
+    HeapAbandoned = 30,
+    /// Calls that got no memory.
+    HeapFailed = 31,
+    /// Calls of threads that found the table of threads full.
+    HeapThreadsFull = 32,
+    /// Calls whose stack found the table of sums full.
+    HeapSumsFull = 33,
+    /// Stacks that were not taken because another thread was preempted in the middle of taking its own.
+    HeapScratchBusy = 34,
+    /// Blocks that could not be followed, table full.
+    BlocksFull = 35,
+    /// Blocks whose address was handed out again although they were not seen to be freed.
+    BlocksReused = 36,
+    /// Stacks of allocations that found the ring full; the calls were counted.
+    HeapStackLost = 37,
+    /// Stacks of allocations that were taken.
+    HeapStacks = 38,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 39] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -90,6 +114,18 @@ impl Stat {
         Self::Faults,
         Self::MappingCalls,
         Self::CallStacksSkipped,
+        Self::HeapCalls,
+        Self::HeapFrees,
+        Self::HeapInner,
+        Self::HeapAbandoned,
+        Self::HeapFailed,
+        Self::HeapThreadsFull,
+        Self::HeapSumsFull,
+        Self::HeapScratchBusy,
+        Self::BlocksFull,
+        Self::BlocksReused,
+        Self::HeapStackLost,
+        Self::HeapStacks,
     ];
 
     /// Stable identifier.
@@ -122,6 +158,18 @@ impl Stat {
             Self::Faults => "faults",
             Self::MappingCalls => "mapping_calls",
             Self::CallStacksSkipped => "call_stacks_skipped",
+            Self::HeapCalls => "heap_calls",
+            Self::HeapFrees => "heap_frees",
+            Self::HeapInner => "heap_inner",
+            Self::HeapAbandoned => "heap_abandoned",
+            Self::HeapFailed => "heap_failed",
+            Self::HeapThreadsFull => "heap_threads_full",
+            Self::HeapSumsFull => "heap_sums_full",
+            Self::HeapScratchBusy => "heap_scratch_busy",
+            Self::BlocksFull => "blocks_full",
+            Self::BlocksReused => "blocks_reused",
+            Self::HeapStackLost => "heap_stack_lost",
+            Self::HeapStacks => "heap_stacks",
         }
     }
 
@@ -155,6 +203,20 @@ impl Stat {
             Self::Faults => "page faults",
             Self::MappingCalls => "calls that map or unmap memory",
             Self::CallStacksSkipped => "slow or sampled calls whose stack was not taken",
+            Self::HeapCalls => "calls of an allocator",
+            Self::HeapFrees => "calls that free memory",
+            Self::HeapInner => "calls inside other calls of an allocator",
+            Self::HeapAbandoned => "calls of an allocator that did not return",
+            Self::HeapFailed => "calls of an allocator that got no memory",
+            Self::HeapThreadsFull => "allocations of threads past the limit of 16 384",
+            Self::HeapSumsFull => "allocations not kept: table of stacks full",
+            Self::HeapScratchBusy => {
+                "stacks of allocations not taken: another thread was preempted while its stack was taken"
+            }
+            Self::BlocksFull => "blocks not followed: table full",
+            Self::BlocksReused => "blocks whose freeing was not seen",
+            Self::HeapStackLost => "stacks of allocations: ring buffer full",
+            Self::HeapStacks => "stacks of allocations taken",
         }
     }
 
@@ -167,6 +229,10 @@ impl Stat {
                 | Self::TargetsFull
                 | Self::WaitingThreadsFull
                 | Self::WaitsFull
+                | Self::HeapThreadsFull
+                | Self::HeapSumsFull
+                | Self::HeapScratchBusy
+                | Self::HeapStackLost
                 | Self::WaitStackLost
                 | Self::SyscallThreadsFull
                 | Self::SyscallCellsFull

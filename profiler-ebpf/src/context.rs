@@ -27,6 +27,8 @@ mod layout {
     pub(super) const X86_AX: u32 = 80;
     pub(super) const X86_DX: u32 = 96;
     pub(super) const X86_SI: u32 = 104;
+    pub(super) const X86_USER_SP: u32 = 152;
+    pub(super) const ARM_USER_SP: u32 = 31 * 8;
     pub(super) const X86_DI: u32 = 112;
     pub(super) const X86_ORIG_AX: u32 = 120;
     pub(super) const X86_BP: usize = 6;
@@ -116,6 +118,49 @@ pub(crate) enum UserSide {
     None,
     /// The kernel has no BTF, so its saved registers cannot be asked for.
     Unknown,
+}
+
+/// Words of `pt_regs` that hold the first three arguments of a function.
+const X86_ARGUMENTS: [u64; 3] = [14, 13, 12];
+
+/// One word of the user registers of a probe in user code, by its index in `pt_regs`: the usual places of arguments from the context, others
+/// from the kernel's copy of the same registers.
+#[inline(always)]
+pub(crate) fn register_word<C: EbpfContext>(ctx: &C, index: u64) -> u64 {
+    if config!(arch) == ARCH_X86_64 {
+        if index == X86_ARGUMENTS[0] {
+            return context_word!(ctx, layout::X86_DI);
+        }
+        if index == X86_ARGUMENTS[1] {
+            return context_word!(ctx, layout::X86_SI);
+        }
+    } else if index == 0 {
+        return context_word!(ctx, 0);
+    }
+    // SAFETY: no preconditions; the value is only ever read through the checked helper.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+    read_field(regs, (index as u32 & 63) * 8).unwrap_or(0)
+}
+
+/// The stack pointer of a probe in user code.
+#[inline(always)]
+pub(crate) fn stack_pointer<C: EbpfContext>(ctx: &C) -> u64 {
+    if config!(arch) == ARCH_X86_64 {
+        context_word!(ctx, layout::X86_USER_SP)
+    } else {
+        context_word!(ctx, layout::ARM_USER_SP)
+    }
+}
+
+/// What a function returned, at the probe behind its return, and where its stack began.
+#[inline(always)]
+pub(crate) fn returned<C: EbpfContext>(ctx: &C) -> (u64, u64) {
+    if config!(arch) == ARCH_X86_64 {
+        // The return address was popped.
+        (context_word!(ctx, layout::X86_AX), context_word!(ctx, layout::X86_USER_SP).wrapping_sub(8))
+    } else {
+        (context_word!(ctx, 0), context_word!(ctx, layout::ARM_USER_SP))
+    }
 }
 
 /// Takes the user registers of a context that was interrupted in user mode.

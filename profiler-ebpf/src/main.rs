@@ -16,8 +16,8 @@ mod scratch;
 mod stats;
 mod unwind;
 
-use aya_ebpf::macros::{perf_event, raw_tracepoint};
-use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
+use aya_ebpf::macros::{perf_event, raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{PerfEventContext, ProbeContext, RawTracePointContext, RetProbeContext};
 
 /// A CPU sample: the clock or the hardware counter of this CPU fired.
 #[perf_event]
@@ -65,6 +65,24 @@ pub fn thread_queued(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn turn_switched(ctx: RawTracePointContext) -> i32 {
     probe::sched::switched(&ctx)
+}
+
+/// A function of an allocator begins.
+#[uprobe]
+pub fn heap_entered(ctx: ProbeContext) -> u32 {
+    probe::heap::entered(&ctx)
+}
+
+/// A function of an allocator returns.
+#[uretprobe]
+pub fn heap_returned(ctx: RetProbeContext) -> u32 {
+    probe::heap::left(&ctx)
+}
+
+/// The user walk of an allocation.
+#[uprobe]
+pub fn walk_heap(ctx: ProbeContext) -> u32 {
+    probe::heap::walk(&ctx)
 }
 
 /// A page fault was handled: one in as many as the event's period.

@@ -5,9 +5,10 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
+use profiler_common::heap::{Block, BlockKey, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum};
 use profiler_common::limits::{
-    CHAINS, MAX_STACKS_SENT, MAX_TARGETS, MAX_TURN_BUCKETS, MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES,
-    MAX_WAITING_THREADS, MAX_WAITS,
+    CHAINS, MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_STACKS_SENT, MAX_TARGETS, MAX_TURN_BUCKETS,
+    MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS,
 };
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
@@ -219,6 +220,36 @@ pub(crate) static WALK_FAULT: ProgramArray = ProgramArray::with_max_entries(1, 0
 /// The walk of calls that map memory. Filled by the loader.
 #[map]
 pub(crate) static WALK_CALL: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The walk of allocations. Filled by the loader.
+#[map]
+pub(crate) static WALK_HEAP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Threads that are, or were, inside an allocator, by the kernel's own thread ID. Written by [`crate::probe::heap`], each entry by its thread
+/// alone. Full: counted as [`Stat::HeapThreadsFull`].
+#[map]
+pub(crate) static HEAP_THREADS: HashMap<u32, HeapThread> = HashMap::with_max_entries(MAX_HEAP_THREADS, 0);
+
+/// Sums of allocations by the number of their stack. Written by [`crate::probe::heap`], read by the agent. Full: counted as
+/// [`Stat::HeapSumsFull`].
+#[map]
+pub(crate) static HEAP_SUMS: HashMap<u64, HeapSum> = HashMap::with_max_entries(MAX_HEAP_SUMS, 0);
+
+/// Blocks that are followed. Written by [`crate::probe::heap`], read by the agent. Full: counted as [`Stat::BlocksFull`].
+#[map]
+pub(crate) static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(MAX_BLOCKS, 0);
+
+/// How calls of each size are taken. Written by the agent.
+#[map]
+pub(crate) static HEAP_RATES: Array<Rate> = Array::with_max_entries(RATES, 0);
+
+/// Calls and bytes of each size. Written by [`crate::probe::heap`], read by the agent.
+#[map]
+pub(crate) static HEAP_SIZES: PerCpuArray<SizeSum> = PerCpuArray::with_max_entries(RATES, 0);
+
+/// What the agent tells the programs of an allocator while they run.
+#[map]
+pub(crate) static HEAP_CONTROL: Array<HeapControl> = Array::with_max_entries(1, 0);
 
 /// What the agent tells the programs of memory while they run.
 #[map]

@@ -40,8 +40,12 @@ pub(crate) struct WalkState {
     pub(crate) space: u32,
     /// Thread whose wait the stack belongs to, by the kernel's own ID.
     pub(crate) owner: u32,
-    /// Zero.
-    padding: u32,
+    /// Of an allocation, the bucket of its size.
+    pub(crate) bucket: u32,
+    /// Of an allocation, bytes.
+    pub(crate) size: u64,
+    /// Thread that takes a stack in this scratch, one more than its ID by the kernel: programs of allocations can be preempted. Zero for none.
+    pub(crate) busy: u64,
 }
 
 /// This CPU's scratch for one of the `CHAIN_`s.

@@ -12,6 +12,7 @@
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
 pub mod aggregate;
+pub mod allocator;
 pub mod bpf;
 pub mod cli;
 pub mod import;

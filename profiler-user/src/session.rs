@@ -23,8 +23,8 @@ use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets, map_memory_bytes};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
-use crate::profile::{Counter, Overhead, Resident, UnwindTables, ValueType};
-use crate::profile_type::{Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProfileKind};
+use crate::profile::{Allocations, Counter, Overhead, Resident, UnwindTables, ValueType};
+use crate::profile_type::{Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
 
@@ -81,6 +81,9 @@ pub enum SessionError {
     /// Page faults cannot be sampled.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Allocations cannot be recorded.
+    #[error(transparent)]
+    Heap(#[from] ProbesError),
     /// The side band could not be opened.
     #[error("cannot open the perf events that report processes and mappings")]
     SideBand(#[source] std::io::Error),
@@ -128,6 +131,7 @@ pub struct Session {
     sampler: Option<OnCpu>,
     waits: Option<OffCpu>,
     memory: Option<Memory>,
+    heap: Option<Heap>,
     processes: Processes,
     unwinder: Unwinder,
     dump: Option<StackDump>,
@@ -163,6 +167,8 @@ pub struct Recorded {
     pub notes: Vec<String>,
     /// Resident memory over time, where memory was measured.
     pub resident: Vec<Resident>,
+    /// Totals of an allocator's calls, where they were recorded.
+    pub allocations: Option<Allocations>,
     /// When it began, Unix nanoseconds.
     pub start_unix_ns: u64,
     /// How long it took, nanoseconds.
@@ -229,6 +235,16 @@ impl Session {
         {
             self.undecodable += 1;
         }
+        if let Some(heap) = &mut self.heap {
+            let scope = &self.scope;
+            let targets: HashSet<u32> = self.programs.targets().processes().into_iter().collect();
+            heap.tick(&self.programs, |pid| scope.has_process(pid, &targets));
+            for pid in heap.take_entered() {
+                let anyone = RawSample { pid, tid: pid, ..RawSample::of_nobody() };
+                let moment = self.processes.moment(&anyone);
+                self.unwinder.prepare(&moment, &mut self.processes);
+            }
+        }
         if let Some(memory) = &mut self.memory {
             let targets = || self.programs.targets().processes();
             if memory.tick(&self.programs, targets).is_err() {
@@ -243,6 +259,11 @@ impl Session {
             (Some(waits), ..) if sample.number != 0 => {
                 waits.define(sample, moment, &mut self.aggregate, &mut self.processes);
             }
+            _ if sample.number != 0 && self.heap.is_some() => {
+                if let Some(heap) = &mut self.heap {
+                    heap.define(sample, moment, &mut self.aggregate, &mut self.processes);
+                }
+            }
             (_, Some(memory), Some(event)) => {
                 memory.add(sample, event, moment, &mut self.aggregate, &mut self.processes);
             }
@@ -255,6 +276,9 @@ impl Session {
 
     fn apply(&mut self, event: &ProcessEvent, changed: &mut HashSet<u32>) {
         self.unwinder.follow(event);
+        if let Some(heap) = &mut self.heap {
+            heap.follow(event);
+        }
         self.processes.apply(event);
         if matches!(event.kind, EventKind::Map(_)) {
             changed.insert(event.pid);
@@ -263,7 +287,7 @@ impl Session {
 
     /// Whether a look in a few milliseconds is worth while: samples wait for their tables.
     pub fn is_waiting(&self) -> bool {
-        self.unwinder.is_waiting()
+        self.unwinder.is_waiting() || self.heap.as_ref().is_some_and(Heap::is_waiting)
     }
 
     /// The ring, which wakes up whoever polls it when a table is missing.
@@ -328,7 +352,7 @@ impl Session {
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
         push("stack_table_full", "stacks not kept apart, table full", self.aggregate.overflowed());
-        for counter in self.waits.iter().flat_map(OffCpu::lost) {
+        for counter in self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(Heap::lost)) {
             push(&counter.id, &counter.what, counter.count);
         }
         lost
@@ -364,6 +388,9 @@ impl Session {
         if let Some(memory) = &mut self.memory {
             memory.stop();
         }
+        if let Some(heap) = &mut self.heap {
+            heap.stop();
+        }
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();
         for _ in 0..LAST_LOOKS {
@@ -379,6 +406,12 @@ impl Session {
         if let Some(waits) = &mut self.waits {
             waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
             self.notes.extend(waits.notes(&self.programs.stats()));
+        }
+        if let Some(heap) = &mut self.heap {
+            if heap.finish(&mut self.aggregate, &mut self.processes).is_err() {
+                self.undecodable += 1;
+            }
+            self.notes.extend(heap.notes(&self.programs.stats()));
         }
         if let Some(memory) = &self.memory {
             self.notes.extend(memory.notes(&self.programs.stats()));
@@ -407,6 +440,7 @@ impl Session {
             processes: self.processes,
             lost,
             notes: self.notes,
+            allocations: self.heap.as_ref().map(|heap| heap.allocations(&self.programs.stats())),
             resident: self.memory.as_ref().map(Memory::resident).unwrap_or_default(),
             start_unix_ns: self.start_unix_ns,
             duration_ns,

@@ -11,7 +11,7 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile or compare with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 16] = [
+const TEST_TOOLS: [&str; 20] = [
     "bpftool",
     "busybox-static",
     "cpio",
@@ -23,6 +23,10 @@ const TEST_TOOLS: [&str; 16] = [
     "kmod",
     "libc6-dev",
     "libc6-dev-arm64-cross",
+    "libjemalloc2",
+    "libmimalloc2.0",
+    "libtcmalloc-minimal4",
+    "musl-tools",
     "qemu-system-arm",
     "qemu-system-x86",
     "redis-server",

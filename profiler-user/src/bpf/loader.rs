@@ -110,6 +110,8 @@ pub struct ProgramsOptions {
     pub turns: bool,
     /// Whether page faults are sampled.
     pub growth: bool,
+    /// What is recorded of allocators; none when nothing is.
+    pub heap: Option<super::HeapTables>,
     /// How system calls are counted; none when they are not recorded and their tables need no room.
     pub syscalls: Option<CallTables>,
 }
@@ -157,9 +159,11 @@ impl Programs {
     /// What the kernel or the check refused.
     pub fn load(options: &ProgramsOptions) -> Result<Self, LoadError> {
         // Those beside CPU samples that take stacks, in scratches of their own.
-        let stacks = options.waits.is_some() || options.growth || options.syscalls.is_some();
+        let stacks =
+            options.waits.is_some() || options.growth || options.syscalls.is_some() || options.heap.is_some();
         let mut loader = EbpfLoader::new();
         super::syscalls::size_tables(&mut loader, options.syscalls.as_ref());
+        super::heap::size_tables(&mut loader, options.heap);
         if !options.turns {
             for table in super::turns::TABLES {
                 loader.map_max_entries(table, 1);
@@ -174,7 +178,10 @@ impl Programs {
             .map_max_entries("SCRATCH", if stacks { CHAINS } else { CHAIN_CPU + 1 })
             .map_max_entries("OFF_CPU_THREADS", options.waits.map_or(1, |tables| tables.threads))
             .map_max_entries("WAITS", options.waits.map_or(1, |tables| tables.sums))
-            .map_max_entries("STACKS_SENT", if options.waits.is_some() { MAX_STACKS_SENT } else { 1 })
+            .map_max_entries(
+                "STACKS_SENT",
+                if options.waits.is_some() || options.heap.is_some() { MAX_STACKS_SENT } else { 1 },
+            )
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         #[cfg(feature = "bpf-log")]

@@ -6,6 +6,7 @@
 mod batch;
 mod figures;
 mod growth;
+mod heap;
 mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
@@ -16,10 +17,12 @@ mod syscalls;
 pub(crate) mod tables;
 mod targets;
 mod turns;
+mod uprobe;
 mod waits;
 
 pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
+pub use heap::{HeapMaps, HeapTables};
 pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes};
 pub use meter::RunTimeMeter;
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
@@ -28,4 +31,5 @@ pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;
 pub use turns::{CpuTurns, TurnMaps};
+pub use uprobe::{Uprobe, UprobeUnit, When};
 pub use waits::Waits;

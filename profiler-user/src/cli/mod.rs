@@ -59,6 +59,8 @@ enum Verb {
     /// Profile where resident memory grows: page faults, and calls that map memory
     #[command(alias = "mem")]
     Memory(Box<record::MemoryArgs>),
+    /// Profile who allocates memory: bytes and calls by stack, at the allocator's functions
+    Alloc(Box<record::AllocArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
         Verb::Syscalls(args) => syscalls::run(*args),
         Verb::Sched(args) => sched::run(*args),
         Verb::Memory(args) => record::memory(*args),
+        Verb::Alloc(args) => record::alloc(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

@@ -123,6 +123,19 @@ const LARGEST_SIZE: u64 = 64 << 20;
 ///
 /// Not a size, or outside of what unwind tables can use.
 pub(super) fn size(text: &str) -> Result<u64, String> {
+    match amount(text) {
+        Ok(bytes) if (LEAST_SIZE..=LARGEST_SIZE).contains(&bytes) => Ok(bytes),
+        Ok(_) => Err("must be between 256K and 64M".to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A number of bytes, with K, M or G (powers of 1024) or without.
+///
+/// # Errors
+///
+/// Not a size.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
     let trimmed = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
     let (digits, unit) = match trimmed.char_indices().last() {
         Some((at, 'K' | 'k')) => (&trimmed[..at], 1 << 10),
@@ -131,11 +144,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         _ => (trimmed, 1),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match bytes {
-        Some(bytes) if (LEAST_SIZE..=LARGEST_SIZE).contains(&bytes) => Ok(bytes),
-        Some(_) => Err("must be between 256K and 64M".to_owned()),
-        None => Err("not a size; write it as 16M or 512K".to_owned()),
-    }
+    bytes.ok_or_else(|| "not a size; write it as 16M or 512K".to_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The verbs that record stacks: one recording, from arguments to files. `attach` and `record` are here, those of waits in [`waits`].
 
+mod alloc;
 mod drive;
 mod memory;
 mod status;
@@ -20,6 +21,7 @@ use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
 use crate::profile_type::ProfileKind;
 use crate::session::{Idle, SessionOptions};
+pub(super) use alloc::{AllocArgs, alloc};
 pub(super) use memory::{MemoryArgs, memory};
 pub(super) use waits::{OffCpuArgs, WallArgs, off_cpu, wall};
 

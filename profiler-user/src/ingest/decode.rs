@@ -66,6 +66,27 @@ pub struct Cold {
 }
 
 impl RawSample {
+    /// A sample of which nothing is known, for what has to be counted all the same.
+    pub fn of_nobody() -> Self {
+        Self {
+            time_ns: 0,
+            weight: 0,
+            cgroup_id: 0,
+            cpu: 0,
+            pid: 0,
+            tid: 0,
+            comm: [0; COMM_LEN],
+            user: Vec::new(),
+            kernel: Vec::new(),
+            stop: StopReason::Complete,
+            in_user_mode: false,
+            cold: None,
+            number: 0,
+            syscall: None,
+            memory: None,
+        }
+    }
+
     /// The thread's name up to the NUL.
     pub fn comm(&self) -> &[u8] {
         let end = self.comm.iter().position(|byte| *byte == 0).unwrap_or(COMM_LEN);

@@ -86,6 +86,7 @@ pub(crate) fn meta() -> Meta {
         duration_ns: 30_000_000_000,
         scope_notes: vec!["user stacks only".into()],
         resident: Vec::new(),
+        allocations: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Schema 1: `schema`, `meta`, `quality`, `quality_line`, `value_types` (kind, unit, total), `functions` (hotspots:
 //! name, module, kind, file, and for each value its `self` and `total`), `samples` (pid, tid, process, thread,
-//! cgroup, cpu, `values` by kind, `stack` root first). Fields may be added; those that exist keep their meaning
+//! cgroup, cpu, `values` by kind, `stack` root first); of allocations also `totals` and `sites` (see [`super::sites_json`]). Fields may be added; those that exist keep their meaning
 //! until the schema number changes. Missing knowledge is null.
 
 use std::collections::BTreeMap;
@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::quality::quality_line;
-use super::{OutputError, OutputOptions};
-use crate::profile::{Meta, Profile, Quality, Sample};
+use super::{OutputError, OutputOptions, sites_json};
+use crate::profile::{Allocations, Meta, Profile, Quality, Sample};
 use crate::report::{Branch, Detail, Functions, Hotspots, Neighbours, Side, SortBy, hotspots};
 
 /// Version of the schema.
@@ -26,6 +26,10 @@ struct Head<'p> {
     quality: &'p Quality,
     quality_line: String,
     value_types: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    totals: Option<&'p Allocations>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sites: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -159,6 +163,8 @@ fn head(profile: &Profile) -> Head<'_> {
                 json!({"kind": value.kind, "unit": value.unit, "total": profile.total(index)})
             })
             .collect(),
+        totals: profile.meta.allocations.as_ref(),
+        sites: sites_json(profile),
     }
 }
 

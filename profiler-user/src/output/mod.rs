@@ -19,6 +19,7 @@ pub(crate) mod pprof;
 mod quality;
 mod resident;
 pub mod sched;
+mod sites;
 pub mod syscalls;
 mod text;
 
@@ -31,6 +32,7 @@ pub use numbers::{bytes, duration, percent, thousands, value_with_unit};
 pub use options::{Growth, OutputOptions, Palette};
 pub use quality::{Level, quality_level, quality_line, quality_line_styled};
 pub use resident::write_resident;
+pub use sites::{Site, Sites, sites, sites_json, write_sites};
 pub use text::{TextStyle, write_header, write_hotspots, write_neighbours, write_next, write_quality};
 
 use crate::profile::Profile;

@@ -146,7 +146,7 @@ pub struct Sample {
 }
 
 /// What was profiled and how, for titles and headers.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Meta {
     /// Profile type in the words of the command line: `cpu`, `off-cpu`, …
     pub profile_type: String,
@@ -173,6 +173,51 @@ pub struct Meta {
     /// Resident memory over time, for profiles of memory; empty for others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resident: Vec<Resident>,
+    /// Totals of an allocator's calls, for profiles of allocations; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocations: Option<Allocations>,
+}
+
+/// All calls of allocators that were seen, whether their stacks were taken or not.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Allocations {
+    /// Calls that ask for memory.
+    pub calls: u64,
+    /// Bytes that they asked for.
+    pub bytes: u64,
+    /// Calls that free memory; zero where frees are not followed.
+    pub frees: u64,
+    /// Standard error of calls and bytes, percent: zero where every call was counted, else what time slices leave open.
+    #[serde(default)]
+    pub error_percent: f64,
+    /// Calls by size, smallest first.
+    pub sizes: Vec<SizeBucket>,
+    /// Where the calls were seen.
+    pub allocators: Vec<AllocatorReport>,
+}
+
+/// Calls of similar size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SizeBucket {
+    /// Smallest size, bytes.
+    pub first: u64,
+    /// Largest size, bytes.
+    pub last: u64,
+    /// Calls.
+    pub count: u64,
+}
+
+/// An allocator that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AllocatorReport {
+    /// Whose it is: `glibc`, `jemalloc`.
+    pub name: String,
+    /// The object that brings it, cleaned.
+    pub path: String,
+    /// Functions that were probed.
+    pub functions: u64,
+    /// Of these, functions whose probe lies on an instruction that the kernel emulates.
+    pub emulated: u64,
 }
 
 /// Resident memory at one moment.

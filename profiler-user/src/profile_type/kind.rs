@@ -2,7 +2,7 @@
 
 use profiler_common::off_cpu::{STATE_RUNNABLE, WaitSum};
 
-use super::{MemoryOptions, WaitOptions};
+use super::{HeapOptions, MemoryOptions, WaitOptions};
 use crate::aggregate::{MAX_VALUES, values};
 use crate::bpf::Clock;
 use crate::profile::ValueType;
@@ -18,6 +18,8 @@ pub enum ProfileKind {
     Wall(WaitOptions),
     /// Where resident memory grows.
     Memory(MemoryOptions),
+    /// Who allocates.
+    Alloc(HeapOptions),
 }
 
 impl ProfileKind {
@@ -28,6 +30,7 @@ impl ProfileKind {
             Self::OffCpu(_) => "off-cpu",
             Self::Wall(_) => "wall",
             Self::Memory(_) => "memory",
+            Self::Alloc(_) => "alloc",
         }
     }
 
@@ -39,7 +42,7 @@ impl ProfileKind {
     /// How waits are measured, if they are.
     pub fn waits(&self) -> Option<&WaitOptions> {
         match self {
-            Self::OnCpu | Self::Memory(_) => None,
+            Self::OnCpu | Self::Memory(_) | Self::Alloc(_) => None,
             Self::OffCpu(options) | Self::Wall(options) => Some(options),
         }
     }
@@ -52,6 +55,14 @@ impl ProfileKind {
         }
     }
 
+    /// How allocations are recorded, if they are.
+    pub fn heap(&self) -> Option<&HeapOptions> {
+        match self {
+            Self::Alloc(options) => Some(options),
+            _ => None,
+        }
+    }
+
     /// What triggers it, for headers.
     pub fn trigger(&self, clock: Clock) -> String {
         match self {
@@ -60,6 +71,8 @@ impl ProfileKind {
             Self::Wall(_) => format!("sched_switch and {}", clock.name()),
             Self::Memory(options) if options.calls => "page faults and mapping calls".to_owned(),
             Self::Memory(_) => "page faults".to_owned(),
+            Self::Alloc(options) if options.live => "allocations and frees".to_owned(),
+            Self::Alloc(_) => "allocations".to_owned(),
         }
     }
 
@@ -70,6 +83,7 @@ impl ProfileKind {
             Self::OffCpu(_) => "waits",
             Self::Wall(_) => "samples and waits",
             Self::Memory(_) => "events",
+            Self::Alloc(_) => "stacks",
         }
     }
 
@@ -89,6 +103,7 @@ impl ProfileKind {
             }
             Self::Wall(_) => vec![nanoseconds("cpu"), nanoseconds("off_cpu"), nanoseconds("wall")],
             Self::Memory(options) => options.value_types(),
+            Self::Alloc(options) => options.value_types(),
         }
     }
 
@@ -96,7 +111,7 @@ impl ProfileKind {
     pub fn values_of_sample(&self, weight: u64) -> [u64; MAX_VALUES] {
         match self {
             Self::Wall(_) => values([weight, 0, weight]),
-            Self::OnCpu | Self::OffCpu(_) | Self::Memory(_) => values([1, weight]),
+            Self::OnCpu | Self::OffCpu(_) | Self::Memory(_) | Self::Alloc(_) => values([1, weight]),
         }
     }
 
@@ -110,7 +125,7 @@ impl ProfileKind {
         queued: u32,
     ) -> Vec<(u32, u64, [u64; MAX_VALUES])> {
         match self {
-            Self::OnCpu | Self::Memory(_) => Vec::new(),
+            Self::OnCpu | Self::Memory(_) | Self::Alloc(_) => Vec::new(),
             Self::OffCpu(_) => {
                 // The time in the queue is a value of its own; only waits that were nothing else say so in their stack.
                 let stack = if state == STATE_RUNNABLE { queued } else { blocked };

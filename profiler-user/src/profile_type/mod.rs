@@ -1,10 +1,12 @@
 //! What each kind of profile attaches to and what its numbers mean.
 
+mod heap;
 mod kind;
 mod memory;
 mod off_cpu;
 mod on_cpu;
 
+pub use heap::{Heap, HeapOptions, ProbesError};
 pub use kind::ProfileKind;
 pub use memory::{MappingsWanted, Memory, MemoryError, MemoryOptions, Whom, mapping_calls};
 pub use off_cpu::{OffCpu, WaitOptions};

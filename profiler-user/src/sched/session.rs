@@ -58,6 +58,7 @@ impl SchedSession {
             waits: None,
             turns: true,
             growth: false,
+            heap: None,
             syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;

@@ -9,7 +9,7 @@ use profiler_common::config::{
 
 use super::SessionError;
 use crate::bpf::Targets;
-use crate::process::numeric_entries;
+use crate::process::{CgroupNames, is_below_cgroup, numeric_entries};
 use crate::system::btf::KernelTypes;
 
 /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h: the inode number of the initial PID namespace.
@@ -43,6 +43,18 @@ impl Scope {
             Self::Processes(_) | Self::Command => FILTER_PROCESS,
             Self::Threads(_) => FILTER_THREAD,
             Self::Cgroup { .. } => FILTER_CGROUP,
+        }
+    }
+
+    /// Whether a process is in scope; `targets` are those that the programs look at.
+    pub(crate) fn has_process(&self, pid: u32, targets: &HashSet<u32>) -> bool {
+        match self {
+            Self::Host => true,
+            Self::Processes(_) | Self::Command => targets.contains(&pid),
+            Self::Threads(tids) => tids.iter().any(|tid| process_of(*tid) == Some(pid)),
+            Self::Cgroup { id, .. } => {
+                CgroupNames::of_host().name(*id).is_some_and(|group| is_below_cgroup(pid, &group))
+            }
         }
     }
 

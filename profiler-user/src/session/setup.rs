@@ -1,5 +1,6 @@
 //! How a recording starts: what this kernel offers, what the programs are told, and the order that leaves no gap.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use profiler_common::config::{
@@ -15,10 +16,12 @@ use super::dump::StackDump;
 use super::scope::{BaseConfig, enter_targets};
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{CallTables, Clock, ProgramFigures, Programs, ProgramsOptions, WaitTables};
+use crate::bpf::{CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, WaitTables};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
-use crate::profile_type::{Memory, OffCpu, OnCpu, ProfileKind, WaitOptions, Whom, mapping_calls, tick_ns};
+use crate::profile_type::{
+    Heap, HeapOptions, Memory, OffCpu, OnCpu, ProfileKind, WaitOptions, Whom, mapping_calls, tick_ns,
+};
 use crate::system::features::Mounts;
 use crate::unwinder::Unwinder;
 
@@ -51,7 +54,11 @@ impl Session {
         // Numbered stacks come in a burst when a recording begins, many with a copy.
         let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
         let growth = options.kind.memory().is_some();
-        let ring_bytes = if growth { ring_bytes.max(MEMORY_RING_BYTES) } else { ring_bytes };
+        let ring_bytes = if growth || options.kind.heap().is_some() {
+            ring_bytes.max(MEMORY_RING_BYTES)
+        } else {
+            ring_bytes
+        };
         let mut programs = Programs::load(&ProgramsOptions {
             config,
             ring_bytes,
@@ -59,6 +66,7 @@ impl Session {
             waits: waits.map(|waits| waits.tables),
             turns: false,
             growth,
+            heap: options.kind.heap().map(HeapOptions::tables),
             syscalls: None,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
@@ -97,6 +105,13 @@ impl Session {
             .memory()
             .map(|memory| Memory::start(&mut programs, memory, &online, whom(&options.scope)));
         let memory = memory.transpose()?;
+        let heap = options.kind.heap().map(|heap| {
+            let targets: HashSet<u32> = known.iter().copied().collect();
+            let pids: Vec<u32> =
+                known.iter().copied().filter(|pid| options.scope.has_process(*pid, &targets)).collect();
+            Heap::start(&mut programs, heap, &pids)
+        });
+        let heap = heap.transpose()?;
         if let Some(sampler) = &sampler {
             sampler
                 .start()
@@ -115,6 +130,7 @@ impl Session {
             sampler,
             waits,
             memory,
+            heap,
             processes,
             unwinder,
             dump: options.dump.as_deref().map(StackDump::create).transpose()?,
@@ -210,12 +226,14 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         waits: Some(WaitTables::default()),
         turns: true,
         growth: true,
+        heap: Some(HeapTables::Blocks),
         syscalls,
     })?;
     programs.follow_processes()?;
     programs.load_calls()?;
     programs.load_turns()?;
     let _loaded = programs.load_growth(true)?;
+    let _loaded = programs.load_heap()?;
     Ok(programs.figures()?)
 }
 

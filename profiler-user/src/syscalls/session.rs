@@ -149,6 +149,7 @@ impl CallSession {
             waits: None,
             turns: false,
             growth: false,
+            heap: None,
             syscalls,
         })?;
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;

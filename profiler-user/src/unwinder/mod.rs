@@ -33,6 +33,10 @@ pub use pool::Source;
 /// Memory of the samples that wait for their tables. A sample holds up to 24 KiB of stack.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 
+/// Pages of code, 64 KiB each, that [`Unwinder::prepare`] asks for at once: 8 MiB, and of one object 2 MiB, more than the C library has.
+const MOST_PREPARED_PAGES: usize = 128;
+const MOST_PREPARED_OF_ONE: usize = 32;
+
 /// Longest time that the end of a recording waits for tables that are being built.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -162,6 +166,29 @@ impl Unwinder {
         placed.0.stop = StopReason::TableMissing;
         placed.0.cold = None;
         placed
+    }
+
+    /// Asks for the tables of a process's code before it is sampled, as far as it is small: for recordings whose first moments bring more
+    /// samples than could wait for them.
+    pub fn prepare(&mut self, moment: &Moment, processes: &mut Processes) {
+        self.load(moment.pid, &moment.mappings);
+        let mut left = MOST_PREPARED_PAGES;
+        for region in moment.mappings.regions() {
+            let Placement::Object { object, file_offset } = region.placement else { continue };
+            let last =
+                file_offset.saturating_add(region.end - region.start).saturating_sub(1) >> TEXT_PAGE_BITS;
+            for page in (file_offset >> TEXT_PAGE_BITS..=last).take(MOST_PREPARED_OF_ONE) {
+                let key = (Source::Object(object), page);
+                if left == 0 {
+                    return;
+                }
+                if self.requested.insert(key) {
+                    left -= 1;
+                    processes.hold_object(moment, object);
+                    self.worker.ask(request(key, processes));
+                }
+            }
+        }
     }
 
     /// Samples whose tables have come since the last call.

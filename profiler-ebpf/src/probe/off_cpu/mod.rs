@@ -5,7 +5,7 @@
 //!
 //! [`stack`] takes the stacks. Both tracepoints run with interrupts off, so none of these programs interrupts another one of them on its CPU.
 
-mod stack;
+pub(crate) mod stack;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime_get_ns};

@@ -107,7 +107,7 @@ fn finish(ctx: &RawTracePointContext, chain: u32) {
 ///
 /// `scratch` is this CPU's, after [`add_kernel_stack`].
 #[inline(always)]
-unsafe fn hash_frames(scratch: *mut Scratch) -> u64 {
+pub(crate) unsafe fn hash_frames(scratch: *mut Scratch) -> u64 {
     // Read anew: what the loop teaches the verifier of its end would stay with the caller's number, and each number of turns would be
     // another program to it.
     // SAFETY: valid by the caller.
@@ -134,7 +134,7 @@ unsafe fn hash_frames(scratch: *mut Scratch) -> u64 {
 ///
 /// `scratch` is this CPU's.
 #[inline(always)]
-unsafe fn hash_header(scratch: *mut Scratch, frames: u64) -> u64 {
+pub(crate) unsafe fn hash_header(scratch: *mut Scratch, frames: u64) -> u64 {
     // SAFETY: valid by the caller, here and below.
     let header = unsafe { &raw const (*scratch).header };
     let comm = unsafe { (&raw const (*header).comm).cast::<[u64; 2]>().read_unaligned() };
@@ -192,7 +192,7 @@ fn places(number: u64) -> (Option<*mut u64>, Option<*mut u64>) {
 }
 
 #[inline(always)]
-fn was_sent(number: u64) -> bool {
+pub(crate) fn was_sent(number: u64) -> bool {
     let (first, second) = places(number);
     // SAFETY: single words, which other CPUs may replace as wholes.
     let is = |place: Option<*mut u64>| place.is_some_and(|place| unsafe { place.read_volatile() } == number);
@@ -200,7 +200,7 @@ fn was_sent(number: u64) -> bool {
 }
 
 #[inline(always)]
-fn remember(number: u64) {
+pub(crate) fn remember(number: u64) {
     let (Some(first), Some(second)) = places(number) else { return };
     // SAFETY: as in `was_sent`.
     unsafe {

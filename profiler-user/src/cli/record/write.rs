@@ -9,7 +9,8 @@ use crate::cli::output_args::tell;
 use crate::cli::terminal::stdout_style;
 use crate::output::file::{NameParts, OutputPlan};
 use crate::output::{
-    Level, TextStyle, quality_level, write_header, write_hotspots, write_next, write_quality, write_resident,
+    Level, TextStyle, quality_level, sites, write_header, write_hotspots, write_next, write_quality,
+    write_resident, write_sites,
 };
 use crate::process::CgroupNames;
 use crate::profile::{Meta, Profile, fold_idle};
@@ -148,6 +149,7 @@ impl Report {
             start_unix_ns: recorded.start_unix_ns,
             duration_ns: recorded.duration_ns,
             resident: recorded.resident.clone(),
+            allocations: recorded.allocations.clone(),
             ..self.meta.clone()
         };
         let mut cgroups = CgroupNames::of_host();
@@ -182,7 +184,11 @@ impl Report {
             hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
         write_header(out, profile, style)?;
         write_resident(out, profile)?;
-        write_hotspots(out, &table, top, 0.0, style)?;
+        if sites(profile).is_some() {
+            write_sites(out, profile, top, style)?;
+        } else {
+            write_hotspots(out, &table, top, 0.0, style)?;
+        }
         write_quality(out, profile, style)?;
         if io::stdout().is_terminal() {
             write_next(

@@ -1,0 +1,152 @@
+//! The programs at an allocator's functions and their tables.
+
+use std::os::fd::AsFd;
+
+use aya::EbpfLoader;
+use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::programs::UProbe;
+use profiler_common::heap::{Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
+use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
+
+use super::batch::{self, Read};
+use super::loader::{hash, map_error, refused, take_map};
+use super::{LoadError, Programs};
+
+/// What is recorded of an allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeapTables {
+    /// Calls.
+    Calls,
+    /// Calls, and blocks until they are freed.
+    Blocks,
+}
+
+/// Makes the tables as large as the recording needs them.
+pub(super) fn size_tables(loader: &mut EbpfLoader<'_>, tables: Option<HeapTables>) {
+    let entries = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
+    loader
+        .map_max_entries("HEAP_THREADS", entries(tables.is_some(), MAX_HEAP_THREADS))
+        .map_max_entries("HEAP_SUMS", entries(tables.is_some(), MAX_HEAP_SUMS))
+        .map_max_entries("BLOCKS", entries(tables == Some(HeapTables::Blocks), MAX_BLOCKS))
+        .map_max_entries("HEAP_SIZES", entries(tables.is_some(), RATES));
+}
+
+/// The tables of the programs.
+pub struct HeapMaps {
+    control: Array<MapData, HeapControl>,
+    rates: Array<MapData, Rate>,
+    sizes: PerCpuArray<MapData, SizeSum>,
+    sums: MapData,
+    blocks: MapData,
+    /// The kernel runs a tail call only as long as somebody holds the table.
+    _walk: ProgramArray<MapData>,
+}
+
+impl HeapMaps {
+    /// Says how calls of each size are taken; one entry for each bucket.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn set_rates(&mut self, rates: &[Rate]) -> Result<(), LoadError> {
+        for (bucket, rate) in (0..RATES).zip(rates) {
+            self.rates.set(bucket, rate, 0).map_err(|source| map_error("HEAP_RATES", source))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs how to go on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn control(&mut self, control: HeapControl) -> Result<(), LoadError> {
+        self.control.set(0, control, 0).map_err(|source| map_error("HEAP_CONTROL", source))
+    }
+
+    /// Calls and bytes by size bucket, over all CPUs.
+    pub fn sizes(&self) -> Vec<SizeSum> {
+        let sum = |bucket| {
+            let cpus = self.sizes.get(&bucket, 0).ok();
+            cpus.iter().flat_map(|cpus| cpus.iter()).fold(SizeSum::default(), |sum, cpu| SizeSum {
+                count: sum.count.wrapping_add(cpu.count),
+                bytes: sum.bytes.wrapping_add(cpu.bytes),
+            })
+        };
+        (0..RATES).map(sum).collect()
+    }
+
+    /// Sums by stack, so far.
+    ///
+    /// # Errors
+    ///
+    /// What `bpf(2)` reports.
+    pub fn sums(&self) -> Result<Vec<(u64, HeapSum)>, LoadError> {
+        batch::entries(self.sums.fd().as_fd(), Read::Keep)
+            .map_err(|source| LoadError::Batch { map: "HEAP_SUMS", source })
+    }
+
+    /// Blocks that were not freed, so far.
+    ///
+    /// # Errors
+    ///
+    /// What `bpf(2)` reports.
+    pub fn blocks(&self) -> Result<Vec<(BlockKey, Block)>, LoadError> {
+        batch::entries(self.blocks.fd().as_fd(), Read::Keep)
+            .map_err(|source| LoadError::Batch { map: "BLOCKS", source })
+    }
+}
+
+impl Programs {
+    /// Loads the programs of an allocator. Nothing is attached.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, or they were loaded before.
+    pub fn load_heap(&mut self) -> Result<HeapMaps, LoadError> {
+        for program in ["heap_entered", "heap_returned", "walk_heap"] {
+            self.heap_program(program)?.load().map_err(|source| refused(program, source))?;
+        }
+        let step = self.heap_program("walk_heap")?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let step = step.map_err(|source| refused("walk_heap", source))?;
+        let mut walk = ProgramArray::try_from(take_map(&mut self.ebpf, "WALK_HEAP")?)
+            .map_err(|source| map_error("WALK_HEAP", source))?;
+        walk.set(0, &step, 0).map_err(|source| map_error("WALK_HEAP", source))?;
+        let (control, rates, sizes) = (
+            take_map(&mut self.ebpf, "HEAP_CONTROL")?,
+            take_map(&mut self.ebpf, "HEAP_RATES")?,
+            take_map(&mut self.ebpf, "HEAP_SIZES")?,
+        );
+        Ok(HeapMaps {
+            control: Array::try_from(control).map_err(|source| map_error("HEAP_CONTROL", source))?,
+            rates: Array::try_from(rates).map_err(|source| map_error("HEAP_RATES", source))?,
+            sizes: PerCpuArray::try_from(sizes).map_err(|source| map_error("HEAP_SIZES", source))?,
+            sums: hash(&mut self.ebpf, "HEAP_SUMS")?,
+            blocks: hash(&mut self.ebpf, "BLOCKS")?,
+            _walk: walk,
+        })
+    }
+
+    /// One of the programs `heap_entered` and `heap_returned`, to link to a probe.
+    ///
+    /// # Errors
+    ///
+    /// It was not loaded.
+    pub fn heap_program_fd(&self, name: &'static str) -> Result<std::os::fd::BorrowedFd<'_>, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
+        let program: &UProbe = program.try_into().map_err(|source| refused(name, source))?;
+        Ok(program.fd().map_err(|source| refused(name, source))?.as_fd())
+    }
+
+    /// Mean run time of the program at the beginning of calls, nanoseconds, with what it tail-calls; none before it ran.
+    pub fn heap_entry_ns(&self) -> Option<f64> {
+        let info = self.ebpf.program("heap_entered").and_then(|program| program.info().ok())?;
+        let runs = info.run_count();
+        (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64)
+    }
+
+    fn heap_program(&mut self, name: &'static str) -> Result<&mut UProbe, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+        program.try_into().map_err(|source| refused(name, source))
+    }
+}

@@ -1,0 +1,233 @@
+//! Where memory is allocated: one row for each distinct stack, as a table and as JSON.
+//!
+//! A site in JSON: `stack` (root first), `alloc_bytes`, `alloc_count`, `live_bytes`, `live_count`, `temporary_percent`, `error_pct`. What was
+//! not recorded is null.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use super::columns::cut;
+use super::numbers::{bytes, thousands};
+use super::text::TextStyle;
+use crate::allocator::is_entry;
+use crate::profile::Profile;
+use crate::report::{Detail, FunctionId, Functions};
+
+/// Frames of a site that a table shows.
+const FRAMES_SHOWN: usize = 4;
+
+/// One place that allocates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Functions, leaf first, those of the allocator left out.
+    stack: Vec<FunctionId>,
+    /// Bytes asked for.
+    pub alloc_bytes: u64,
+    /// Calls.
+    pub alloc_count: u64,
+    /// Bytes in use, where blocks were followed.
+    pub live_bytes: Option<u64>,
+    /// Blocks in use, likewise.
+    pub live_count: Option<u64>,
+    /// Blocks that were freed within a millisecond, likewise.
+    pub temporary_count: Option<u64>,
+    /// Calls that stand for others too.
+    pub sampled: u64,
+    /// Standard error of all sites together, percent: what time slices leave open.
+    pub common_error: f64,
+}
+
+impl Site {
+    /// Standard error of the bytes, percent of them; zero where every call was taken.
+    pub fn error_percent(&self) -> f64 {
+        let own = if self.sampled == 0 { 0.0 } else { 100.0 / (self.sampled as f64).sqrt() };
+        own.hypot(self.common_error)
+    }
+
+    fn temporary_percent(&self) -> Option<f64> {
+        self.temporary_count.map(|count| (count as f64 * 100.0 / self.alloc_count.max(1) as f64).min(100.0))
+    }
+}
+
+/// The sites of a profile with the names for their frames.
+pub struct Sites<'p> {
+    functions: Functions<'p>,
+    /// Those with most bytes first: in use where that is known, else asked for.
+    pub sites: Vec<Site>,
+}
+
+/// Adds a profile of allocations up by site; none for a profile of something else.
+pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
+    let index = |kind: &str| profile.value_types.iter().position(|value| value.kind == kind);
+    let (space, objects) = (index("alloc_space")?, index("alloc_objects")?);
+    let (live_space, live_objects) = (index("inuse_space"), index("inuse_objects"));
+    let (temporary, sampled) = (index("temporary_objects"), index("sampled"));
+    let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.error_percent);
+    let functions = Functions::new(profile, Detail::Function);
+    let mut by_stack: HashMap<Vec<FunctionId>, Site> = HashMap::new();
+    for sample in &profile.samples {
+        let value = |index: usize| sample.values.get(index).copied().unwrap_or(0);
+        let mut stack: Vec<FunctionId> = functions.of_stack(profile.stack(sample.stack)).collect();
+        let inside = stack.iter().take_while(|id| is_entry(functions.get(**id).name)).count();
+        stack.drain(..inside.min(stack.len().saturating_sub(1)));
+        let site = by_stack.entry(stack).or_insert_with_key(|stack| Site {
+            stack: stack.clone(),
+            alloc_bytes: 0,
+            alloc_count: 0,
+            live_bytes: live_space.map(|_| 0),
+            live_count: live_objects.map(|_| 0),
+            temporary_count: temporary.map(|_| 0),
+            sampled: 0,
+            common_error,
+        });
+        let add = |sum: &mut Option<u64>, index: Option<usize>| {
+            if let (Some(sum), Some(index)) = (sum, index) {
+                *sum = sum.saturating_add(value(index));
+            }
+        };
+        site.alloc_bytes = site.alloc_bytes.saturating_add(value(space));
+        site.alloc_count = site.alloc_count.saturating_add(value(objects));
+        add(&mut site.live_bytes, live_space);
+        add(&mut site.live_count, live_objects);
+        add(&mut site.temporary_count, temporary);
+        site.sampled = site.sampled.saturating_add(sampled.map_or(0, value));
+    }
+    let mut sites: Vec<Site> = by_stack.into_values().collect();
+    sites.sort_by(|a, b| {
+        let key = |site: &Site| (site.live_bytes.unwrap_or(site.alloc_bytes), site.alloc_bytes);
+        key(b).cmp(&key(a)).then_with(|| a.stack.cmp(&b.stack))
+    });
+    Some(Sites { functions, sites })
+}
+
+impl Sites<'_> {
+    /// Names of a site's frames, leaf first.
+    fn names(&self, site: &Site) -> impl DoubleEndedIterator<Item = &str> {
+        site.stack.iter().map(|id| self.functions.get(*id).name)
+    }
+}
+
+/// The table of sites; nothing for a profile of something else.
+pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: TextStyle) -> io::Result<()> {
+    let Some(found) = sites(profile) else { return Ok(()) };
+    if let Some(all) = &profile.meta.allocations {
+        let mean = all.bytes.checked_div(all.calls).unwrap_or(0);
+        let frees = if all.frees > 0 { format!(", {} frees", thousands(all.frees)) } else { String::new() };
+        let error =
+            if all.error_percent > 0.0 { format!(" ± {:.1} %", all.error_percent) } else { String::new() };
+        writeln!(
+            out,
+            "{} in {} calls{error}, {} on average{frees}; {}",
+            bytes(all.bytes),
+            thousands(all.calls),
+            bytes(mean),
+            common_sizes(profile)
+        )?;
+    }
+    let live = found.sites.iter().any(|site| site.live_bytes.is_some());
+    let titles = if live {
+        "     BYTES      CALLS      MEAN      LIVE  TEMP%     ±%  SITE"
+    } else {
+        "     BYTES      CALLS      MEAN     ±%  SITE"
+    };
+    writeln!(out, "{titles}")?;
+    let room =
+        style.width.map_or(usize::MAX, |width| width.saturating_sub(if live { 56 } else { 39 }).max(20));
+    for site in found.sites.iter().take(top) {
+        let names: Vec<&str> = found.names(site).take(FRAMES_SHOWN).collect();
+        let mean = bytes(site.alloc_bytes.checked_div(site.alloc_count).unwrap_or(0));
+        let fixed = format!("{:>10} {:>10} {mean:>9}", bytes(site.alloc_bytes), thousands(site.alloc_count));
+        let live = site.live_bytes.map_or_else(String::new, |live| {
+            format!(" {:>9} {:>5.0}%", bytes(live), site.temporary_percent().unwrap_or(0.0))
+        });
+        writeln!(out, "{fixed}{live} {:>5.1}%  {}", site.error_percent(), cut(&names.join(" < "), room))?;
+    }
+    if found.sites.len() > top {
+        writeln!(out, "{} more sites", thousands((found.sites.len() - top) as u64))?;
+    }
+    Ok(())
+}
+
+/// The three sizes that were asked for most, with their shares of the calls.
+fn common_sizes(profile: &Profile) -> String {
+    let Some(all) = &profile.meta.allocations else { return String::new() };
+    let mut sizes = all.sizes.clone();
+    sizes.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.first.cmp(&b.first)));
+    let part = |size: &crate::profile::SizeBucket| {
+        let range = if size.first == size.last {
+            bytes(size.first)
+        } else {
+            format!("{}–{}", bytes(size.first), bytes(size.last))
+        };
+        format!("{range} {:.0} %", size.count as f64 * 100.0 / all.calls.max(1) as f64)
+    };
+    format!("most often {}", sizes.iter().take(3).map(part).collect::<Vec<_>>().join(", "))
+}
+
+/// All sites as JSON; none for a profile of something else.
+pub fn sites_json(profile: &Profile) -> Option<Value> {
+    let found = sites(profile)?;
+    let row = |site: &Site| {
+        json!({
+            "stack": found.names(site).rev().collect::<Vec<_>>(),
+            "alloc_bytes": site.alloc_bytes,
+            "alloc_count": site.alloc_count,
+            "live_bytes": site.live_bytes,
+            "live_count": site.live_count,
+            "temporary_percent": site.temporary_percent(),
+            "error_pct": site.error_percent(),
+        })
+    };
+    Some(found.sites.iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::fixture;
+    use crate::profile::{Allocations, SizeBucket, ValueType};
+
+    fn allocations() -> Profile {
+        let mut profile = fixture::hostile();
+        let kinds =
+            ["sampled", "temporary_objects", "alloc_objects", "alloc_space", "inuse_objects", "inuse_space"];
+        profile.value_types = kinds.map(|kind| ValueType::new(kind, "count")).to_vec();
+        for (index, sample) in profile.samples.iter_mut().enumerate() {
+            sample.values = vec![100, 1, 4, 4096 * (index as u64 + 1), 2, 2048];
+        }
+        let sizes = vec![
+            SizeBucket { first: 16, last: 16, count: 3 },
+            SizeBucket { first: 1024, last: 1087, count: 1 },
+        ];
+        profile.meta.allocations =
+            Some(Allocations { calls: 4, bytes: 1100, sizes, ..Allocations::default() });
+        profile
+    }
+
+    #[test]
+    fn sites_add_up_to_the_profile() {
+        let profile = allocations();
+        let found = sites(&profile).unwrap();
+        assert_eq!(found.sites.iter().map(|site| site.alloc_bytes).sum::<u64>(), profile.total(3));
+        assert!(found.sites.iter().all(|site| (site.error_percent() - 10.0).abs() < 5.0));
+        assert!(sites(&fixture::hostile()).is_none());
+        assert_eq!(sites_json(&profile).unwrap().as_array().unwrap().len(), found.sites.len());
+    }
+
+    #[test]
+    fn the_table_fits_and_names_common_sizes() {
+        let mut out = Vec::new();
+        let style = TextStyle { width: Some(100), colour: false };
+        write_sites(&mut out, &allocations(), 3, style).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.starts_with(
+                "1.1 KiB in 4 calls, 275 B on average; most often 16 B 75 %, 1.0 KiB–1.1 KiB 25 %\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("SITE"), "{text}");
+    }
+}

@@ -1,0 +1,221 @@
+//! Allocations of programs that know who asked for how much.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tests::{agent, need_root, run, seconds, truth};
+
+use crate::recording::{Recorded, path_of, record_with, spawn};
+
+/// Places of the program, each a function.
+const SITES: [&str; 10] = [
+    "site_malloc",
+    "site_calloc",
+    "site_realloc",
+    "site_aligned",
+    "site_posix",
+    "site_churn",
+    "site_thread",
+    "site_handover",
+    "site_kept",
+    "site_strdup",
+];
+
+/// Sum of a value over the samples whose stack has a function.
+fn sum(recorded: &Recorded, function: &str, value: &str) -> f64 {
+    let samples = recorded.json["samples"].as_array().unwrap().iter();
+    let with =
+        samples.filter(|sample| sample["stack"].as_array().unwrap().iter().any(|name| name == function));
+    with.map(|sample| sample["values"][value].as_f64().unwrap()).sum()
+}
+
+/// Bytes and counts, allocated and in use, are those that the program counted itself: within one percent.
+fn assert_exact(recorded: &Recorded, truth: &BTreeMap<String, f64>, sites: &[&str]) {
+    for site in sites {
+        for (value, key) in [
+            ("alloc_objects", "count"),
+            ("alloc_space", "bytes"),
+            ("inuse_objects", "live_count"),
+            ("inuse_space", "live_bytes"),
+        ] {
+            let (found, true_value) = (sum(recorded, site, value), truth[&format!("{site}_{key}")]);
+            assert!(
+                (found - true_value).abs() <= true_value * 0.01,
+                "{site}, {value}: {found} found, {true_value} true\n{}\n{}",
+                recorded.json["quality_line"],
+                recorded.json["quality"]["notes"]
+            );
+        }
+    }
+}
+
+/// Records the program that allocates at known places, with all stacks; `launcher` comes before it.
+fn record_sites(launcher: &[&str], program: &str) -> (Recorded, BTreeMap<String, f64>) {
+    // The agent has to be there before it begins, on a busy machine too.
+    let wait = seconds(4);
+    let command: Vec<&str> = launcher.iter().copied().chain([program, &wait, "50"]).collect();
+    let recorded = record_with("alloc", &["--live", "--sample-bytes", "1"], &command);
+    let truth = truth(&recorded.stdout).unwrap();
+    (recorded, truth)
+}
+
+#[test]
+fn vm_every_place_that_allocates_is_exact() {
+    let (recorded, truth) = record_sites(&[], &path_of("alloc_sites"));
+    assert_exact(&recorded, &truth, &SITES);
+    // What is freed at once is called temporary.
+    let brief = sum(&recorded, "site_churn", "temporary_objects");
+    assert!(brief > 0.5 * truth["site_churn_count"], "{brief}");
+    assert!(sum(&recorded, "site_kept", "temporary_objects") < 1.0);
+    let sites = recorded.json["sites"].as_array().unwrap();
+    let kept = sites.iter().find(|site| site["stack"].to_string().contains("site_kept")).unwrap();
+    assert_eq!(kept["live_bytes"].as_u64().unwrap(), truth["site_kept_live_bytes"] as u64);
+    assert!(
+        recorded.json["totals"]["calls"].as_f64().unwrap()
+            >= SITES.iter().map(|site| truth[&format!("{site}_count")]).sum()
+    );
+}
+
+/// Every allocator of the distribution, in the place of the C library's.
+#[test]
+fn other_allocators_are_exact_too() {
+    for (library, name) in [
+        ("libjemalloc.so.2", "jemalloc"),
+        ("libtcmalloc_minimal.so.4", "tcmalloc"),
+        ("libmimalloc.so.2.0", "mimalloc"),
+    ] {
+        let path = format!("/usr/lib/{}-linux-gnu/{library}", std::env::consts::ARCH);
+        assert!(
+            std::path::Path::new(&path).exists(),
+            "{path} is missing; run the tests with: cargo xtask test"
+        );
+        let (recorded, truth) =
+            record_sites(&["env", &format!("LD_PRELOAD={path}")], &path_of("alloc_sites"));
+        assert_exact(&recorded, &truth, &SITES);
+        let allocators = recorded.json["totals"]["allocators"].to_string();
+        assert!(allocators.contains(name), "{allocators}");
+    }
+}
+
+#[test]
+fn a_static_program_of_musl_is_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("alloc_musl");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/alloc_sites.c");
+    let built =
+        run(Command::new("musl-gcc").args(["-static", "-g", "-O2", "-o"]).arg(&program).arg(source)).unwrap();
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    let (recorded, truth) = record_sites(&[], program.to_str().unwrap());
+    // musl itself has no unwind tables, so what it allocates for others has no caller.
+    assert_exact(&recorded, &truth, &SITES[..SITES.len() - 1]);
+    assert!(recorded.json["totals"]["allocators"].to_string().contains("musl"));
+}
+
+#[test]
+fn vm_totals_count_every_call_whatever_stacks_are_taken() {
+    let recorded = record_with(
+        "alloc",
+        &["--exact", "--sample-bytes", "4K"],
+        &[&path_of("alloc_sites"), &seconds(4), "50"],
+    );
+    let truth = truth(&recorded.stdout).unwrap();
+    let (mut calls, mut bytes) = (0.0, 0.0);
+    for site in SITES {
+        calls += truth[&format!("{site}_count")];
+        bytes += truth[&format!("{site}_bytes")];
+    }
+    let totals = &recorded.json["totals"];
+    // The C library allocates a little for itself, and the child that it forks 1000 blocks of 1234 bytes at most.
+    let (found_calls, found_bytes) = (totals["calls"].as_f64().unwrap(), totals["bytes"].as_f64().unwrap());
+    assert!((calls..=calls + 1_100.0).contains(&found_calls), "{found_calls} calls, {calls} true");
+    assert!((bytes..=bytes + 1.4e6).contains(&found_bytes), "{found_bytes} bytes, {bytes} true");
+    // Weighted stacks add up to the same: some thousand of them, a standard error of some percent.
+    let sampled: f64 = recorded.json["value_types"][2]["total"].as_f64().unwrap();
+    assert!((0.8..1.25).contains(&(sampled / found_bytes)), "{sampled} of {found_bytes} bytes by stack");
+}
+
+#[test]
+fn a_budget_is_kept_by_time_slices_that_say_how_sure_they_are() {
+    let recorded = record_with("alloc", &["--max-overhead", "1%"], &[&path_of("alloc_storm"), "6", "200000"]);
+    let truth = truth(&recorded.stdout).unwrap();
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(notes.contains("time slices"), "{notes}");
+    let (found, error) = (
+        recorded.json["totals"]["calls"].as_f64().unwrap(),
+        recorded.json["totals"]["error_percent"].as_f64().unwrap(),
+    );
+    let off = (found / truth["calls"] - 1.0).abs() * 100.0;
+    assert!(
+        error > 0.0 && off <= 4.0 * error,
+        "{found} calls ± {error:.1} %, {} true\n{notes}",
+        truth["calls"]
+    );
+}
+
+/// All executable code of a process, as it is in its memory.
+fn code_of(pid: u32) -> Vec<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let code = maps.lines().filter(|line| line.contains(" r-xp ") && line.contains('/'));
+    let read = |line: &str| {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        let mut bytes = vec![0; (number(end) - number(start)) as usize];
+        memory.read_exact_at(&mut bytes, number(start)).unwrap();
+        bytes
+    };
+    code.map(read).collect()
+}
+
+#[test]
+fn vm_a_killed_agent_leaves_no_breakpoint_behind() {
+    need_root();
+    let mut target = spawn("alloc_storm", &[&seconds(20), "1000"]);
+    let pid = target.id();
+    std::thread::sleep(Duration::from_millis(300));
+    let before = code_of(pid);
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent();
+    agent.args(["alloc", "--live", &pid.to_string(), "60"]).current_dir(folder.path());
+    let mut agent = agent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while code_of(pid) == before {
+        assert!(begun.elapsed() < Duration::from_mins(1), "no probe appeared");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let killed = Instant::now();
+    while code_of(pid) != before {
+        assert!(killed.elapsed() < Duration::from_secs(30), "breakpoints are still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(target.try_wait().unwrap().is_none(), "the target goes on");
+    target.kill().unwrap();
+    target.wait().unwrap();
+}
+
+#[test]
+fn a_target_without_an_allocator_is_told_so() {
+    need_root();
+    let mut target = Command::new("busybox").args(["sleep", "30"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let run = run(agent().args(["alloc", &target.id().to_string(), "1"])).unwrap();
+    target.kill().unwrap();
+    target.wait().unwrap();
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("no allocator was found") && run.stderr.contains("perf-agent memory"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn the_whole_host_is_no_target_for_probes() {
+    let run = run(agent().arg("alloc")).unwrap();
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("perf-agent memory"), "{}", run.stderr);
+}
