@@ -231,7 +231,7 @@ impl Session {
             self.add(&sample, &moment);
         }
         if let Some(waits) = &mut self.waits
-            && waits.tick(&self.programs).is_err()
+            && waits.tick(self.programs.run_time_ns()).is_err()
         {
             self.undecodable += 1;
         }
@@ -372,7 +372,7 @@ impl Session {
     pub fn overhead(&self) -> Overhead {
         Overhead {
             agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
-            bpf_ns: self.waits.as_ref().map_or_else(|| self.programs.run_time_ns(), OffCpu::spent_ns),
+            bpf_ns: self.programs.run_time_ns(),
             wall_ns: self.started.elapsed().as_nanos() as u64,
             cpus: self.cpus,
             rss_peak_bytes: clock::rss_peak_bytes(),

@@ -335,11 +335,10 @@ impl Programs {
     }
 }
 
-/// Turns the kernel's run-time statistics on. Not for system calls and context switches: they would make the programs there cost half as
-/// much again, and what those cost is measured in another way ([`super::RunTimeMeter`]).
+/// Turns the kernel's run-time statistics on. Not for system calls: they would make the programs there cost half as much again, and
+/// what those cost is measured in another way.
 fn run_time_stats(options: &ProgramsOptions) -> Option<OwnedFd> {
-    let is_busy = options.syscalls.is_some() || options.waits.is_some() || options.turns;
-    if is_busy { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
+    if options.syscalls.is_some() { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
 }
 
 /// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.

@@ -11,7 +11,6 @@ mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub(crate) mod memory;
-mod meter;
 mod perf_event;
 mod syscalls;
 pub(crate) mod tables;
@@ -24,7 +23,6 @@ pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
 pub use heap::{HeapMaps, HeapTables};
 pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes};
-pub use meter::RunTimeMeter;
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, Faults, PerfEvent};
 pub use syscalls::{CallCounts, CallMaps};

@@ -8,7 +8,7 @@ use profiler_common::sched::TurnSum;
 use profiler_common::stats::Stat;
 
 use super::{CpuReport, ProcessTurns, SchedReport, Turns};
-use crate::bpf::{Programs, ProgramsOptions, RunTimeMeter, Targets, TurnMaps, map_memory_bytes};
+use crate::bpf::{Programs, ProgramsOptions, Targets, TurnMaps, map_memory_bytes};
 use crate::ingest::SideBand;
 use crate::process::ProcessNames;
 use crate::profile::{Counter, Meta, Overhead, Quality};
@@ -24,7 +24,6 @@ pub struct SchedSession {
     maps: TurnMaps,
     side_band: SideBand,
     names: ProcessNames,
-    meter: RunTimeMeter,
     scope: Scope,
     started: Instant,
     start_unix_ns: u64,
@@ -74,7 +73,6 @@ impl SchedSession {
             maps,
             side_band,
             names,
-            meter: RunTimeMeter::default(),
             scope: scope.clone(),
             started: Instant::now(),
             start_unix_ns: clock::unix_ns(),
@@ -95,7 +93,6 @@ impl SchedSession {
 
     /// Keeps names up to date, those of processes that have ended included.
     pub fn tick(&mut self) {
-        self.meter.tick(&self.programs, clock::monotonic_ns());
         let events = self.side_band.drain();
         self.names.apply(&events, |_| true);
     }
@@ -197,7 +194,7 @@ impl SchedSession {
     fn overhead(&self, wall_ns: u64) -> Overhead {
         Overhead {
             agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
-            bpf_ns: self.meter.spent_ns(wall_ns),
+            bpf_ns: self.programs.run_time_ns(),
             wall_ns,
             cpus: self.cpus,
             rss_peak_bytes: clock::rss_peak_bytes(),

@@ -11,7 +11,7 @@ const FIRST_THRESHOLD_NS: u64 = 50_000;
 const LARGEST_THRESHOLD_NS: u64 = LONG_WAIT_NS;
 /// Share of the budget under which the threshold may fall.
 const COMFORTABLE: f64 = 0.5;
-/// Looks in a row that have to be comfortable before it falls: four seconds at the pace of [`crate::bpf::RunTimeMeter`].
+/// Looks in a row that have to be comfortable before it falls: one second at ten looks a second.
 const PATIENCE: u32 = 10;
 
 /// The controller.

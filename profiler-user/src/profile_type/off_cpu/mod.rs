@@ -16,7 +16,7 @@ use profiler_common::off_cpu::{
 };
 
 use crate::aggregate::{Aggregate, SampleKey};
-use crate::bpf::{LoadError, Programs, RunTimeMeter, WaitTables, Waits};
+use crate::bpf::{LoadError, Programs, WaitTables, Waits};
 use crate::ingest::RawSample;
 use crate::process::{Moment, Processes};
 use crate::profile::{Counter, clean};
@@ -113,7 +113,8 @@ pub struct OffCpu {
     words: Words,
     control: SwitchControl,
     epoch_ns: u64,
-    meter: RunTimeMeter,
+    looked_ns: u64,
+    spent_ns: u64,
     began_ns: u64,
     forgotten: u64,
     unknown_stacks: u64,
@@ -151,7 +152,8 @@ impl OffCpu {
             words: Words::new(),
             control: SwitchControl::default(),
             epoch_ns: now_ns,
-            meter: RunTimeMeter::default(),
+            looked_ns: now_ns,
+            spent_ns: 0,
             began_ns: now_ns,
             forgotten: 0,
             unknown_stacks: 0,
@@ -159,19 +161,20 @@ impl OffCpu {
         })
     }
 
-    /// Looks after the kernel side: a few times a second.
+    /// Looks after the kernel side: a few times a second. `spent_ns` is what the programs cost so far.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn tick(&mut self, programs: &Programs) -> Result<(), LoadError> {
+    pub fn tick(&mut self, spent_ns: u64) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let mut control = self.control;
-        if let Some((spent_ns, elapsed_ns)) = self.meter.tick(programs, now_ns)
-            && !self.options.exact
-        {
-            control.threshold_ns = self.governor.look(spent_ns, elapsed_ns);
+        if !self.options.exact {
+            let spent = spent_ns.saturating_sub(self.spent_ns);
+            control.threshold_ns = self.governor.look(spent, now_ns.saturating_sub(self.looked_ns));
         }
+        self.spent_ns = spent_ns;
+        self.looked_ns = now_ns;
         if now_ns.saturating_sub(self.epoch_ns) >= EPOCH_NS {
             self.epoch_ns = now_ns;
             // A program that read the epoch before this one may still write; by the next turn it has long ended.
@@ -192,11 +195,6 @@ impl OffCpu {
         let now_ns = monotonic_ns();
         let numbers = self.unread.drain(from..);
         numbers.filter_map(|number| self.seeds.get(&number)?.sample(now_ns)).collect()
-    }
-
-    /// What the programs have cost so far, nanoseconds.
-    pub fn spent_ns(&self) -> u64 {
-        self.meter.spent_ns(monotonic_ns().saturating_sub(self.began_ns))
     }
 
     /// Whether there are more of them.

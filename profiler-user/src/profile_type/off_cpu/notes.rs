@@ -11,7 +11,7 @@ impl OffCpu {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
         let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
-        let measured_ns = self.meter.measured_ns().max(1);
+        let recorded_ns = self.looked_ns.saturating_sub(self.began_ns).max(1);
         if skipped > 0 {
             let percent = self.options.max_overhead * 100.0;
             notes.push(format!(
@@ -24,14 +24,14 @@ impl OffCpu {
                 notes.push(format!(
                     "waits were called short below {} at most, in {:.0} % of the time",
                     duration(self.governor.largest_ns()),
-                    self.governor.throttled_ns() as f64 * 100.0 / measured_ns as f64
+                    self.governor.throttled_ns() as f64 * 100.0 / recorded_ns as f64
                 ));
             }
         }
         if self.governor.over_budget_ns() > 0 {
             notes.push(format!(
                 "the budget was exceeded in {:.0} % of the time: {} context switches cost more, with the stacks of waits of 10 ms and more",
-                self.governor.over_budget_ns() as f64 * 100.0 / measured_ns as f64,
+                self.governor.over_budget_ns() as f64 * 100.0 / recorded_ns as f64,
                 thousands(stat(Stat::Switches))
             ));
         }
