@@ -61,7 +61,7 @@ fn record_sites(launcher: &[&str], program: &str) -> (Recorded, BTreeMap<String,
 }
 
 #[test]
-fn vm_every_place_that_allocates_is_exact() {
+fn every_place_that_allocates_is_exact() {
     let (recorded, truth) = record_sites(&[], &path_of("alloc_sites"));
     assert_exact(&recorded, &truth, &SITES);
     // What is freed at once is called temporary.
@@ -113,7 +113,7 @@ fn a_static_program_of_musl_is_exact() {
 }
 
 #[test]
-fn vm_totals_count_every_call_whatever_stacks_are_taken() {
+fn totals_count_every_call_whatever_stacks_are_taken() {
     let recorded = record_with(
         "alloc",
         &["--exact", "--sample-bytes", "4K"],
@@ -170,7 +170,7 @@ fn code_of(pid: u32) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn vm_a_killed_agent_leaves_no_breakpoint_behind() {
+fn a_killed_agent_leaves_no_breakpoint_behind() {
     need_root();
     let mut target = spawn("alloc_storm", &[&seconds(20), "1000"]);
     let pid = target.id();
