@@ -41,6 +41,12 @@ pub const STATE_UNINTERRUPTIBLE: u32 = 2;
 pub const STATE_STOPPED: u32 = 3;
 /// Number of states.
 pub const STATES: u32 = 4;
+/// Not a wait: the time that the thread ran, in [`WaitSum::blocked_ns`], under [`STACK_NONE`].
+pub const STATE_RAN: u32 = STATES;
+/// Not a wait: what a thread's [`Thread::thinned`] was when it ended, under [`STACK_NONE`].
+pub const STATE_THINNED: u32 = STATES + 1;
+/// Beside a `STATE_` number: the sum is an estimate from the waits whose stacks were taken, multiplied by what they stand for.
+pub const STATE_ESTIMATED: u32 = 1 << 8;
 
 /// `TASK_INTERRUPTIBLE`, include/linux/sched.h.
 const TASK_INTERRUPTIBLE: u32 = 0x1;
@@ -93,6 +99,8 @@ pub struct Thread {
     pub state: u32,
     /// Stacks of this wait were taken with the chance 1 : 2^shift.
     pub shift: u32,
+    /// All its waits of whose kind only some have a stack, which stand for the others: how long they really were.
+    pub thinned: WaitSum,
 }
 
 /// What waits are added up by.
@@ -107,7 +115,7 @@ pub struct WaitKey {
     pub pid: u32,
     /// Thread ID, likewise.
     pub tid: u32,
-    /// One of the `STATE_` numbers.
+    /// One of the `STATE_` numbers, those that are not waits included; [`STATE_ESTIMATED`] may be set beside it.
     pub state: u32,
     /// [`SwitchControl::epoch`] when the wait ended: sums of an epoch that is over are no longer written.
     pub epoch: u32,
@@ -131,6 +139,8 @@ pub struct WaitSum {
 pub struct SwitchControl {
     /// Waits that are usually shorter than this have their stacks taken in proportion to their length; zero takes all.
     pub threshold_ns: u64,
+    /// When the recording began, nanoseconds of the monotonic clock: what ran at the first switch of a CPU is taken to run since then.
+    pub began_ns: u64,
     /// Number of the current epoch.
     pub epoch: u32,
     /// Zero.
@@ -155,8 +165,8 @@ pub struct SwitchConfig {
     pub exact: u32,
     /// Offset of `task_struct.__state`.
     pub task_state: u32,
-    /// Zero.
-    pub padding: u32,
+    /// One when the time that threads run is measured too.
+    pub runs: u32,
 }
 
 /// Mixes a word into a hash.
@@ -222,10 +232,10 @@ pub fn usual_after(usual_ns: u64, wait_ns: u64) -> u64 {
 }
 
 const _: () = {
-    assert!(size_of::<Thread>() == 56);
+    assert!(size_of::<Thread>() == 80);
     assert!(size_of::<WaitKey>() == 32);
     assert!(size_of::<WaitSum>() == 24);
-    assert!(size_of::<SwitchControl>() == 16);
+    assert!(size_of::<SwitchControl>() == 24);
     assert!(size_of::<SwitchConfig>() == 40);
     // A weighted wait must fit a word.
     assert!(LONG_WAIT_NS.leading_zeros() > MAX_SHIFT);

@@ -66,7 +66,7 @@ static CONFIG: Config = Config {
         has_state_argument: 0,
         exact: 0,
         task_state: 0,
-        padding: 0,
+        runs: 0,
     },
     mappings: profiler_common::memory::MappingCalls { mmap: 0, munmap: 0, mremap: 0, brk: 0 },
 };
@@ -207,6 +207,8 @@ pub(crate) struct Pace {
     pub(crate) copies: u64,
     /// When the last copy was granted back.
     pub(crate) granted_ns: u64,
+    /// Up to when the time of threads that run here is added up.
+    pub(crate) ran_until_ns: u64,
 }
 
 /// The pace of each CPU.

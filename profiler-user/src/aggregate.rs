@@ -188,6 +188,13 @@ impl Aggregate {
         self.samples = self.samples.saturating_add(samples);
     }
 
+    /// Changes the values of all tallies at once.
+    pub fn revalue(&mut self, mut change: impl FnMut(&SampleKey, &mut [u64; MAX_VALUES])) {
+        for (key, tally) in &mut self.tallies {
+            change(key, &mut tally.values);
+        }
+    }
+
     /// The stack that has a remark for its leaf and `stack` below it.
     pub fn remark_on(&mut self, stack: u32, remark: &str) -> u32 {
         let leaf = self.remark(remark);

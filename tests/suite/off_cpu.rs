@@ -77,10 +77,10 @@ fn vm_a_budget_leaves_totals_right() {
     let (recorded, truth) = waits("off-cpu", &["--max-overhead", "0.1%"]);
     // In emulation every wait costs more than the budget, and some long ones have no stack.
     assert_true(&recorded, &truth, &LONG, if is_emulated() { 0.60 } else { 0.05 });
-    // A sixteenth of the short ones or more: some thousand of them, and a standard error of some percent.
+    // Of the short ones a sixteenth or fewer have a stack: how the thread's time is shared out is an estimate, its sum is not.
     let found = sum(&recorded, "wait_short", &["off_cpu", "run_queue"]);
     let ratio = found / truth["wait_short"];
-    assert!(is_emulated() || (0.8..=1.25).contains(&ratio), "short waits: {ratio:.3} of the truth");
+    assert!(is_emulated() || (0.9..=1.1).contains(&ratio), "short waits: {ratio:.3} of the truth");
     let notes = recorded.json["quality"]["notes"].to_string();
     assert!(is_emulated() || notes.contains("--max-overhead 0.1%"), "{notes}");
 }
@@ -128,13 +128,18 @@ fn vm_the_holder_of_a_lock_is_the_waker_of_its_waiters() {
 }
 
 #[test]
-fn vm_wall_time_adds_up_to_threads_times_duration() {
+fn vm_wall_time_adds_up_to_the_lives_of_the_threads() {
     let (recorded, truth) = waits("wall", &[]);
     let wall = recorded.json["value_types"][2]["total"].as_f64().unwrap();
-    let expected = truth["threads"] * truth["whole"] + truth["before"];
+    let expected = truth["lived"] + truth["before"];
     // In emulation the program's start, before its own clock, is long too.
     let tolerance = if is_emulated() { 0.10 } else { 0.01 };
-    assert!((wall / expected - 1.0).abs() < tolerance, "{:.4} of threads × duration", wall / expected);
+    let quality = &recorded.json["quality_line"];
+    assert!(
+        (wall / expected - 1.0).abs() < tolerance,
+        "{:.4} of the threads' lives\n{quality}",
+        wall / expected
+    );
     let parts: f64 = (0..2).map(|index| recorded.json["value_types"][index]["total"].as_f64().unwrap()).sum();
     assert!((parts - wall).abs() < 1.0, "running and waiting add up: {parts} of {wall}");
 }

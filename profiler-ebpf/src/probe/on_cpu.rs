@@ -10,6 +10,7 @@ use crate::context::sample_period;
 use crate::emit::finish;
 use crate::kernel::{current_ids, in_scope};
 use crate::maps::{LAST_TICK, WALK_CPU, config};
+use crate::probe::off_cpu::ran_until;
 use crate::scratch::scratch;
 use crate::stats::{add, count};
 use crate::unwind::{Round, walk_on};
@@ -18,6 +19,11 @@ pub(crate) fn sample(ctx: &PerfEventContext) -> u32 {
     // First of all, so that the ticks of idle and of tasks out of scope are seen too.
     let idle = is_idle();
     let ticks = ticks_passed(idle);
+    // An NMI may come in the middle of a switch; a timer does not.
+    if config!(tick_ns) != 0 {
+        // SAFETY: no preconditions.
+        ran_until(unsafe { bpf_ktime_get_ns() });
+    }
     if config!(include_idle) == 0 && idle {
         return 0;
     }

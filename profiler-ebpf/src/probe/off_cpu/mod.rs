@@ -12,8 +12,9 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_prandom_u32, bpf_ktime
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::limits::{CHAIN_SWITCH, CHAIN_WAKE, MAX_WAIT_PLACES};
 use profiler_common::off_cpu::{
-    BRAKE_STACKS, BRAKE_THRESHOLD_NS, BRAKE_WINDOW_NS, STACK_NONE, STACK_SKIPPED, STATE_RUNNABLE, Thread,
-    WaitKey, WaitSum, mix, shift_of, state_of, usual_after, weight_shift,
+    BRAKE_STACKS, BRAKE_THRESHOLD_NS, BRAKE_WINDOW_NS, STACK_NONE, STACK_SKIPPED, STATE_ESTIMATED, STATE_RAN,
+    STATE_RUNNABLE, STATE_THINNED, Thread, WaitKey, WaitSum, mix, shift_of, state_of, usual_after,
+    weight_shift,
 };
 use profiler_common::stats::Stat;
 
@@ -36,13 +37,44 @@ pub(crate) fn switched(ctx: &RawTracePointContext) -> i32 {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     count(Stat::Switches);
+    ran_until(now);
     arrive(next, now);
     if let Some(state) = state_of(preempted, bits) {
         leave(ctx, state, now);
     } else {
-        let _absent_is_fine = OFF_CPU_THREADS.remove(bpf_get_current_pid_tgid() as u32);
+        end(bpf_get_current_pid_tgid() as u32);
     }
     0
+}
+
+/// The current thread ran until `now`. Called at each switch and at each tick of the sampler, so that a thread that keeps its CPU is
+/// behind by a tick at most.
+#[inline(always)]
+pub(crate) fn ran_until(now: u64) {
+    if config!(switch.runs) == 0 {
+        return;
+    }
+    let Some(pace) = PACE.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own, with interrupts off.
+    let since = unsafe { (*pace).ran_until_ns };
+    unsafe { (*pace).ran_until_ns = now };
+    if bpf_get_current_pid_tgid() as u32 == 0 {
+        return;
+    }
+    let since = if since == 0 { began_ns() } else { since };
+    let ids = current_ids();
+    if since == 0 || since >= now || !in_scope(ids) {
+        return;
+    }
+    let key = WaitKey {
+        stack: STACK_NONE,
+        waker: STACK_NONE,
+        pid: ids.pid,
+        tid: ids.tid,
+        state: STATE_RAN,
+        epoch: epoch(),
+    };
+    add_up(&key, &WaitSum { count: 0, blocked_ns: now - since, queued_ns: 0 });
 }
 
 /// The state in which `previous` leaves its CPU at `sched_switch`, in the kernel's bits.
@@ -92,34 +124,65 @@ fn arrive(next: u64, now: u64) {
         0
     };
     let stack = unsafe { (*thread).stack };
-    let weight = match weight_shift(wait, shift) {
-        // Those that were taken stand for the others.
-        Some(_) if stack == STACK_SKIPPED => return,
-        Some(weight) => weight,
-        None => 0,
+    let (weight, estimated) = match weight_shift(wait, shift) {
+        Some(weight) => {
+            let thinned = unsafe { &raw mut (*thread).thinned };
+            unsafe { add_to(thinned, &WaitSum { count: 1, blocked_ns: wait - queued, queued_ns: queued }) };
+            // Those that were taken stand for the others.
+            if stack == STACK_SKIPPED {
+                return;
+            }
+            (weight, STATE_ESTIMATED)
+        }
+        None => (0, 0),
     };
     let waker = unsafe { (*thread).waker };
     let (pid, tid) = unsafe { ((*thread).pid, (*thread).tid) };
-    let key = WaitKey { stack, waker, pid, tid, state, epoch: epoch() };
-    add_up(&key, wait - queued, queued, weight);
+    let key = WaitKey { stack, waker, pid, tid, state: state | estimated, epoch: epoch() };
+    let sum =
+        WaitSum { count: 1 << weight, blocked_ns: (wait - queued) << weight, queued_ns: queued << weight };
+    add_up(&key, &sum);
+}
+
+/// The thread `owner` leaves its CPU for good.
+#[inline(always)]
+fn end(owner: u32) {
+    if let Some(thread) = OFF_CPU_THREADS.get_ptr(owner) {
+        // SAFETY: the current thread's entry: nobody else writes these fields.
+        let (thinned, pid, tid) = unsafe { ((*thread).thinned, (*thread).pid, (*thread).tid) };
+        if thinned.count != 0 {
+            let (stack, waker) = (STACK_NONE, STACK_NONE);
+            add_up(&WaitKey { stack, waker, pid, tid, state: STATE_THINNED, epoch: epoch() }, &thinned);
+        }
+    }
+    let _absent_is_fine = OFF_CPU_THREADS.remove(owner);
+}
+
+/// Adds to a sum.
+///
+/// # Safety
+///
+/// `sum` points to one that nobody else writes meanwhile.
+#[inline(always)]
+unsafe fn add_to(sum: *mut WaitSum, more: &WaitSum) {
+    // SAFETY: the caller's.
+    unsafe {
+        (*sum).count = (*sum).count.wrapping_add(more.count);
+        (*sum).blocked_ns = (*sum).blocked_ns.wrapping_add(more.blocked_ns);
+        (*sum).queued_ns = (*sum).queued_ns.wrapping_add(more.queued_ns);
+    }
 }
 
 #[inline(always)]
-fn add_up(key: &WaitKey, blocked: u64, queued: u64, weight: u32) {
-    let (count_of, blocked_ns, queued_ns) = (1 << weight, blocked << weight, queued << weight);
+fn add_up(key: &WaitKey, more: &WaitSum) {
     if let Some(sum) = WAITS.get_ptr_mut(key) {
         // SAFETY: the key names a thread, which is on this CPU alone; an epoch that is read is no longer written.
-        unsafe {
-            (*sum).count = (*sum).count.wrapping_add(count_of);
-            (*sum).blocked_ns = (*sum).blocked_ns.wrapping_add(blocked_ns);
-            (*sum).queued_ns = (*sum).queued_ns.wrapping_add(queued_ns);
-        }
+        unsafe { add_to(sum, more) };
         return;
     }
-    let sum = WaitSum { count: count_of, blocked_ns, queued_ns };
-    if WAITS.insert(key, &sum, 0).is_err() {
+    if WAITS.insert(key, more, 0).is_err() {
         count(Stat::WaitsFull);
-        add(Stat::WaitsFullNs, blocked_ns.wrapping_add(queued_ns));
+        add(Stat::WaitsFullNs, more.blocked_ns.wrapping_add(more.queued_ns));
     }
 }
 
@@ -127,6 +190,12 @@ fn add_up(key: &WaitKey, blocked: u64, queued: u64, weight: u32) {
 fn epoch() -> u32 {
     // SAFETY: the agent writes the entry in one system call; a torn read is one of two epochs.
     SWITCH_CONTROL.get_ptr(0).map_or(0, |control| unsafe { (*control).epoch })
+}
+
+#[inline(always)]
+fn began_ns() -> u64 {
+    // SAFETY: a word that is written before the programs are attached.
+    SWITCH_CONTROL.get_ptr(0).map_or(0, |control| unsafe { (*control).began_ns })
 }
 
 /// The current thread leaves its CPU: its wait begins, and its stack is taken now or never.
@@ -181,6 +250,7 @@ fn enter(owner: u32) -> Option<*mut Thread> {
         tid: 0,
         state: 0,
         shift: 0,
+        thinned: WaitSum { count: 0, blocked_ns: 0, queued_ns: 0 },
     };
     if OFF_CPU_THREADS.insert(owner, new, 0).is_err() {
         count(Stat::WaitingThreadsFull);

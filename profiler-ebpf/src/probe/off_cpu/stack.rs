@@ -211,5 +211,5 @@ pub(crate) fn remember(number: u64) {
 
 const _: () = {
     assert!(MAX_STACKS_SENT.is_power_of_two());
-    assert!(size_of::<Pace>() == 32);
+    assert!(size_of::<Pace>() == 40);
 };

@@ -200,7 +200,7 @@ pub(in crate::cli) fn wall(args: WallArgs) -> anyhow::Result<ExitCode> {
     let found = args.scope.find(&args.command)?;
     let length = args.length.of(&args.command);
     let frequency_hz = frequency(args.rate.frequency)?;
-    let kind = ProfileKind::Wall(args.waits.options());
+    let kind = ProfileKind::Wall(WaitOptions { runs: true, ..args.waits.options() });
     let mut plan = plan(found, kind, &args.stacks, frequency_hz, length, args.command);
     plan.scope_notes.extend(args.waits.notes());
     if args.fold_idle {

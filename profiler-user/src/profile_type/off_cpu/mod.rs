@@ -7,12 +7,14 @@ mod governor;
 mod notes;
 mod open;
 mod seed;
+mod settle;
 mod words;
 
 use std::collections::HashMap;
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, STACK_NONE, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, WaitKey, WaitSum,
+    FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, WaitKey,
+    WaitSum,
 };
 
 use crate::aggregate::{Aggregate, SampleKey};
@@ -25,6 +27,7 @@ use crate::session::clock::monotonic_ns;
 use governor::Governor;
 use open::open_wait;
 use seed::Seed;
+use settle::{Exact, UNSAMPLED};
 use words::Words;
 
 /// Time between two emptyings of the kernel's table of sums.
@@ -51,6 +54,8 @@ pub struct WaitOptions {
     pub states: u32,
     /// Record who woke the thread.
     pub wakers: bool,
+    /// Measure the time that threads run too.
+    pub runs: bool,
     /// Take every stack, whatever it costs.
     pub exact: bool,
     /// What the programs may cost, as a share of the whole machine's CPU time.
@@ -66,6 +71,7 @@ impl Default for WaitOptions {
             longest_ns: u64::MAX,
             states: (1 << STATES) - 1,
             wakers: false,
+            runs: false,
             exact: false,
             max_overhead: 0.01,
             tables: WaitTables::default(),
@@ -84,7 +90,7 @@ impl WaitOptions {
             has_state_argument: u32::from(has_state_argument),
             exact: u32::from(self.exact),
             task_state,
-            padding: 0,
+            runs: u32::from(self.runs),
         }
     }
 }
@@ -106,6 +112,7 @@ pub struct OffCpu {
     governor: Governor,
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
+    exact: Exact,
     /// Threads that waited before the recording, by the number of their stack.
     seeds: HashMap<u64, Seed>,
     /// Those whose stacks are still to be read.
@@ -136,8 +143,10 @@ impl OffCpu {
         wanted: impl Fn(u32) -> bool,
     ) -> Result<Self, LoadError> {
         let mut waits = programs.take_waits()?;
-        programs.attach_waits()?;
         let now_ns = monotonic_ns();
+        let control = SwitchControl { began_ns: now_ns, ..SwitchControl::default() };
+        waits.control(control)?;
+        programs.attach_waits()?;
         let seeds = processes.map_or_else(Vec::new, |processes| {
             seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
         });
@@ -147,10 +156,11 @@ impl OffCpu {
             waits,
             stacks: HashMap::new(),
             sums: HashMap::new(),
+            exact: Exact::default(),
             unread: seeds.iter().map(|seed| seed.number).collect(),
             seeds: seeds.into_iter().map(|seed| (seed.number, seed)).collect(),
             words: Words::new(),
-            control: SwitchControl::default(),
+            control,
             epoch_ns: now_ns,
             looked_ns: now_ns,
             spent_ns: 0,
@@ -211,6 +221,10 @@ impl OffCpu {
 
     fn keep(&mut self, key: WaitKey, sum: WaitSum) {
         let key = WaitKey { epoch: 0, ..key };
+        if !is_wait(key.state) {
+            self.exact.keep(&key, &sum);
+            return;
+        }
         if self.sums.len() >= MOST_SUMS && !self.sums.contains_key(&key) {
             self.forgotten += sum.count;
             return;
@@ -266,6 +280,12 @@ impl OffCpu {
         for seed in self.seeds.values() {
             comms.entry(seed.tid).or_insert_with(|| aggregate.comm(&seed.comm));
         }
+        for (key, ran_ns) in self.exact.settle_runs(aggregate) {
+            let stack = aggregate.remark_only(UNSAMPLED);
+            let sample = of_thread(&key, stack, &comms, aggregate, processes);
+            aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
+        }
+        self.exact.settle_waits(&mut self.sums);
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
         // The map's order is random; equal recordings should give equal files.
         sums.sort_unstable_by_key(|(key, _)| *key);
@@ -276,10 +296,11 @@ impl OffCpu {
 
     /// Counts the waits that have no end yet, up to now.
     fn open_waits(&mut self, now_ns: u64) {
-        for thread in self.waits.threads() {
-            if let Some((key, sum)) = open_wait(&thread, &self.options, now_ns) {
+        for mut thread in self.waits.threads() {
+            if let Some((key, sum)) = open_wait(&mut thread, &self.options, now_ns) {
                 self.keep(key, sum);
             }
+            self.exact.keep_thinned(&thread);
         }
     }
 
@@ -304,25 +325,21 @@ impl OffCpu {
                 }
                 None => "[stack not taken]".to_owned(),
             };
-            SampleKey {
-                stack: aggregate.remark_only(&remark),
-                process: processes.identify(&nobody(key)),
-                tid: key.tid,
-                comm: comms.get(&key.tid).copied().unwrap_or_else(|| aggregate.comm(b"")),
-                cgroup_id: 0,
-            }
+            let stack = aggregate.remark_only(&remark);
+            of_thread(key, stack, comms, aggregate, processes)
         };
+        let state = key.state & !STATE_ESTIMATED;
         let what = known.and_then(|known| known.what.clone());
         let waker = self.stacks.get(&key.waker).filter(|_| key.waker != STACK_NONE);
         let mut blocked = sample.stack;
-        if let Some(what) = what.filter(|_| key.state != STATE_RUNNABLE) {
+        if let Some(what) = what.filter(|_| state != STATE_RUNNABLE) {
             blocked = aggregate.remark_on(blocked, &what);
         }
         if let Some(waker) = waker {
             blocked = aggregate.woken_by(blocked, waker.key.stack, &waker.title);
         }
         let queued = aggregate.remark_on(sample.stack, QUEUED);
-        for (stack, count, values) in kind.values_of_waits(key.state, sum, blocked, queued) {
+        for (stack, count, values) in kind.values_of_waits(state, sum, blocked, queued) {
             sample.stack = stack;
             aggregate.add_values(sample, count, values);
         }
@@ -347,6 +364,28 @@ impl OffCpu {
             counter("wait_stack_unknown", "waits whose stack was lost", self.unknown_stacks),
             counter("waits_unreadable", "times that the table of waits could not be read", self.unreadable),
         ]
+    }
+}
+
+/// Whether a sum is of waits, estimated or not.
+fn is_wait(state: u32) -> bool {
+    state & !STATE_ESTIMATED < STATES
+}
+
+/// What is added up for a thread of which no sample is at hand.
+fn of_thread(
+    key: &WaitKey,
+    stack: u32,
+    comms: &HashMap<u32, u32>,
+    aggregate: &mut Aggregate,
+    processes: &mut Processes,
+) -> SampleKey {
+    SampleKey {
+        stack,
+        process: processes.identify(&nobody(key)),
+        tid: key.tid,
+        comm: comms.get(&key.tid).copied().unwrap_or_else(|| aggregate.comm(b"")),
+        cgroup_id: 0,
     }
 }
 

@@ -16,7 +16,7 @@ impl OffCpu {
             let percent = self.options.max_overhead * 100.0;
             notes.push(format!(
                 "stacks of {} waits were taken and of {} mostly short ones not, to stay within --max-overhead {percent}%; \
-                 those that were taken stand for them (--exact takes all)",
+                 those that were taken stand for them, scaled to each thread's exact time (--exact takes all)",
                 thousands(taken),
                 thousands(skipped)
             ));

@@ -1,11 +1,19 @@
 //! Waits that have no end when a recording ends.
 
-use profiler_common::off_cpu::{FIRST_STACK, STATE_RUNNABLE, Thread, WaitKey, WaitSum, weight_shift};
+use profiler_common::off_cpu::{
+    FIRST_STACK, STATE_ESTIMATED, STATE_RUNNABLE, Thread, WaitKey, WaitSum, weight_shift,
+};
 
 use super::WaitOptions;
 
 /// A wait that lasts up to now, by the rules that the programs follow at its end.
-pub(super) fn open_wait(thread: &Thread, options: &WaitOptions, now_ns: u64) -> Option<(WaitKey, WaitSum)> {
+///
+/// What it adds to the waits of which only some have a stack is counted in the thread's own sum of them.
+pub(super) fn open_wait(
+    thread: &mut Thread,
+    options: &WaitOptions,
+    now_ns: u64,
+) -> Option<(WaitKey, WaitSum)> {
     if thread.since_ns == 0 || thread.since_ns >= now_ns {
         return None;
     }
@@ -14,22 +22,29 @@ pub(super) fn open_wait(thread: &Thread, options: &WaitOptions, now_ns: u64) -> 
     if !wanted || wait < options.shortest_ns || wait > options.longest_ns {
         return None;
     }
-    let weight = match weight_shift(wait, thread.shift) {
-        Some(_) if thread.stack < FIRST_STACK => return None,
-        Some(weight) => weight,
-        None => 0,
-    };
     let queued = match thread.state {
         STATE_RUNNABLE => wait,
         _ if thread.woken_ns > thread.since_ns => now_ns.saturating_sub(thread.woken_ns),
         _ => 0,
+    };
+    let (weight, estimated) = match weight_shift(wait, thread.shift) {
+        Some(weight) => {
+            thread.thinned.count += 1;
+            thread.thinned.blocked_ns = thread.thinned.blocked_ns.saturating_add(wait - queued);
+            thread.thinned.queued_ns = thread.thinned.queued_ns.saturating_add(queued);
+            if thread.stack < FIRST_STACK {
+                return None;
+            }
+            (weight, STATE_ESTIMATED)
+        }
+        None => (0, 0),
     };
     let key = WaitKey {
         stack: thread.stack,
         waker: thread.waker,
         pid: thread.pid,
         tid: thread.tid,
-        state: thread.state,
+        state: thread.state | estimated,
         epoch: 0,
     };
     let sum =
@@ -52,30 +67,32 @@ mod tests {
         tid: 8,
         state: STATE_SLEEPING,
         shift: 0,
+        thinned: WaitSum { count: 0, blocked_ns: 0, queued_ns: 0 },
     };
 
     #[test]
     fn open_waits_count_up_to_now() {
         let options = WaitOptions::default();
-        let (key, sum) = open_wait(&THREAD, &options, 5_001_000).unwrap();
+        let (key, sum) = open_wait(&mut { THREAD }, &options, 5_001_000).unwrap();
         assert_eq!((key.tid, sum), (8, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 }));
         let woken = Thread { woken_ns: 4_001_000, ..THREAD };
-        let (_, sum) = open_wait(&woken, &options, 5_001_000).unwrap();
+        let (_, sum) = open_wait(&mut { woken }, &options, 5_001_000).unwrap();
         assert_eq!((sum.blocked_ns, sum.queued_ns), (4_000_000, 1_000_000));
-        assert_eq!(open_wait(&Thread { since_ns: 0, ..THREAD }, &options, 5_001_000), None);
+        assert_eq!(open_wait(&mut Thread { since_ns: 0, ..THREAD }, &options, 5_001_000), None);
     }
 
     #[test]
     fn open_waits_follow_the_rules_of_the_others() {
         let options = WaitOptions { shortest_ns: 6_000_000, ..WaitOptions::default() };
-        assert_eq!(open_wait(&THREAD, &options, 5_001_000), None);
+        assert_eq!(open_wait(&mut { THREAD }, &options, 5_001_000), None);
         let options = WaitOptions::default();
         let sampled = Thread { shift: 3, ..THREAD };
-        let (_, sum) = open_wait(&sampled, &options, 5_001_000).unwrap();
+        let (_, sum) = open_wait(&mut { sampled }, &options, 5_001_000).unwrap();
         assert_eq!((sum.count, sum.blocked_ns), (8, 40_000_000));
-        let skipped = Thread { stack: STACK_SKIPPED, ..sampled };
-        assert_eq!(open_wait(&skipped, &options, 5_001_000), None);
+        let mut skipped = Thread { stack: STACK_SKIPPED, ..sampled };
+        assert_eq!(open_wait(&mut skipped, &options, 5_001_000), None);
+        assert_eq!(skipped.thinned, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 });
         // Long ones count whether their stack was taken or not.
-        assert_eq!(open_wait(&skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
+        assert_eq!(open_wait(&mut skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
     }
 }

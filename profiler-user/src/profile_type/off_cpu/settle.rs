@@ -1,0 +1,187 @@
+//! Exact times of threads, and the estimates that are brought to them.
+//!
+//! The switches know how long each thread ran and waited. Where it ran is known from samples, of which a short time has few, and none
+//! where interrupts are off, as in a switch; where it waited for short is known of a random few waits. Both say how the time is shared
+//! out; how much there is to share out, this says.
+
+use std::collections::{BTreeMap, HashMap};
+
+use profiler_common::off_cpu::{
+    STACK_NONE, STATE_ESTIMATED, STATE_RAN, STATE_SLEEPING, STATE_THINNED, Thread, WaitKey, WaitSum,
+};
+
+use crate::aggregate::Aggregate;
+
+/// The remark on a thread that ran and has no sample.
+pub(super) const UNSAMPLED: &str = "[running, between samples]";
+
+/// Threads remembered. Past it estimates stay as they are.
+const MOST_THREADS: usize = 1_000_000;
+
+/// What is known exactly, by thread.
+#[derive(Debug, Default)]
+pub(super) struct Exact {
+    ran: HashMap<u32, (WaitKey, u64)>,
+    /// Waits of which only some have a stack.
+    thinned: HashMap<u32, (WaitKey, WaitSum)>,
+}
+
+impl Exact {
+    /// Takes in a sum that is not one of waits.
+    pub(super) fn keep(&mut self, key: &WaitKey, sum: &WaitSum) {
+        if self.ran.len() + self.thinned.len() >= MOST_THREADS {
+            return;
+        }
+        match key.state {
+            STATE_RAN => {
+                let thread = self.ran.entry(key.tid).or_insert((*key, 0));
+                thread.1 = thread.1.saturating_add(sum.blocked_ns);
+            }
+            STATE_THINNED => {
+                let thread = self.thinned.entry(key.tid).or_insert((*key, WaitSum::default()));
+                add(&mut thread.1, sum);
+            }
+            _ => {}
+        }
+    }
+
+    /// The same from a thread that still lives.
+    pub(super) fn keep_thinned(&mut self, thread: &Thread) {
+        if thread.thinned.count > 0 {
+            let (pid, tid) = (thread.pid, thread.tid);
+            let key =
+                WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid, tid, state: STATE_THINNED, epoch: 0 };
+            self.keep(&key, &thread.thinned);
+        }
+    }
+
+    /// Brings the samples in the aggregate, whose weights are their values, to the measured times; returns the threads that have none.
+    pub(super) fn settle_runs(&mut self, aggregate: &mut Aggregate) -> Vec<(WaitKey, u64)> {
+        let mut sampled: BTreeMap<u32, u64> = BTreeMap::new();
+        for (key, tally) in aggregate.tallies() {
+            let sum = sampled.entry(key.tid).or_default();
+            *sum = sum.saturating_add(tally.values[0]);
+        }
+        aggregate.revalue(|key, values| {
+            if let Some(((_, ran_ns), sampled_ns)) = self.ran.get(&key.tid).zip(sampled.get(&key.tid)) {
+                for value in values {
+                    *value = scale(*value, *ran_ns, *sampled_ns);
+                }
+            }
+        });
+        let is_sampled = |tid: &u32| sampled.get(tid).is_some_and(|sampled_ns| *sampled_ns > 0);
+        let mut rest: Vec<(WaitKey, u64)> = self
+            .ran
+            .drain()
+            .filter_map(|(tid, thread)| (!is_sampled(&tid) && thread.1 > 0).then_some(thread))
+            .collect();
+        rest.sort_unstable_by_key(|(key, _)| *key);
+        rest
+    }
+
+    /// Brings the estimates among `sums` to the measured times. What no estimate stands for is added without a stack.
+    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
+        let mut estimated: HashMap<u32, WaitSum> = HashMap::new();
+        for (key, sum) in sums.iter().filter(|(key, _)| key.state & STATE_ESTIMATED != 0) {
+            add(estimated.entry(key.tid).or_default(), sum);
+        }
+        for (key, sum) in sums.iter_mut().filter(|(key, _)| key.state & STATE_ESTIMATED != 0) {
+            if let Some(((_, exact), estimate)) = self.thinned.get(&key.tid).zip(estimated.get(&key.tid)) {
+                *sum = WaitSum {
+                    count: scale(sum.count, exact.count, estimate.count),
+                    blocked_ns: scale(sum.blocked_ns, exact.blocked_ns, estimate.blocked_ns),
+                    queued_ns: scale(sum.queued_ns, exact.queued_ns, estimate.queued_ns),
+                };
+            }
+        }
+        for (tid, (key, exact)) in self.thinned.drain() {
+            let estimate = estimated.get(&tid).copied().unwrap_or_default();
+            let rest = |exact, estimate| if estimate == 0 { exact } else { 0 };
+            let rest = WaitSum {
+                count: rest(exact.count, estimate.count),
+                blocked_ns: rest(exact.blocked_ns, estimate.blocked_ns),
+                queued_ns: rest(exact.queued_ns, estimate.queued_ns),
+            };
+            if rest != WaitSum::default() {
+                add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
+            }
+        }
+    }
+}
+
+fn add(sum: &mut WaitSum, more: &WaitSum) {
+    sum.count = sum.count.saturating_add(more.count);
+    sum.blocked_ns = sum.blocked_ns.saturating_add(more.blocked_ns);
+    sum.queued_ns = sum.queued_ns.saturating_add(more.queued_ns);
+}
+
+/// `value` × `to` / `from`, rounded to the nearest; unchanged where there is nothing to go by.
+fn scale(value: u64, to: u64, from: u64) -> u64 {
+    if from == 0 {
+        return value;
+    }
+    let scaled = (u128::from(value) * u128::from(to) + u128::from(from) / 2) / u128::from(from);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::{SampleKey, values};
+    use crate::process::ProcessId;
+
+    fn key(tid: u32, state: u32) -> WaitKey {
+        WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid: 1, tid, state, epoch: 0 }
+    }
+
+    fn sum(count: u64, blocked_ns: u64, queued_ns: u64) -> WaitSum {
+        WaitSum { count, blocked_ns, queued_ns }
+    }
+
+    #[test]
+    fn samples_of_a_thread_are_brought_to_the_time_that_it_ran() {
+        let mut aggregate = Aggregate::default();
+        for (tid, stack, ns) in [(1, 0, 30), (1, 1, 10), (2, 0, 10)] {
+            let key = SampleKey { stack, process: ProcessId(0), tid, comm: 0, cgroup_id: 0 };
+            aggregate.add_values(key, 1, values([ns, 0, ns]));
+        }
+        let mut exact = Exact::default();
+        exact.keep(&key(1, STATE_RAN), &sum(0, 15, 0));
+        exact.keep(&key(1, STATE_RAN), &sum(0, 5, 0));
+        exact.keep(&key(3, STATE_RAN), &sum(0, 7, 0));
+        assert_eq!(exact.settle_runs(&mut aggregate), [(key(3, STATE_RAN), 7)]);
+        let mut found: Vec<(u32, u32, [u64; 3])> = aggregate
+            .tallies()
+            .map(|(key, tally)| (key.tid, key.stack, [tally.values[0], tally.values[1], tally.values[2]]))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(1, 0, [15, 0, 15]), (1, 1, [5, 0, 5]), (2, 0, [10, 0, 10])]);
+    }
+
+    #[test]
+    fn estimates_are_brought_to_what_their_thread_waited() {
+        let estimated = |stack| WaitKey { stack, ..key(1, STATE_SLEEPING | STATE_ESTIMATED) };
+        let certain = WaitKey { stack: 20, ..key(1, STATE_SLEEPING) };
+        let mut sums = HashMap::from([
+            (estimated(20), sum(16, 3_000, 0)),
+            (estimated(21), sum(16, 1_000, 0)),
+            (certain, sum(1, 500, 9)),
+        ]);
+        let mut exact = Exact::default();
+        exact.keep(&key(1, STATE_THINNED), &sum(10, 1_000, 70));
+        exact.keep_thinned(&Thread { thinned: sum(30, 1_000, 0), pid: 1, tid: 1, ..Thread::default() });
+        exact.keep_thinned(&Thread { thinned: sum(3, 33, 3), pid: 1, tid: 2, ..Thread::default() });
+        exact.settle_waits(&mut sums);
+        assert_eq!(sums[&estimated(20)], sum(20, 1_500, 0));
+        assert_eq!(sums[&estimated(21)], sum(20, 500, 0));
+        assert_eq!(sums[&certain], sum(1, 500, 9), "what is certain stays");
+        assert_eq!(sums[&key(1, STATE_SLEEPING)], sum(0, 0, 70), "no estimate has time in the queue");
+        assert_eq!(sums[&key(2, STATE_SLEEPING)], sum(3, 33, 3), "no stack was taken");
+    }
+
+    #[test]
+    fn large_times_do_not_overflow() {
+        assert_eq!(scale(u64::MAX, u64::MAX, 1), u64::MAX);
+        assert_eq!(scale(7, 1, 0), 7);
+    }
+}
