@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::bpf_cmd;
+
+use super::raw;
 
 /// Entries taken at once. The kernel copies a whole hash chain or nothing, so it must be more than the longest chain.
 const ENTRIES_AT_ONCE: usize = 4096;
@@ -108,20 +110,15 @@ fn batch(
     count: &mut u32,
     fill: impl FnOnce(&mut aya_obj::generated::bpf_attr__bindgen_ty_3),
 ) -> io::Result<()> {
-    // SAFETY: the union is plain data, for which zeroes are valid.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attr = raw::attr();
     // SAFETY: zeroed just now, so this member is initialized.
     let members = unsafe { &mut attr.batch };
     members.map_fd = map.as_raw_fd() as u32;
     members.count = *count;
     fill(members);
-    // SAFETY: the attribute lives through the call, and so do the buffers, which have room for `count` entries.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut attr, size_of::<bpf_attr>())
-    };
-    // The error is read before anything else can change it.
-    let error = io::Error::last_os_error();
+    // SAFETY: the buffers live through the call and have room for `count` entries.
+    let result = unsafe { raw::bpf(command, &mut attr) };
     // SAFETY: as above; the kernel wrote how many entries it did.
     *count = unsafe { attr.batch.count };
-    if result == 0 { Ok(()) } else { Err(error) }
+    result.map(drop)
 }

@@ -1,16 +1,17 @@
 //! The programs at an allocator's functions and their tables.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::EbpfLoader;
-use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::UProbe;
+use aya::{Ebpf, EbpfLoader};
 use profiler_common::heap::{Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
 use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
 use super::loader::{hash, map_error, refused, take_map};
-use super::{LoadError, Programs};
+use super::multi::{self, LoadedProgram, MultiProgram};
+use super::{LoadError, Probing, Programs, UprobeUnit, raw};
 
 /// What is recorded of an allocator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub struct HeapMaps {
     sums: MapData,
     blocks: MapData,
     /// The kernel runs a tail call only as long as somebody holds the table.
-    _walk: ProgramArray<MapData>,
+    _walk: MapData,
 }
 
 impl HeapMaps {
@@ -97,6 +98,45 @@ impl HeapMaps {
     }
 }
 
+/// The programs.
+const PROGRAMS: [&str; 3] = [ENTERED, RETURNED, WALK];
+const ENTERED: &str = "heap_entered";
+const RETURNED: &str = "heap_returned";
+const WALK: &str = "walk_heap";
+
+/// How the programs are loaded.
+#[derive(Default)]
+pub(super) struct HeapPrograms {
+    /// For links to many places; none where the kernel has none.
+    multi: Option<Vec<MultiProgram>>,
+    /// Those of them that were loaded.
+    loaded: Vec<LoadedProgram>,
+}
+
+impl HeapPrograms {
+    /// While all maps are with `ebpf`.
+    pub(super) fn read(ebpf: &Ebpf, tables: Option<HeapTables>) -> Self {
+        Self { multi: tables.and_then(|_| multi::read(ebpf, &PROGRAMS)), loaded: Vec::new() }
+    }
+
+    fn fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        Some(self.loaded.iter().find(|program| program.name == name)?.as_fd())
+    }
+
+    /// Names, and instructions that the verifier went through.
+    pub(super) fn verified(&self) -> impl Iterator<Item = (String, Option<u32>)> {
+        self.loaded.iter().filter_map(|program| {
+            let count = program.info()?.verified_insns;
+            Some((program.name.to_owned(), (count > 0).then_some(count)))
+        })
+    }
+
+    /// Run time of all, nanoseconds.
+    pub(super) fn run_time_ns(&self) -> u64 {
+        self.loaded.iter().filter_map(LoadedProgram::info).map(|info| info.run_time_ns).sum()
+    }
+}
+
 impl Programs {
     /// Loads the programs of an allocator. Nothing is attached.
     ///
@@ -104,14 +144,21 @@ impl Programs {
     ///
     /// What the kernel refused, or they were loaded before.
     pub fn load_heap(&mut self) -> Result<HeapMaps, LoadError> {
-        for program in ["heap_entered", "heap_returned", "walk_heap"] {
-            self.heap_program(program)?.load().map_err(|source| refused(program, source))?;
+        if let Some(programs) = self.heap.multi.take() {
+            // A kernel that refuses says more to aya, below.
+            self.heap.loaded =
+                programs.iter().map(MultiProgram::load).collect::<Result<_, _>>().unwrap_or_default();
         }
-        let step = self.heap_program("walk_heap")?.fd().and_then(|fd| Ok(fd.try_clone()?));
-        let step = step.map_err(|source| refused("walk_heap", source))?;
-        let mut walk = ProgramArray::try_from(take_map(&mut self.ebpf, "WALK_HEAP")?)
-            .map_err(|source| map_error("WALK_HEAP", source))?;
-        walk.set(0, &step, 0).map_err(|source| map_error("WALK_HEAP", source))?;
+        if self.heap.loaded.is_empty() {
+            for program in PROGRAMS {
+                self.heap_program(program)?.load().map_err(|source| refused(program, source))?;
+            }
+        }
+        let Map::ProgramArray(walk) = take_map(&mut self.ebpf, "WALK_HEAP")? else {
+            return Err(LoadError::Missing("WALK_HEAP"));
+        };
+        raw::set_first_program(walk.fd().as_fd(), self.heap_program_fd(WALK)?)
+            .map_err(|source| LoadError::Batch { map: "WALK_HEAP", source })?;
         let (control, rates, sizes) = (
             take_map(&mut self.ebpf, "HEAP_CONTROL")?,
             take_map(&mut self.ebpf, "HEAP_RATES")?,
@@ -127,22 +174,36 @@ impl Programs {
         })
     }
 
+    /// How probes that run the programs are put in.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no probes in user code.
+    pub fn heap_probing(&self) -> std::io::Result<Probing> {
+        if self.heap.loaded.is_empty() { UprobeUnit::find().map(Probing::Events) } else { Ok(Probing::Links) }
+    }
+
     /// One of the programs `heap_entered` and `heap_returned`, to link to a probe.
     ///
     /// # Errors
     ///
     /// It was not loaded.
-    pub fn heap_program_fd(&self, name: &'static str) -> Result<std::os::fd::BorrowedFd<'_>, LoadError> {
+    pub fn heap_program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        if let Some(fd) = self.heap.fd(name) {
+            return Ok(fd);
+        }
         let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
         let program: &UProbe = program.try_into().map_err(|source| refused(name, source))?;
         Ok(program.fd().map_err(|source| refused(name, source))?.as_fd())
     }
 
-    /// Mean run time of the program at the beginning of calls, nanoseconds, with what it tail-calls; none before it ran.
-    pub fn heap_entry_ns(&self) -> Option<f64> {
-        let info = self.ebpf.program("heap_entered").and_then(|program| program.info().ok())?;
-        let runs = info.run_count();
-        (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64)
+    /// Run time of the program at the beginning of calls so far, nanoseconds, with what it tail-calls, and how often it ran.
+    pub fn heap_entry_ns(&self) -> (u64, u64) {
+        if let Some(program) = self.heap.loaded.iter().find(|program| program.name == ENTERED) {
+            return program.info().map_or((0, 0), |info| (info.run_time_ns, info.run_cnt));
+        }
+        let info = self.ebpf.program(ENTERED).and_then(|program| program.info().ok());
+        info.map_or((0, 0), |info| (info.run_time().as_nanos() as u64, info.run_count()))
     }
 
     fn heap_program(&mut self, name: &'static str) -> Result<&mut UProbe, LoadError> {

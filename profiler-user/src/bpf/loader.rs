@@ -144,6 +144,8 @@ pub struct Programs {
     /// Until the measurement of waits takes them.
     waits: Option<super::Waits>,
     wait_links: Vec<aya::programs::raw_trace_point::RawTracePointLinkId>,
+    /// The programs of allocators.
+    pub(super) heap: super::heap::HeapPrograms,
     /// The programs' log, for work on them.
     #[cfg(feature = "bpf-log")]
     log: Option<super::log::BpfLog>,
@@ -186,6 +188,7 @@ impl Programs {
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         #[cfg(feature = "bpf-log")]
         let log = super::log::BpfLog::open(&mut ebpf);
+        let heap = super::heap::HeapPrograms::read(&ebpf, options.heap);
         self_check(&mut ebpf, &options.config)?;
         let walk = options.cpu_samples.then(|| load_sampler(&mut ebpf)).transpose()?;
         let waits = options.waits.map(|_| super::Waits::load(&mut ebpf)).transpose()?;
@@ -199,6 +202,7 @@ impl Programs {
             _walk: walk,
             waits,
             wait_links: Vec::new(),
+            heap,
             #[cfg(feature = "bpf-log")]
             log,
             _run_time_stats: run_time_stats(options),
@@ -319,7 +323,7 @@ impl Programs {
             let info = program.info().ok()?;
             Some((name.to_owned(), info.verified_instruction_count()))
         });
-        programs.collect()
+        programs.chain(self.heap.verified()).collect()
     }
 
     /// Run time of one program so far, nanoseconds, with the programs that it tail-calls.
@@ -331,7 +335,7 @@ impl Programs {
     /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
     pub fn run_time_ns(&self) -> u64 {
         let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
-        infos.map(|info| info.run_time().as_nanos() as u64).sum()
+        infos.map(|info| info.run_time().as_nanos() as u64).sum::<u64>() + self.heap.run_time_ns()
     }
 }
 

@@ -11,7 +11,9 @@ mod loader;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub(crate) mod memory;
+mod multi;
 mod perf_event;
+mod raw;
 mod syscalls;
 pub(crate) mod tables;
 mod targets;
@@ -29,5 +31,5 @@ pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;
 pub use turns::{CpuTurns, TurnMaps};
-pub use uprobe::{Uprobe, UprobeUnit, When};
+pub use uprobe::{Place, Probing, Uprobe, UprobeUnit, When};
 pub use waits::Waits;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use crate::bpf::{Programs, Uprobe, UprobeUnit, When};
+use crate::bpf::{Place, Programs, When};
 
 /// Calls that are timed, three times; the fastest counts.
 const CALLS: u32 = 2_000;
@@ -86,7 +86,7 @@ impl SiteCosts {
     }
 
     fn try_measure(programs: &Programs) -> Option<Self> {
-        let unit = UprobeUnit::find().ok()?;
+        let probing = programs.heap_probing().ok()?;
         let own = File::open("/proc/self/exe").ok()?;
         let cost = |function: extern "C" fn(), when: When| -> Option<f64> {
             let bare = time(function);
@@ -96,16 +96,16 @@ impl SiteCosts {
             };
             let program = programs.heap_program_fd(program).ok()?;
             let offset = file_offset(function as usize as u64)?;
-            let probe =
-                Uprobe::attach(unit, program, std::process::id(), own.as_fd(), offset, when, 0).ok()?;
+            let place = [Place { file_offset: offset, cookie: 0 }];
+            let probes = probing.attach(program, std::process::id(), own.as_fd(), &place, when).ok()?;
             let probed = time(function);
-            super::probes::close_aside(probe);
+            super::probes::close_aside(probes);
             Some((probed - bare).max(0.0))
         };
         let emulated: extern "C" fn() = perf_agent_probe_emulated;
         let stepped: extern "C" fn() = perf_agent_probe_stepped;
         let returning: extern "C" fn() = perf_agent_probe_return;
-        // Each has a function of its own: a probe that is taken out is there for a tenth of a second more.
+        // Each has a function of its own: a probe that is a perf event is there for a tenth of a second after it was closed.
         Some(Self {
             emulated_ns: cost(emulated, When::Entry)?,
             stepped_ns: cost(stepped, When::Entry)?,

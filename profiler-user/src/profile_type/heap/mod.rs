@@ -128,7 +128,7 @@ impl Heap {
     pub fn start(programs: &mut Programs, options: &HeapOptions, pids: &[u32]) -> Result<Self, ProbesError> {
         let mut maps = programs.load_heap()?;
         maps.set_rates(&rates::rates(options.sample_bytes))?;
-        let mut probes = Probes::new(options.live)?;
+        let mut probes = Probes::new(programs, options.live)?;
         let cost = SiteCosts::measure(programs);
         for pid in pids.iter().copied() {
             probes.enter(programs, pid)?;
@@ -184,7 +184,10 @@ impl Heap {
             return;
         }
         self.probes.read_cpu();
-        let ns_per_call = self.cost.ns_per_call(self.probes.emulated_share(), programs.heap_entry_ns());
+        let ns_per_call = self.cost.ns_per_call(self.probes.emulated_share(), {
+            let (ns, runs) = programs.heap_entry_ns();
+            (runs > 0).then(|| ns as f64 / runs as f64)
+        });
         let (maps, probes) = (&self.maps, &self.probes);
         if !self.begun {
             self.begun = true;

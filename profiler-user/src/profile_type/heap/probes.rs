@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::allocator::{Allocator, find, mapped_files};
-use crate::bpf::{LoadError, Programs, Uprobe, UprobeUnit, When};
+use crate::bpf::{LoadError, Place, Probing, Programs, Uprobe, When};
 use crate::profile::AllocatorReport;
 use crate::session::clock::cpu_ns_of;
 
@@ -47,7 +47,7 @@ pub enum ProbesError {
 
 /// All probes of a recording.
 pub(super) struct Probes {
-    unit: UprobeUnit,
+    probing: Probing,
     live: bool,
     by_process: HashMap<u32, Vec<Uprobe>>,
     /// Objects that were looked at, by process.
@@ -67,9 +67,9 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(live: bool) -> Result<Self, ProbesError> {
+    pub(super) fn new(programs: &Programs, live: bool) -> Result<Self, ProbesError> {
         Ok(Self {
-            unit: UprobeUnit::find().map_err(ProbesError::Unit)?,
+            probing: programs.heap_probing().map_err(ProbesError::Unit)?,
             live,
             by_process: HashMap::new(),
             looked_at: HashSet::new(),
@@ -121,19 +121,21 @@ impl Probes {
         // Returns first, frees last: a call whose beginning is seen has its end seen too, and no block is freed before it was known.
         let mut put = |name: &'static str, when: When, wanted: &dyn Fn(&crate::allocator::Entry) -> bool| {
             let program = programs.heap_program_fd(name)?;
-            for entry in allocator.entries.iter().filter(|entry| wanted(entry)) {
-                let file = allocator.file.as_fd();
-                match Uprobe::attach(self.unit, program, pid, file, entry.file_offset, when, entry.site.0) {
-                    Ok(probe) => probes.push(probe),
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-                    Err(source) => {
-                        return Err(ProbesError::Attach {
-                            function: entry.name.clone(),
-                            path: allocator.path.clone(),
-                            pid,
-                            source,
-                        });
-                    }
+            let entries: Vec<_> = allocator.entries.iter().filter(|entry| wanted(entry)).collect();
+            let places: Vec<Place> = entries
+                .iter()
+                .map(|entry| Place { file_offset: entry.file_offset, cookie: entry.site.0 })
+                .collect();
+            match self.probing.attach(program, pid, allocator.file.as_fd(), &places, when) {
+                Ok(more) => probes.extend(more),
+                Err((_, error)) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err((index, source)) => {
+                    return Err(ProbesError::Attach {
+                        function: entries[index].name.clone(),
+                        path: allocator.path.clone(),
+                        pid,
+                        source,
+                    });
                 }
             }
             Ok(())
@@ -177,9 +179,7 @@ impl Probes {
 
     /// A process ended.
     pub(super) fn leave(&mut self, pid: u32) {
-        for probe in self.by_process.remove(&pid).into_iter().flatten() {
-            close_aside(probe);
-        }
+        close_aside(self.by_process.remove(&pid).unwrap_or_default());
         self.objects.remove(&pid);
         self.changed.remove(&pid);
         self.looked_at.retain(|(known, _)| *known != pid);
@@ -234,20 +234,14 @@ impl Probes {
         self.by_process.is_empty()
     }
 
-    /// Takes all probes out, and does not wait until they are: that takes the kernel a tenth of a second each, all at once likewise.
+    /// Takes all probes out, and does not wait until the kernel has put away what was behind them.
     pub(super) fn clear(&mut self) {
-        for probe in self.by_process.drain().flat_map(|(_, probes)| probes) {
-            close_aside(probe);
-        }
+        close_aside(self.by_process.drain().flat_map(|(_, probes)| probes).collect());
     }
 
     /// Takes all probes out for a while: the processes stay known.
     pub(super) fn pause(&mut self) {
-        for probes in self.by_process.values_mut() {
-            for probe in probes.drain(..) {
-                close_aside(probe);
-            }
-        }
+        close_aside(self.by_process.values_mut().flat_map(|probes| probes.drain(..)).collect());
     }
 
     /// Puts the probes back that [`Self::pause`] took out. Processes that have ended are passed over.
@@ -316,9 +310,11 @@ fn with_causes(error: &ProbesError) -> String {
     text
 }
 
-/// Closes a probe on a thread of its own; here, where no thread can be had.
-pub(super) fn close_aside(probe: Uprobe) {
-    let _on_this_thread = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(probe));
+/// Closes each probe on a thread of its own, all at once; here, where no thread can be had. Closing waits until no program runs any more.
+pub(super) fn close_aside(probes: Vec<Uprobe>) {
+    for probe in probes {
+        let _on_this_thread = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(probe));
+    }
 }
 
 fn is_go(pid: u32) -> bool {
