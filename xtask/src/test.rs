@@ -1,7 +1,8 @@
 //! All tests, in the order in which failing is cheap.
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use xtask::bpf::workspace;
@@ -11,6 +12,10 @@ use crate::build::{cargo, target_folder};
 use crate::steps::Steps;
 use crate::workloads::{Linking, compile};
 use crate::{apt, build, must, setup, vm};
+
+/// Failed end-to-end tests that are tried once more. They measure time on machines that stall for seconds now and then; a fault of ours
+/// fails twice.
+const MOST_TRIED_AGAIN: usize = 3;
 
 /// Where the end-to-end tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +49,52 @@ fn end_to_end() -> Result<()> {
     let agent = build::release()?;
     let workloads = compile("", "host", Linking::Dynamic)?;
     let suite = suite_binary(&[])?;
+    let failed = run_suite(&suite, &agent, &workloads, &[])?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    if failed.len() > MOST_TRIED_AGAIN {
+        bail!("{} tests failed", failed.len());
+    }
+    println!("tried once more, on a machine that others may have kept busy: {}", failed.join(", "));
+    let failed = run_suite(&suite, &agent, &workloads, &failed)?;
+    if !failed.is_empty() {
+        bail!("failed twice: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Runs the end-to-end tests, or those named, and returns the names of those that failed.
+fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> Result<Vec<String>> {
     let mut run = if apt::is_root() {
-        Command::new(&suite)
+        Command::new(suite)
     } else {
         let mut sudo = Command::new("sudo");
-        sudo.args(["-E", "--"]).arg(&suite);
+        sudo.args(["-E", "--"]).arg(suite);
         sudo
     };
+    if !tests.is_empty() {
+        run.arg("--exact").args(tests);
+    }
     // One at a time: the tests measure shares of CPU time, and two cores are all there may be.
     run.arg("--test-threads=1").env("PERF_AGENT_BIN", agent).env("PERF_AGENT_WORKLOADS", workloads);
-    must(run.current_dir(workspace().join("tests")))
+    let mut child = run
+        .current_dir(workspace().join("tests"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", suite.display()))?;
+    let mut failed = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no output of the tests")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        let name = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
+        failed.extend(name.map(str::to_owned));
+    }
+    let status = child.wait()?;
+    if !status.success() && failed.is_empty() {
+        bail!("the end-to-end tests ended without a result ({status})");
+    }
+    Ok(failed)
 }
 
 /// Builds the end-to-end tests without running them and finds the binary.
@@ -67,7 +108,7 @@ pub(crate) fn suite_binary(extra: &[&str]) -> Result<PathBuf> {
 
 /// Runs a build that reports in JSON and finds the test executable in what it says.
 pub(crate) fn executable(command: &mut Command) -> Result<PathBuf> {
-    let output = command.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
+    let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!("the end-to-end tests do not build");
     }
