@@ -52,6 +52,19 @@ impl Site {
         (self.0 >> (4 + 6 * index)) & 63
     }
 
+    /// The same at an instruction that the kernel steps instead of emulating it.
+    #[must_use]
+    pub const fn stepped(self) -> Self {
+        Self(self.0 | 1 << 29)
+    }
+
+    /// Whether the kernel steps the instruction.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+    pub const fn is_stepped(self) -> bool {
+        self.0 >> 29 & 1 != 0
+    }
+
     /// Words between the stack pointer and the return address.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
@@ -89,6 +102,9 @@ pub struct Rate {
 
 /// Rates: one for each bucket of [`crate::histogram`].
 pub const RATES: u32 = BUCKETS as u32;
+
+/// Where the sum over all sizes lies in the table of sums by size.
+pub const ALL_SIZES: u32 = RATES;
 
 /// Calls of one size on one CPU.
 #[repr(C)]
@@ -176,7 +192,12 @@ pub struct HeapControl {
     pub live: u32,
     /// One while calls are counted.
     pub counting: u32,
+    /// Rounds that every probe waits: the target is slowed down on purpose, to learn how it bears being slowed down.
+    pub rounds: u32,
 }
+
+/// Most rounds of [`HeapControl::rounds`]. Each reads the clock once, some tens of nanoseconds.
+pub const MAX_ROUNDS: u32 = 64;
 
 const _: () = {
     assert!(size_of::<Rate>() == 16);
@@ -185,7 +206,7 @@ const _: () = {
     assert!(size_of::<BlockKey>() == 16);
     assert!(size_of::<Block>() == 32);
     assert!(size_of::<HeapSum>() == 72);
-    assert!(size_of::<HeapControl>() == 8);
+    assert!(size_of::<HeapControl>() == 12);
 };
 
 /// The values are plain integers without padding, so any bytes are valid and all bytes are initialized.
@@ -216,6 +237,8 @@ mod tests {
         let site = Site::new(CALL_RESIZE_ARRAY, [14, 13, 63], 5, true);
         assert_eq!((site.kind(), site.pushed_words(), site.encloses()), (CALL_RESIZE_ARRAY, 5, true));
         assert_eq!([site.argument(0), site.argument(1), site.argument(2)], [14, 13, 63]);
-        assert!(!Site::new(CALL_FREE, [0; 3], 0, false).encloses());
+        let plain = Site::new(CALL_FREE, [0; 3], 0, false);
+        assert!(!plain.encloses() && !plain.is_stepped() && plain.stepped().is_stepped());
+        assert_eq!((site.stepped().kind(), site.stepped().pushed_words()), (CALL_RESIZE_ARRAY, 5));
     }
 }

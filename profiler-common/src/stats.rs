@@ -82,11 +82,13 @@ pub enum Stat {
     HeapStackLost = 37,
     /// Stacks of allocations that were taken.
     HeapStacks = 38,
+    /// Hits of probes of an allocator at instructions that the kernel steps.
+    HeapStepped = 39,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -126,6 +128,7 @@ impl Stat {
         Self::BlocksReused,
         Self::HeapStackLost,
         Self::HeapStacks,
+        Self::HeapStepped,
     ];
 
     /// Stable identifier.
@@ -170,6 +173,7 @@ impl Stat {
             Self::BlocksReused => "blocks_reused",
             Self::HeapStackLost => "heap_stack_lost",
             Self::HeapStacks => "heap_stacks",
+            Self::HeapStepped => "heap_stepped",
         }
     }
 
@@ -217,6 +221,7 @@ impl Stat {
             Self::BlocksReused => "blocks whose freeing was not seen",
             Self::HeapStackLost => "stacks of allocations: ring buffer full",
             Self::HeapStacks => "stacks of allocations taken",
+            Self::HeapStepped => "calls of an allocator probed at a stepped instruction",
         }
     }
 

@@ -5,7 +5,9 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
-use profiler_common::heap::{Block, BlockKey, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum};
+use profiler_common::heap::{
+    ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum,
+};
 use profiler_common::limits::{
     CHAINS, MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_STACKS_SENT, MAX_TARGETS, MAX_TURN_BUCKETS,
     MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS,
@@ -245,9 +247,9 @@ pub(crate) static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(M
 #[map]
 pub(crate) static HEAP_RATES: Array<Rate> = Array::with_max_entries(RATES, 0);
 
-/// Calls and bytes of each size. Written by [`crate::probe::heap`], read by the agent.
+/// Calls and bytes of each size, and behind them of all sizes. Written by [`crate::probe::heap`], read by the agent.
 #[map]
-pub(crate) static HEAP_SIZES: PerCpuArray<SizeSum> = PerCpuArray::with_max_entries(RATES, 0);
+pub(crate) static HEAP_SIZES: PerCpuArray<SizeSum> = PerCpuArray::with_max_entries(ALL_SIZES + 1, 0);
 
 /// What the agent tells the programs of an allocator while they run.
 #[map]

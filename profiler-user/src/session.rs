@@ -290,6 +290,11 @@ impl Session {
         self.unwinder.is_waiting() || self.heap.as_ref().is_some_and(Heap::is_waiting)
     }
 
+    /// Time to the next tick that has to come in time, where there is one.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.heap.as_ref().and_then(Heap::next_look)
+    }
+
     /// The ring, which wakes up whoever polls it when a table is missing.
     ///
     /// # Errors
@@ -389,7 +394,7 @@ impl Session {
             memory.stop();
         }
         if let Some(heap) = &mut self.heap {
-            heap.stop();
+            heap.stop(&self.programs);
         }
         let duration_ns = self.started.elapsed().as_nanos() as u64;
         self.tick();

@@ -147,7 +147,7 @@ fn a_budget_is_kept_by_time_slices_that_say_how_sure_they_are() {
     );
     let off = (found / truth["calls"] - 1.0).abs() * 100.0;
     assert!(
-        error > 0.0 && off <= 4.0 * error,
+        error > 0.0 && off <= 2.0 * error,
         "{found} calls ± {error:.1} %, {} true\n{notes}",
         truth["calls"]
     );

@@ -11,8 +11,8 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_re
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::heap::{
-    BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE, HeapSum,
-    HeapThread, INNER_STACK_BYTES, RATES, Rate, Site, WEIGHT_BITS,
+    ALL_SIZES, BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE,
+    HeapSum, HeapThread, INNER_STACK_BYTES, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
 };
 use profiler_common::histogram::bucket_of;
 use profiler_common::limits::CHAIN_HEAP;
@@ -32,8 +32,10 @@ use crate::stats::count;
 use crate::unwind::{Round, walk_on};
 
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
-    // SAFETY: a single word, which the agent replaces as a whole.
-    if !HEAP_CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).counting } != 0) {
+    // SAFETY: single words, which the agent replaces as a whole.
+    let (counting, rounds) =
+        HEAP_CONTROL.get_ptr(0).map_or((0, 0), |control| unsafe { ((*control).counting, (*control).rounds) });
+    if counting == 0 {
         return 0;
     }
     let ids = current_ids();
@@ -42,6 +44,10 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     }
     // SAFETY: the context is the program's own.
     let site = Site(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    if site.is_stepped() {
+        count(Stat::HeapStepped);
+    }
+    wait(rounds);
     let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
     let owner = bpf_get_current_pid_tgid() as u32;
     if is_inner(owner, stack) {
@@ -88,6 +94,18 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     0
 }
 
+/// Takes time: see [`profiler_common::heap::HeapControl::rounds`].
+#[inline(always)]
+fn wait(rounds: u32) {
+    for round in 0..MAX_ROUNDS {
+        if round >= rounds {
+            break;
+        }
+        // SAFETY: no preconditions.
+        let _now = unsafe { bpf_ktime_get_ns() };
+    }
+}
+
 /// Whether the call is part of another one of the same thread.
 #[inline(always)]
 fn is_inner(owner: u32, stack: u64) -> bool {
@@ -129,11 +147,13 @@ fn size_of_call(ctx: &ProbeContext, site: Site, a: u64) -> u64 {
 #[inline(always)]
 fn add_size(size: u64) -> u16 {
     let bucket = bucket_of(size);
-    if let Some(sum) = HEAP_SIZES.get_ptr_mut(u32::from(bucket)) {
-        // SAFETY: this CPU's entry.
-        unsafe {
-            (*sum).count = (*sum).count.wrapping_add(1);
-            (*sum).bytes = (*sum).bytes.wrapping_add(size);
+    for index in [u32::from(bucket), ALL_SIZES] {
+        if let Some(sum) = HEAP_SIZES.get_ptr_mut(index) {
+            // SAFETY: this CPU's entry.
+            unsafe {
+                (*sum).count = (*sum).count.wrapping_add(1);
+                (*sum).bytes = (*sum).bytes.wrapping_add(size);
+            }
         }
     }
     bucket

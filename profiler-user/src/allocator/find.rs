@@ -258,10 +258,11 @@ fn entry(
     if leads_to_border(elf, all, address, jumps) {
         return None;
     }
+    let site = Site::new(call.kind, words, pushed_words, encloses);
     Some(Entry {
         name: found.name.clone(),
         file_offset: start.checked_add(offset)?,
-        site: Site::new(call.kind, words, pushed_words, encloses),
+        site: if emulated { site } else { site.stepped() },
         emulated,
         encloses,
         frees,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
-use profiler_common::heap::{Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
+use profiler_common::heap::{ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
 use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
@@ -29,7 +29,7 @@ pub(super) fn size_tables(loader: &mut EbpfLoader<'_>, tables: Option<HeapTables
         .map_max_entries("HEAP_THREADS", entries(tables.is_some(), MAX_HEAP_THREADS))
         .map_max_entries("HEAP_SUMS", entries(tables.is_some(), MAX_HEAP_SUMS))
         .map_max_entries("BLOCKS", entries(tables == Some(HeapTables::Blocks), MAX_BLOCKS))
-        .map_max_entries("HEAP_SIZES", entries(tables.is_some(), RATES));
+        .map_max_entries("HEAP_SIZES", entries(tables.is_some(), ALL_SIZES + 1));
 }
 
 /// The tables of the programs.
@@ -67,14 +67,20 @@ impl HeapMaps {
 
     /// Calls and bytes by size bucket, over all CPUs.
     pub fn sizes(&self) -> Vec<SizeSum> {
-        let sum = |bucket| {
-            let cpus = self.sizes.get(&bucket, 0).ok();
-            cpus.iter().flat_map(|cpus| cpus.iter()).fold(SizeSum::default(), |sum, cpu| SizeSum {
-                count: sum.count.wrapping_add(cpu.count),
-                bytes: sum.bytes.wrapping_add(cpu.bytes),
-            })
-        };
-        (0..RATES).map(sum).collect()
+        (0..RATES).map(|bucket| self.size(bucket)).collect()
+    }
+
+    /// Calls and bytes of all sizes, over all CPUs.
+    pub fn total(&self) -> SizeSum {
+        self.size(ALL_SIZES)
+    }
+
+    fn size(&self, index: u32) -> SizeSum {
+        let cpus = self.sizes.get(&index, 0).ok();
+        cpus.iter().flat_map(|cpus| cpus.iter()).fold(SizeSum::default(), |sum, cpu| SizeSum {
+            count: sum.count.wrapping_add(cpu.count),
+            bytes: sum.bytes.wrapping_add(cpu.bytes),
+        })
     }
 
     /// Sums by stack, so far.
@@ -103,6 +109,17 @@ const PROGRAMS: [&str; 3] = [ENTERED, RETURNED, WALK];
 const ENTERED: &str = "heap_entered";
 const RETURNED: &str = "heap_returned";
 const WALK: &str = "walk_heap";
+
+/// Runs of the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeapRuns {
+    /// Of the one at the beginning of calls.
+    pub entered: u64,
+    /// Of the one at their return.
+    pub returned: u64,
+    /// Time of both, nanoseconds.
+    pub run_ns: u64,
+}
 
 /// How the programs are loaded.
 #[derive(Default)]
@@ -197,12 +214,19 @@ impl Programs {
         Ok(program.fd().map_err(|source| refused(name, source))?.as_fd())
     }
 
-    /// Run time of the program at the beginning of calls so far, nanoseconds, with what it tail-calls, and how often it ran.
-    pub fn heap_entry_ns(&self) -> (u64, u64) {
-        if let Some(program) = self.heap.loaded.iter().find(|program| program.name == ENTERED) {
+    /// How often the programs ran so far and how long; zeroes where the kernel keeps no run-time statistics.
+    pub fn heap_runs(&self) -> HeapRuns {
+        let (entered_ns, entered) = self.runs_of(ENTERED);
+        let (returned_ns, returned) = self.runs_of(RETURNED);
+        HeapRuns { entered, returned, run_ns: entered_ns + returned_ns }
+    }
+
+    /// Nanoseconds of one program, with what it tail-calls, and how often it ran.
+    fn runs_of(&self, name: &str) -> (u64, u64) {
+        if let Some(program) = self.heap.loaded.iter().find(|program| program.name == name) {
             return program.info().map_or((0, 0), |info| (info.run_time_ns, info.run_cnt));
         }
-        let info = self.ebpf.program(ENTERED).and_then(|program| program.info().ok());
+        let info = self.ebpf.program(name).and_then(|program| program.info().ok());
         info.map_or((0, 0), |info| (info.run_time().as_nanos() as u64, info.run_count()))
     }
 

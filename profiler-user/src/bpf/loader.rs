@@ -313,8 +313,12 @@ impl Programs {
 
     /// The counters, summed over CPUs.
     pub fn stats(&self) -> Vec<(Stat, u64)> {
-        let sum = |stat: Stat| self.stats.get(&(stat as u32), 0).map_or(0, |values| values.iter().sum());
-        Stat::ALL.into_iter().map(|stat| (stat, sum(stat))).collect()
+        Stat::ALL.into_iter().map(|stat| (stat, self.stat(stat))).collect()
+    }
+
+    /// One of them.
+    pub fn stat(&self, stat: Stat) -> u64 {
+        self.stats.get(&(stat as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
     /// The names of the programs that are loaded, and the instructions that the verifier went through.

@@ -23,7 +23,7 @@ mod waits;
 
 pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
-pub use heap::{HeapMaps, HeapTables};
+pub use heap::{HeapMaps, HeapRuns, HeapTables};
 pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, Faults, PerfEvent};

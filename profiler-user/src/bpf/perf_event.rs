@@ -88,6 +88,19 @@ impl PerfEvent {
         open(&faults_attr(kind), cpu)
     }
 
+    /// Opens a counter of the CPU time of one thread, nanoseconds, exact to the moment in which it is read. The clocks of other processes lag behind
+    /// by up to a tick.
+    ///
+    /// # Errors
+    ///
+    /// What `perf_event_open(2)` reports: `ESRCH` for a thread that has ended.
+    pub fn open_cpu_time(tid: u32) -> io::Result<Self> {
+        let mut attr = new_attr();
+        attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
+        attr.config = u64::from(sys::perf_sw_ids::PERF_COUNT_SW_TASK_CLOCK as u32);
+        open_for(&attr, tid as libc::pid_t, ANY_CPU)
+    }
+
     /// Takes one event in `period` from now on.
     ///
     /// # Errors
@@ -209,8 +222,14 @@ fn faults_attr(kind: Faults) -> sys::perf_event_attr {
     attr
 }
 
+const ANY_PROCESS: libc::pid_t = -1;
+const ANY_CPU: libc::c_int = -1;
+
 fn open(attr: &sys::perf_event_attr, cpu: u32) -> io::Result<PerfEvent> {
-    const ANY_PROCESS: libc::pid_t = -1;
+    open_for(attr, ANY_PROCESS, cpu as libc::c_int)
+}
+
+fn open_for(attr: &sys::perf_event_attr, tid: libc::pid_t, cpu: libc::c_int) -> io::Result<PerfEvent> {
     const NO_GROUP: libc::c_int = -1;
     const FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     // SAFETY: `attr` lives through the call and says its own size; a smaller size is taken by older kernels as long as the rest is zero.
@@ -218,8 +237,8 @@ fn open(attr: &sys::perf_event_attr, cpu: u32) -> io::Result<PerfEvent> {
         libc::syscall(
             libc::SYS_perf_event_open,
             std::ptr::from_ref(attr),
-            ANY_PROCESS,
-            cpu as libc::c_int,
+            tid,
+            cpu,
             NO_GROUP,
             FLAG_FD_CLOEXEC,
         )

@@ -35,14 +35,16 @@ pub struct Site {
     pub temporary_count: Option<u64>,
     /// Calls that stand for others too.
     pub sampled: u64,
-    /// Standard error of all sites together, percent: what time slices leave open.
+    /// Half of the 95 % interval of all sites together, percent: what time slices leave open.
     pub common_error: f64,
 }
 
 impl Site {
-    /// Standard error of the bytes, percent of them; zero where every call was taken.
+    /// Half of the 95 % interval of the bytes, percent of them; zero where every call was taken.
     pub fn error_percent(&self) -> f64 {
-        let own = if self.sampled == 0 { 0.0 } else { 100.0 / (self.sampled as f64).sqrt() };
+        /// Standard errors in it, of a count that is Poisson-distributed.
+        const NORMAL: f64 = 1.96;
+        let own = if self.sampled == 0 { 0.0 } else { NORMAL * 100.0 / (self.sampled as f64).sqrt() };
         own.hypot(self.common_error)
     }
 
@@ -211,7 +213,7 @@ mod tests {
         let profile = allocations();
         let found = sites(&profile).unwrap();
         assert_eq!(found.sites.iter().map(|site| site.alloc_bytes).sum::<u64>(), profile.total(3));
-        assert!(found.sites.iter().all(|site| (site.error_percent() - 10.0).abs() < 5.0));
+        assert!(found.sites.iter().all(|site| (site.error_percent() - 19.6).abs() < 10.0));
         assert!(sites(&fixture::hostile()).is_none());
         assert_eq!(sites_json(&profile).unwrap().as_array().unwrap().len(), found.sites.len());
     }

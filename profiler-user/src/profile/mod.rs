@@ -187,7 +187,7 @@ pub struct Allocations {
     pub bytes: u64,
     /// Calls that free memory; zero where frees are not followed.
     pub frees: u64,
-    /// Standard error of calls and bytes, percent: zero where every call was counted, else what time slices leave open.
+    /// Half of the 95 % interval of calls and bytes, percent: zero where every call was counted, else what time slices leave open.
     #[serde(default)]
     pub error_percent: f64,
     /// Calls by size, smallest first.

@@ -91,7 +91,8 @@ async fn drive(
             () = sleep_until(next_drain) => {
                 session.tick();
                 let now = Instant::now();
-                next_drain = now + if session.is_waiting() { DRAIN_SOON } else { DRAIN_EVERY };
+                let usual = if session.is_waiting() { DRAIN_SOON } else { DRAIN_EVERY };
+                next_drain = now + session.next_tick().map_or(usual, |next| next.min(usual));
                 if now >= next_status {
                     next_status = now + DRAIN_EVERY;
                     status.update(session);

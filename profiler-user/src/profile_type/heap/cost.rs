@@ -5,10 +5,17 @@ use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use crate::bpf::{Place, Programs, When};
+use profiler_common::heap::MAX_ROUNDS;
+use profiler_common::stats::Stat;
 
-/// Calls that are timed, three times; the fastest counts.
-const CALLS: u32 = 2_000;
+use crate::bpf::{Place, Probing, Programs, When};
+
+/// Calls of a round that is timed.
+const CALLS: u32 = 500;
+/// Rounds; the one in the middle counts.
+const ROUNDS: usize = 7;
+/// Longest time that is waited for a probe to go, nanoseconds.
+const LONGEST_LINGER_NS: f64 = 3e8;
 
 /// Nanoseconds of a hit without its program.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,14 +24,16 @@ pub(super) struct SiteCosts {
     emulated_ns: f64,
     /// Where it steps it.
     stepped_ns: f64,
-    /// At a return.
+    /// At an emulated instruction and again at the return.
     return_ns: f64,
+    /// How long a probe goes on to cost something after it was taken out.
+    linger_ns: f64,
     measured: bool,
 }
 
 /// What was measured on a virtual machine with Linux 6.18, for machines on which nothing can be.
 const USUAL: SiteCosts =
-    SiteCosts { emulated_ns: 500.0, stepped_ns: 4_500.0, return_ns: 900.0, measured: false };
+    SiteCosts { emulated_ns: 500.0, stepped_ns: 4_500.0, return_ns: 900.0, linger_ns: 1e8, measured: false };
 
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
@@ -88,7 +97,8 @@ impl SiteCosts {
     fn try_measure(programs: &Programs) -> Option<Self> {
         let probing = programs.heap_probing().ok()?;
         let own = File::open("/proc/self/exe").ok()?;
-        let cost = |function: extern "C" fn(), when: When| -> Option<f64> {
+        let mut linger_ns: f64 = 0.0;
+        let mut cost = |function: extern "C" fn(), when: When| -> Option<f64> {
             let bare = time(function);
             let program = match when {
                 When::Entry => "heap_entered",
@@ -98,29 +108,55 @@ impl SiteCosts {
             let offset = file_offset(function as usize as u64)?;
             let place = [Place { file_offset: offset, cookie: 0 }];
             let probes = probing.attach(program, std::process::id(), own.as_fd(), &place, when).ok()?;
+            let before = programs.heap_runs();
             let probed = time(function);
+            let after = programs.heap_runs();
+            let runs = (after.entered + after.returned).saturating_sub(before.entered + before.returned);
+            let program = after.run_ns.saturating_sub(before.run_ns) as f64 / runs.max(1) as f64;
+            let closed = Instant::now();
             super::probes::close_aside(probes);
-            Some((probed - bare).max(0.0))
+            // Links go at once; a look would see noise.
+            while probing != Probing::Links && time(function) > f64::midpoint(bare, probed) {
+                linger_ns = linger_ns.max(closed.elapsed().as_nanos() as f64);
+                if linger_ns > LONGEST_LINGER_NS {
+                    break;
+                }
+            }
+            Some((probed - bare - program).max(0.0))
         };
         let emulated: extern "C" fn() = perf_agent_probe_emulated;
         let stepped: extern "C" fn() = perf_agent_probe_stepped;
         let returning: extern "C" fn() = perf_agent_probe_return;
-        // Each has a function of its own: a probe that is a perf event is there for a tenth of a second after it was closed.
-        Some(Self {
-            emulated_ns: cost(emulated, When::Entry)?,
-            stepped_ns: cost(stepped, When::Entry)?,
-            return_ns: cost(returning, When::Return)?,
-            measured: true,
-        })
+        let (emulated_ns, stepped_ns, return_ns) =
+            (cost(emulated, When::Entry)?, cost(stepped, When::Entry)?, cost(returning, When::Return)?);
+        Some(Self { emulated_ns, stepped_ns, return_ns, linger_ns, measured: true })
     }
 
-    /// What a call costs with its program, nanoseconds.
-    pub(super) fn ns_per_call(&self, emulated_share: f64, program_ns: Option<f64>) -> f64 {
-        /// Before the program has run.
+    /// CPU time that all probes of the recording took so far, nanoseconds. Where the kernel does not count the programs' runs, the calls count.
+    pub(super) fn probe_ns(&self, programs: &Programs, calls: u64) -> f64 {
+        /// A program's time, where the kernel does not say.
         const PROGRAM_NS: f64 = 250.0;
-        emulated_share * self.emulated_ns
-            + (1.0 - emulated_share) * self.stepped_ns
-            + program_ns.unwrap_or(PROGRAM_NS)
+        let runs = programs.heap_runs();
+        let stepped = programs.stat(Stat::HeapStepped) as f64 * (self.stepped_ns - self.emulated_ns).max(0.0);
+        if runs.entered == 0 {
+            return calls as f64 * (self.emulated_ns + PROGRAM_NS) + stepped;
+        }
+        runs.entered as f64 * self.emulated_ns
+            + stepped
+            + runs.returned as f64 * (self.return_ns - self.emulated_ns).max(0.0)
+            + runs.run_ns as f64
+    }
+
+    /// How long a probe goes on to cost something after it was taken out, nanoseconds.
+    pub(super) fn linger_ns(&self) -> f64 {
+        self.linger_ns
+    }
+
+    /// Rounds of [`profiler_common::heap::HeapControl`] that make a hit cost about half as much again.
+    pub(super) fn rounds(&self) -> u32 {
+        /// One round reads the clock.
+        const ROUND_NS: f64 = 35.0;
+        ((self.emulated_ns / 2.0 / ROUND_NS) as u32).clamp(8, MAX_ROUNDS)
     }
 
     /// The table of costs, in words.
@@ -135,17 +171,19 @@ impl SiteCosts {
     }
 }
 
-/// Nanoseconds of one call, the fastest of three rounds.
+/// Nanoseconds of one call, of the round in the middle.
 fn time(function: extern "C" fn()) -> f64 {
     let function = black_box(function);
-    let round = || {
+    let round = |_| {
         let start = Instant::now();
         for _ in 0..CALLS {
             function();
         }
         start.elapsed().as_nanos() as f64 / f64::from(CALLS)
     };
-    (0..3).map(|_| round()).fold(f64::MAX, f64::min)
+    let mut rounds: [f64; ROUNDS] = std::array::from_fn(round);
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
 }
 
 /// Where one of our addresses lies in our file.
@@ -173,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn a_call_costs_its_trap_and_its_program() {
-        assert!((USUAL.ns_per_call(1.0, Some(300.0)) - 800.0).abs() < 1.0);
-        assert!(USUAL.ns_per_call(0.5, None) > 2_000.0);
+    fn slowing_down_adds_about_half_of_the_cost() {
+        assert_eq!(SiteCosts { emulated_ns: 700.0, ..USUAL }.rounds(), 10);
+        assert_eq!(SiteCosts { emulated_ns: 1e9, ..USUAL }.rounds(), MAX_ROUNDS);
     }
 }

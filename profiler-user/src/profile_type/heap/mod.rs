@@ -4,41 +4,35 @@
 //! aggregate. Totals count every call; stacks are those of a random sample, weighted.
 
 mod cost;
+mod estimate;
 mod probes;
 mod rates;
+mod results;
 mod slices;
+mod threads;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use profiler_common::heap::{HeapControl, HeapSum, SizeSum, WEIGHT_BITS};
-use profiler_common::histogram::bounds;
-use profiler_common::stats::Stat;
+use profiler_common::heap::{HeapControl, HeapSum, WEIGHT_BITS};
 
 use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
-use crate::bpf::{HeapMaps, HeapTables, LoadError, Programs};
+use crate::bpf::{HeapMaps, HeapTables, Programs};
 use crate::ingest::{EventKind, ProcessEvent, RawSample};
-use crate::output::thousands;
 use crate::process::{Moment, Processes};
-use crate::profile::{Allocations, Counter, SizeBucket, ValueType};
+use crate::profile::ValueType;
 use crate::session::clock;
 use cost::SiteCosts;
 use probes::Probes;
 pub use probes::ProbesError;
-use slices::{Slices, Total, Turn};
+use results::Always;
+use slices::{BEFORE_NS, Slices, Total, Turn};
+use threads::Threads;
 
 /// Least mean bytes between two stacks, when slices make up for what they do not see.
-const LEAST_SAMPLE_BYTES: u64 = 8 << 10;
+const LEAST_SAMPLE_BYTES: u64 = 32 << 10;
 /// Stacks remembered by number. Past it new ones are counted as lost.
 const MOST_STACKS: usize = 200_000;
-
-fn total_of(maps: &HeapMaps, probes: &Probes) -> Total {
-    let start = Total { cpu_ns: probes.cpu_ns(), ..Total::default() };
-    maps.sizes().iter().fold(start, |total, size| Total {
-        calls: total.calls.wrapping_add(size.count),
-        bytes: total.bytes.wrapping_add(size.bytes),
-        ..total
-    })
-}
 
 /// How allocations are recorded.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +108,8 @@ pub struct Heap {
     cost: SiteCosts,
     /// Mean bytes between two stacks now.
     sample_bytes: u64,
+    /// Sums by stack and by size of the time before the first slice, in which every call was counted.
+    always: Always,
     stacks: HashMap<u64, SampleKey>,
     forgotten: u64,
     unknown_stacks: u64,
@@ -139,6 +135,7 @@ impl Heap {
         // Blocks can be followed only as long as no call is missed.
         let slices = Slices::new(
             (!options.exact && !options.live).then_some(options.max_overhead),
+            cost.linger_ns(),
             clock::monotonic_ns(),
         );
         let mut heap = Self {
@@ -149,19 +146,33 @@ impl Heap {
             begun: false,
             cost,
             sample_bytes: options.sample_bytes,
+            always: Always::default(),
             stacks: HashMap::new(),
             forgotten: 0,
             unknown_stacks: 0,
         };
-        heap.count(true);
+        heap.count(true, 0);
         Ok(heap)
     }
 
-    /// Lets the programs count, or not.
-    fn count(&mut self, counting: bool) {
-        let control = HeapControl { live: u32::from(self.options.live), counting: u32::from(counting) };
+    /// Lets the programs count, or not, and wait for so many rounds at each call.
+    fn count(&mut self, counting: bool, rounds: u32) {
+        let control =
+            HeapControl { live: u32::from(self.options.live), counting: u32::from(counting), rounds };
         // The map is ours and of fixed size; a kernel that refuses would have refused when the recording started.
         let _cannot_fail = self.maps.control(control);
+    }
+
+    /// Calls so far, and what they cost.
+    fn total(&mut self, programs: &Programs) -> Total {
+        self.probes.read_cpu();
+        let sum = self.maps.total();
+        Total {
+            calls: sum.count,
+            bytes: sum.bytes,
+            cpu_ns: self.probes.cpu_ns(),
+            probe_ns: self.cost.probe_ns(programs, sum.count),
+        }
     }
 
     /// Follows what a process in scope did: it forked, became another program, loaded a library, or ended.
@@ -177,43 +188,57 @@ impl Heap {
 
     /// Puts probes where [`Self::follow`] saw something new.
     pub fn tick(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool) {
-        if self.slices.is_open() {
-            self.probes.tick(programs, in_scope);
+        if self.slices.is_always() {
+            self.probes.tick(programs, &in_scope);
         }
-        if self.probes.is_empty() && !self.slices.is_closed() {
+        if !self.begun {
+            if self.probes.is_empty() {
+                return;
+            }
+            self.begun = true;
+            let total = self.total(programs);
+            self.slices.begin(clock::monotonic_ns(), total);
+        }
+        let now_ns = clock::monotonic_ns();
+        if self.slices.next_ns().is_none_or(|next_ns| now_ns < next_ns) {
             return;
         }
-        self.probes.read_cpu();
-        let ns_per_call = self.cost.ns_per_call(self.probes.emulated_share(), {
-            let (ns, runs) = programs.heap_entry_ns();
-            (runs > 0).then(|| ns as f64 / runs as f64)
-        });
-        let (maps, probes) = (&self.maps, &self.probes);
-        if !self.begun {
-            self.begun = true;
-            self.slices.begin(clock::monotonic_ns(), total_of(maps, probes));
-        }
-        match self.slices.look(clock::monotonic_ns(), ns_per_call, || total_of(maps, probes)) {
+        let total = self.total(programs);
+        match self.slices.look(now_ns, || total) {
             Turn::Stay => {}
-            Turn::Close { sample_share } => {
-                self.count(false);
-                let now_ns = clock::monotonic_ns();
-                self.probes.read_cpu();
-                self.slices.closed(now_ns, total_of(&self.maps, &self.probes));
+            Turn::Close => {
+                self.count(false, 0);
+                self.slices.closed(clock::monotonic_ns(), total);
                 self.probes.pause();
-                // Few calls are seen from now on, so more of them can have their stacks taken.
-                let bytes = (self.options.sample_bytes as f64 * sample_share) as u64;
-                self.set_sample_bytes(
-                    bytes.clamp(LEAST_SAMPLE_BYTES.min(self.options.sample_bytes), self.options.sample_bytes),
-                );
+                self.always = Always::read(&self.maps);
             }
-            Turn::Open => {
-                self.probes.resume(programs);
-                self.probes.read_cpu();
-                self.slices.opened(clock::monotonic_ns(), total_of(&self.maps, &self.probes));
-                self.count(true);
+            Turn::Slice { length_ns, slowed } => {
+                self.slice(programs, &in_scope, Duration::from_nanos(length_ns), slowed);
             }
         }
+    }
+
+    /// Counts for so long. The thread waits meanwhile: whoever else could be asked to take the probes out in time would come late.
+    fn slice(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool, length: Duration, slowed: bool) {
+        // Few calls are seen, so more of them can have their stacks taken.
+        let bytes = (self.options.sample_bytes as f64 * self.slices.share_of_time()) as u64;
+        self.set_sample_bytes(
+            bytes.clamp(LEAST_SAMPLE_BYTES.min(self.options.sample_bytes), self.options.sample_bytes),
+        );
+        self.probes.resume(programs);
+        self.probes.tick(programs, in_scope);
+        let rounds = if slowed { self.cost.rounds() } else { 0 };
+        let threads = Threads::open(self.probes.processes());
+        let look = |heap: &mut Self| (clock::monotonic_ns(), heap.total(programs), threads.time());
+        let came = look(self);
+        self.count(true, rounds);
+        std::thread::sleep(Duration::from_nanos(BEFORE_NS as u64));
+        let began = look(self);
+        std::thread::sleep(length);
+        let ended = look(self);
+        self.count(false, 0);
+        self.probes.pause();
+        self.slices.add([came, began, ended], slowed);
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {
@@ -229,7 +254,13 @@ impl Heap {
 
     /// Whether a look in a few milliseconds is worth while: a command has no probes yet.
     pub fn is_waiting(&self) -> bool {
-        self.probes.is_empty() || self.slices.is_hurried()
+        !self.begun
+    }
+
+    /// Time to the next look that has to come in time.
+    pub fn next_look(&self) -> Option<Duration> {
+        let next_ns = self.slices.next_ns().filter(|_| self.begun)?;
+        Some(Duration::from_nanos(next_ns.saturating_sub(clock::monotonic_ns())))
     }
 
     /// Remembers what a number stands for.
@@ -252,101 +283,10 @@ impl Heap {
     }
 
     /// Takes the probes out; calls in flight are still counted.
-    pub fn stop(&mut self) {
-        self.count(false);
-        self.probes.read_cpu();
-        self.slices.end(clock::monotonic_ns(), || total_of(&self.maps, &self.probes));
+    pub fn stop(&mut self, programs: &Programs) {
+        self.count(false, 0);
+        let total = self.total(programs);
+        self.slices.end(clock::monotonic_ns(), || total);
         self.probes.clear();
-    }
-
-    /// Hands everything to the aggregate.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's tables cannot be read.
-    pub fn finish(&mut self, aggregate: &mut Aggregate, processes: &mut Processes) -> Result<(), LoadError> {
-        let mut sums = self.maps.sums()?;
-        // The map's order is random; equal recordings should give equal files.
-        sums.sort_unstable_by_key(|(number, _)| *number);
-        let scale = self.slices.scale();
-        for (number, sum) in sums {
-            let key = if let Some(key) = self.stacks.get(&number) {
-                *key
-            } else {
-                self.unknown_stacks += sum.taken;
-                SampleKey {
-                    stack: aggregate.remark_only("[stack lost]"),
-                    process: processes.identify(&RawSample::of_nobody()),
-                    tid: 0,
-                    comm: aggregate.comm(b""),
-                    cgroup_id: 0,
-                }
-            };
-            aggregate.add_values(key, sum.taken, self.options.values_of(&sum, scale));
-        }
-        Ok(())
-    }
-
-    /// Totals of all calls, by size.
-    pub fn allocations(&self, stats: &[(Stat, u64)]) -> Allocations {
-        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
-        let sizes = self.maps.sizes();
-        let sum = |of: fn(&SizeSum) -> u64| sizes.iter().map(of).fold(0, u64::wrapping_add);
-        let scale = self.slices.scale();
-        let scaled = |count: u64| (count as f64 * scale).round() as u64;
-        let buckets = (0_u16..).zip(&sizes).filter(|(_, sum)| sum.count > 0).map(|(bucket, sum)| {
-            let (first, last) = bounds(bucket);
-            SizeBucket { first, last, count: scaled(sum.count) }
-        });
-        Allocations {
-            calls: scaled(sum(|size| size.count)),
-            bytes: scaled(sum(|size| size.bytes)),
-            frees: stat(Stat::HeapFrees),
-            error_percent: self.slices.error_percent(),
-            sizes: buckets.collect(),
-            allocators: self.probes.describe(),
-        }
-    }
-
-    /// What was lost in user space.
-    pub fn lost(&self) -> Vec<Counter> {
-        let counter =
-            |id: &str, what: &str, count| Counter { id: id.to_owned(), what: what.to_owned(), count };
-        vec![
-            counter("heap_stacks_forgotten", "stacks of allocations past the limit", self.forgotten),
-            counter("heap_stack_unknown", "allocations whose stack was lost", self.unknown_stacks),
-        ]
-    }
-
-    /// What the reader should know of how calls were taken.
-    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
-        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
-        let mut notes = self.probes.notes();
-        notes.extend(self.cost.notes());
-        notes.push(self.slices.note(self.options.max_overhead));
-        if self.slices.is_sliced() {
-            notes.push(format!(
-                "stacks of {} calls in the slices were taken, one in {} on average, and stand for the others",
-                thousands(stat(Stat::HeapStacks)),
-                crate::output::bytes(self.sample_bytes)
-            ));
-        } else if self.options.sample_bytes > 1 {
-            notes.push(format!(
-                "every call was counted; the stacks of {} were taken, one in {} on average, and stand for the others (--sample-bytes)",
-                thousands(stat(Stat::HeapStacks)),
-                crate::output::bytes(self.options.sample_bytes)
-            ));
-        } else {
-            notes.push("every call was counted, with its stack".to_owned());
-        }
-        let mut tell = |wanted: Stat, text: &str| match stat(wanted) {
-            0 => {}
-            count => notes.push(format!("{} {text}", thousands(count))),
-        };
-        tell(Stat::HeapFailed, "calls got no memory");
-        tell(Stat::HeapAbandoned, "calls were left by an exception or longjmp");
-        tell(Stat::BlocksReused, "blocks were freed unseen: their addresses were handed out again");
-        tell(Stat::BlocksFull, "blocks found the table full: what became of them is not known");
-        notes
     }
 }

@@ -215,6 +215,11 @@ impl Probes {
         self.cpu_ns.values().sum()
     }
 
+    /// Processes with probes, also while these are out.
+    pub(super) fn processes(&self) -> impl Iterator<Item = u32> {
+        self.by_process.keys().copied()
+    }
+
     /// Looks how much CPU time the processes have used; what was seen last of one that has ended stays.
     pub(super) fn read_cpu(&mut self) {
         for pid in self.by_process.keys() {
@@ -222,12 +227,6 @@ impl Probes {
                 self.cpu_ns.insert(*pid, cpu_ns);
             }
         }
-    }
-
-    /// Share of the functions whose probe the kernel emulates.
-    pub(super) fn emulated_share(&self) -> f64 {
-        let entries = || self.allocators.values().flat_map(|allocator| &allocator.entries);
-        entries().filter(|entry| entry.emulated).count() as f64 / entries().count().max(1) as f64
     }
 
     pub(super) fn is_empty(&self) -> bool {

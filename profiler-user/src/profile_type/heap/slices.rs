@@ -1,43 +1,45 @@
 //! Every call, or time slices: what the probes may cost decides.
 //!
-//! Pure: times, totals and costs in, turns out. The first slice measures how often the allocator is called. Where counting every call stays
+//! Pure: times, totals and costs in, turns out. The beginning measures how often the allocator is called. Where counting every call stays
 //! inside the budget, it goes on to the end. Else the probes are in for a slice and out for longer, so that both together stay inside, at
-//! random times, so that a program with a rhythm does not hide from them.
-//!
-//! What the slices saw is scaled by time. A target that has time to spare does as much in a slice as outside. One that has none does less, because
-//! probes take its time: then calls for each second that it worked are scaled by the seconds that it worked in all, and the result is as
-//! uncertain as the cost of a probe.
+//! random times, so that a program with a rhythm does not hide from them. What slices say of all calls is [`super::estimate`]'s part.
 
+use super::estimate::{Estimate, Slice, estimate, is_unclear};
+use super::threads::ThreadsTime;
 use crate::output::{duration, percent, thousands};
 
-/// Length of the first slice, 30 ms: enough to learn a rate.
-const FIRST_NS: u64 = 30_000_000;
-/// Length of the others, 20 ms. Taking the probes out costs the target more than a shorter one would save.
-const SLICE_NS: u64 = 20_000_000;
-/// Longest time without a slice, 2 s.
-const LONGEST_PAUSE_NS: u64 = 2_000_000_000;
-/// Shortest, 200 ms: probes are taken out in about half of that.
-const SHORTEST_PAUSE_NS: u64 = 200_000_000;
+/// Length of the first look, 10 ms: enough to learn a rate.
+const FIRST_NS: u64 = 10_000_000;
+/// Time to the next look while every call is counted, 50 ms.
+const LOOK_NS: u64 = 50_000_000;
+/// Mean time from slice to slice where slices can be as short as that asks for, 100 ms.
+const PERIOD_NS: f64 = 1e8;
+/// Shortest slice, 4 ms: putting probes in and out costs a small part of it.
+const SHORTEST_NS: f64 = 4e6;
+/// Time with probes before a slice, 1 ms: what a target with time to spare puts off, it puts off from the beginning, and at its end it is as far behind.
+pub(super) const BEFORE_NS: f64 = 1e6;
+/// Longest slice, 50 ms, and so the largest share of time that slices cover is a half.
+const LONGEST_NS: f64 = 5e7;
+/// Longest pause between slices, 10 s.
+const LONGEST_PAUSE_NS: f64 = 1e10;
+/// One slice in so many slows the target down on purpose.
+const SLOWED: u64 = 3;
+/// Slices after which it shows how busy the target is outside of them.
+const FIRST_SLICES: usize = 4;
+/// Share of a slice that probes take from which it matters how the target bears that.
+const NOTICED: f64 = 0.05;
+/// Most slices that are kept apart; then neighbours become one.
+const MOST_SLICES: usize = 8192;
 
-/// Time to the next look while every call is counted, 100 ms.
-const LOOK_NS: u64 = 100_000_000;
-/// Least share of a slice that is taken for the target's own work: below it the probes are most of what it does, and their cost is not known
-/// well enough to take it off.
-const LEAST_WORK: f64 = 0.05;
-/// Share of one CPU from which a target has no time to spare.
-const BUSY: f64 = 0.9;
-/// Share of a slice that probes may take before it is unknown how much less was done in it.
-const MOST_PROBES: f64 = 0.6;
-/// Standard error of what a probe costs, as a share: what it costs here against what it cost when it was measured.
-const COST_ERROR: f64 = 0.2;
-
-/// Calls so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// So far.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Total {
     pub(super) calls: u64,
     pub(super) bytes: u64,
-    /// CPU time that the target has used, nanoseconds.
+    /// CPU time that the target has used, nanoseconds. Right in the long run.
     pub(super) cpu_ns: u64,
+    /// CPU time that probes took, nanoseconds.
+    pub(super) probe_ns: f64,
 }
 
 /// What to do with the probes.
@@ -45,24 +47,25 @@ pub(super) struct Total {
 pub(super) enum Turn {
     /// Nothing.
     Stay,
-    /// Take them out.
-    Close {
-        /// Share of time that slices cover from now on.
-        sample_share: f64,
+    /// Take them out: slices from now on.
+    Close,
+    /// Put them in for so long, now.
+    Slice {
+        length_ns: u64,
+        /// And let them take more time than they need.
+        slowed: bool,
     },
-    /// Put them back.
-    Open,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
-    /// Counting since then; until then, if there is an end.
-    On {
-        since_ns: u64,
-        until_ns: Option<u64>,
+    /// Counting every call; looked at then, if there is a budget.
+    Always {
+        look_ns: Option<u64>,
     },
-    Off {
-        until_ns: u64,
+    /// The next slice begins then.
+    Slices {
+        next_ns: u64,
     },
     Ended,
 }
@@ -72,230 +75,234 @@ enum Phase {
 pub(super) struct Slices {
     /// Share of one CPU; none when every call is counted whatever it costs.
     budget: Option<f64>,
+    /// Time that probes go on to cost something after they were taken out, nanoseconds.
+    linger_ns: f64,
     phase: Phase,
     began_ns: u64,
     ended_ns: u64,
-    at_start: Total,
-    at_first: Total,
-    at_end: Total,
-    /// Of each slice: calls, bytes, nanoseconds of CPU time without probes, and its length, nanoseconds.
-    seen: Vec<(f64, f64, f64, f64)>,
-    /// CPU time of the target in all slices, nanoseconds.
-    cpu_on_ns: f64,
-    on_ns: u64,
-    /// CPU time of probes in all slices, nanoseconds.
-    probe_ns: f64,
-    ns_per_call: f64,
-    /// Share of one CPU that counting every call would take, by the last slice.
+    /// When the last look was, and what it saw.
+    looked_ns: u64,
+    looked: Total,
+    /// Time in which every call was counted, before the first slice, nanoseconds, and what there was.
+    always_ns: u64,
+    always: Total,
+    seen: Vec<Slice>,
+    /// What all slices and the time before each of them counted.
+    counted: u64,
+    /// Time and CPU time of the target and of probes in all slices, nanoseconds.
+    on: (f64, f64, f64),
+    /// CPU time of the target from the first slice on, in slices and in all, nanoseconds.
+    cpu_in: u64,
+    cpu_all: u64,
+    off_ns: u64,
+    /// Share of one CPU that counting every call would take.
     expected: Option<f64>,
     calls_a_second: f64,
-    sliced: bool,
-    /// Length of the pause that comes next, nanoseconds.
-    pause_ns: u64,
     random: u64,
 }
 
 impl Slices {
-    pub(super) fn new(budget: Option<f64>, now_ns: u64) -> Self {
+    pub(super) fn new(budget: Option<f64>, linger_ns: f64, now_ns: u64) -> Self {
         Self {
             budget,
-            phase: Phase::On { since_ns: now_ns, until_ns: Some(now_ns + FIRST_NS) },
+            linger_ns,
+            phase: Phase::Always { look_ns: budget.map(|_| now_ns + FIRST_NS) },
             began_ns: now_ns,
             ended_ns: now_ns,
-            at_start: Total::default(),
-            at_first: Total::default(),
-            at_end: Total::default(),
+            looked_ns: now_ns,
+            looked: Total::default(),
+            always_ns: 0,
+            always: Total::default(),
             seen: Vec::new(),
-            cpu_on_ns: 0.0,
-            on_ns: 0,
-            probe_ns: 0.0,
-            ns_per_call: 0.0,
+            counted: 0,
+            on: (0.0, 0.0, 0.0),
+            cpu_in: 0,
+            cpu_all: 0,
+            off_ns: 0,
             expected: None,
             calls_a_second: 0.0,
-            sliced: false,
-            pause_ns: SHORTEST_PAUSE_NS,
             random: now_ns | 1,
         }
     }
 
-    /// Whether calls are counted now.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::On { .. })
+    /// The target's first probes are in: counting begins now.
+    pub(super) fn begin(&mut self, now_ns: u64, total: Total) {
+        self.phase = Phase::Always { look_ns: self.budget.map(|_| now_ns + FIRST_NS) };
+        (self.began_ns, self.looked_ns, self.looked) = (now_ns, now_ns, total);
     }
 
-    /// Whether probes are out for now.
-    pub(super) fn is_closed(&self) -> bool {
-        matches!(self.phase, Phase::Off { .. })
+    /// Whether every call is counted for now.
+    pub(super) fn is_always(&self) -> bool {
+        matches!(self.phase, Phase::Always { .. })
     }
 
-    /// Whether the next look should come in milliseconds.
-    pub(super) fn is_hurried(&self) -> bool {
-        self.budget.is_some() && matches!(self.phase, Phase::On { until_ns: Some(_), .. })
+    /// When the next look should come.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Always { look_ns } => look_ns,
+            Phase::Slices { next_ns } => Some(next_ns),
+            Phase::Ended => None,
+        }
     }
 
     /// Whether not every call was counted.
     pub(super) fn is_sliced(&self) -> bool {
-        self.sliced
+        !self.seen.is_empty() || matches!(self.phase, Phase::Slices { .. })
+    }
+
+    /// Share of the time that slices cover, by what they cost so far.
+    pub(super) fn share_of_time(&self) -> f64 {
+        let (wall_ns, cpu_ns, probe_ns) = self.on;
+        let Some(budget) = self.budget else { return 1.0 };
+        // A target on several CPUs pays on each of them, and has as many times one CPU to pay from.
+        let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
+        (budget * cpus * wall_ns / probe_ns.max(1.0)).clamp(1e-6, 0.5)
     }
 
     /// Says what to do next.
-    pub(super) fn look(&mut self, now_ns: u64, ns_per_call: f64, total: impl FnOnce() -> Total) -> Turn {
+    pub(super) fn look(&mut self, now_ns: u64, total: impl FnOnce() -> Total) -> Turn {
         match self.phase {
-            Phase::On { since_ns, until_ns: Some(until_ns) } if now_ns >= until_ns => {
-                let elapsed_ns = now_ns.saturating_sub(since_ns).max(1);
-                self.ns_per_call = ns_per_call;
-                let total = total();
-                let calls = total.calls.saturating_sub(self.at_start.calls) as f64;
-                // Of the wall's time, for the budget: two threads that are slowed down count twice.
-                let share = calls * ns_per_call / elapsed_ns as f64;
-                let cpu_ns = total.cpu_ns.saturating_sub(self.at_start.cpu_ns) as f64;
-                // Without probes the same work would take this much less, if there is no time to spare.
-                let is_busy = cpu_ns > BUSY * elapsed_ns as f64;
-                let quicker = if is_busy { (1.0 - share).clamp(LEAST_WORK, 1.0) } else { 1.0 };
-                let expected = share / quicker;
-                self.expected = Some(self.expected.map_or(expected, |before| before.max(expected)));
-                self.calls_a_second = self.calls_a_second.max(calls * 1e9 / elapsed_ns as f64 / quicker);
-                match self.budget {
-                    Some(budget) if expected > budget => {
-                        // The slice costs its share of probes; the pause makes up for it.
-                        let pause = SLICE_NS as f64 * share / budget;
-                        let pause = (pause as u64).clamp(SHORTEST_PAUSE_NS, LONGEST_PAUSE_NS);
-                        // Anywhere from half of it to half more, so that the mean is right.
-                        self.pause_ns = pause / 2 + self.draw(pause);
-                        self.sliced = true;
-                        Turn::Close { sample_share: SLICE_NS as f64 / (pause + SLICE_NS) as f64 }
-                    }
-                    // What was cheap may become dear.
-                    Some(_) if !self.sliced => {
-                        self.phase = Phase::On { since_ns: now_ns, until_ns: Some(now_ns + LOOK_NS) };
-                        self.keep(elapsed_ns, total);
-                        Turn::Stay
-                    }
-                    Some(_) => {
-                        // Cheap again; slices go on, with the shortest pauses, since what came before was not counted.
-                        self.pause_ns = SHORTEST_PAUSE_NS / 2 + self.draw(SHORTEST_PAUSE_NS);
-                        Turn::Close { sample_share: SLICE_NS as f64 / (SHORTEST_PAUSE_NS + SLICE_NS) as f64 }
-                    }
-                    None => {
-                        self.phase = Phase::On { since_ns: now_ns, until_ns: None };
-                        self.keep(elapsed_ns, total);
-                        Turn::Stay
-                    }
+            Phase::Always { look_ns: Some(look_ns) } if now_ns >= look_ns => {
+                self.measure(now_ns, total());
+                let Some(budget) = self.budget else { return Turn::Stay };
+                let cpus = (self.on.1 / self.on.0.max(1.0)).max(1.0);
+                if self.expected.is_some_and(|expected| expected > budget * cpus) {
+                    return Turn::Close;
                 }
+                // What was cheap may become dear.
+                self.phase = Phase::Always { look_ns: Some(now_ns + LOOK_NS) };
+                Turn::Stay
             }
-            Phase::Off { until_ns } if now_ns >= until_ns => Turn::Open,
+            Phase::Slices { next_ns } if now_ns >= next_ns => {
+                let length = (PERIOD_NS * self.share_of_time()).clamp(SHORTEST_NS, LONGEST_NS);
+                let matters = self.on.2 > NOTICED * self.on.0
+                    && (self.seen.len() < FIRST_SLICES || is_unclear(self.inside(), self.outside()));
+                Turn::Slice { length_ns: length as u64, slowed: matters && self.draw(SLOWED) == 0 }
+            }
             _ => Turn::Stay,
         }
     }
 
-    /// Calls are no longer counted, after [`Turn::Close`].
+    /// Learns what counting every call costs, from the time since the last look.
+    fn measure(&mut self, now_ns: u64, total: Total) {
+        let wall = now_ns.saturating_sub(self.looked_ns).max(1) as f64;
+        let calls = total.calls.saturating_sub(self.looked.calls) as f64;
+        let cpu = total.cpu_ns.saturating_sub(self.looked.cpu_ns) as f64;
+        let probe = (total.probe_ns - self.looked.probe_ns).max(0.0);
+        self.on = (wall, cpu, probe);
+        self.expected = Some(self.expected.unwrap_or(0.0).max(probe / wall));
+        self.calls_a_second = self.calls_a_second.max(calls * 1e9 / wall);
+        (self.looked_ns, self.looked) = (now_ns, total);
+    }
+
+    /// The probes are out, after [`Turn::Close`].
     pub(super) fn closed(&mut self, now_ns: u64, total: Total) {
-        self.close(now_ns, total);
-        self.phase = Phase::Off { until_ns: now_ns + self.pause_ns };
+        self.always_ns = now_ns.saturating_sub(self.began_ns);
+        self.always = total;
+        self.pause(now_ns);
     }
 
-    /// The probes are in again.
-    pub(super) fn opened(&mut self, now_ns: u64, total: Total) {
-        self.at_start = total;
-        self.phase = Phase::On { since_ns: now_ns, until_ns: Some(now_ns + SLICE_NS) };
-    }
-
-    fn close(&mut self, now_ns: u64, total: Total) {
-        if let Phase::On { since_ns, .. } = self.phase {
-            self.keep(now_ns.saturating_sub(since_ns), total);
+    /// A slice is over, after [`Turn::Slice`]: the time and what there was when the probes came, when the slice began and when it ended.
+    pub(super) fn add(&mut self, looks: [(u64, Total, ThreadsTime); 3], slowed: bool) {
+        let [(came_ns, came, came_threads), (began_ns, began, began_threads), (now_ns, ended, threads)] =
+            looks;
+        let cpu_ns = threads.cpu_ns.saturating_sub(began_threads.cpu_ns);
+        let slice = Slice {
+            calls: ended.calls.saturating_sub(began.calls) as f64,
+            bytes: ended.bytes.saturating_sub(began.bytes) as f64,
+            wall_ns: now_ns.saturating_sub(began_ns) as f64,
+            busy_ns: (cpu_ns + threads.waited_ns.saturating_sub(began_threads.waited_ns)) as f64,
+            probe_ns: (ended.probe_ns - began.probe_ns).max(0.0),
+            slowed,
+        };
+        self.on = (self.on.0 + slice.wall_ns, self.on.1 + cpu_ns as f64, self.on.2 + slice.probe_ns);
+        self.counted += ended.calls.saturating_sub(came.calls);
+        self.cpu_in += threads.cpu_ns.saturating_sub(came_threads.cpu_ns);
+        self.cpu_all = ended.cpu_ns.saturating_sub(self.always.cpu_ns);
+        self.off_ns += now_ns.saturating_sub(came_ns);
+        self.seen.push(slice);
+        if self.seen.len() > MOST_SLICES {
+            let (slowed, plain): (Vec<Slice>, Vec<Slice>) = self.seen.iter().partition(|slice| slice.slowed);
+            let joined = [slowed, plain].into_iter().flat_map(|slices| {
+                slices
+                    .chunks(2)
+                    .map(|pair| pair[1..].iter().fold(pair[0], |a, b| a.join(*b)))
+                    .collect::<Vec<_>>()
+            });
+            self.seen = joined.collect();
         }
+        self.looked_ns = now_ns;
+        self.pause(now_ns);
     }
 
-    /// Notes what a stretch of counting saw.
-    fn keep(&mut self, elapsed_ns: u64, total: Total) {
-        let calls = total.calls.saturating_sub(self.at_start.calls) as f64;
-        let bytes = total.bytes.saturating_sub(self.at_start.bytes) as f64;
-        let cpu_ns = total.cpu_ns.saturating_sub(self.at_start.cpu_ns) as f64;
-        let probe_ns = calls * self.ns_per_call;
-        self.seen.push((calls, bytes, (cpu_ns - probe_ns).max(cpu_ns * LEAST_WORK), elapsed_ns as f64));
-        self.cpu_on_ns += cpu_ns;
-        self.on_ns += elapsed_ns;
-        self.probe_ns += probe_ns.min(cpu_ns);
-        self.at_start = total;
-    }
-
-    /// The target's first probes are in: counting begins now.
-    pub(super) fn begin(&mut self, now_ns: u64, total: Total) {
-        let until_ns = Some(now_ns + FIRST_NS);
-        self.phase = Phase::On { since_ns: now_ns, until_ns };
-        (self.began_ns, self.at_start, self.at_first) = (now_ns, total, total);
+    fn pause(&mut self, now_ns: u64) {
+        let share = self.share_of_time();
+        let length = (PERIOD_NS * share).clamp(SHORTEST_NS, LONGEST_NS);
+        let pause = ((BEFORE_NS + length + self.linger_ns) / share - length).min(LONGEST_PAUSE_NS) as u64;
+        // Anywhere from half of it to half more, so that the mean is right.
+        self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.draw(pause) };
     }
 
     /// The recording is over.
     pub(super) fn end(&mut self, now_ns: u64, total: impl FnOnce() -> Total) {
-        let total = total();
-        self.at_end = total;
-        if self.is_open() {
-            self.close(now_ns, total);
+        if self.is_always() {
+            self.measure(now_ns, total());
+            self.always_ns = now_ns.saturating_sub(self.began_ns);
+        } else {
+            self.cpu_all = total().cpu_ns.saturating_sub(self.always.cpu_ns);
         }
         self.phase = Phase::Ended;
         self.ended_ns = now_ns;
     }
 
-    /// Shares of one CPU that the target used in slices and outside of them, and what probes took in slices.
-    fn use_of_cpu(&self) -> (f64, f64, f64) {
-        let on_ns = self.on_ns.max(1) as f64;
-        let off_ns = (self.ended_ns.saturating_sub(self.began_ns) as f64 - on_ns).max(1.0);
-        let all_ns = self.at_end.cpu_ns.saturating_sub(self.at_first.cpu_ns) as f64;
-        (self.cpu_on_ns / on_ns, (all_ns - self.cpu_on_ns).max(0.0) / off_ns, self.probe_ns / on_ns)
+    /// Share of one CPU that the target used, or waited for, in slices.
+    fn inside(&self) -> f64 {
+        let (wall_ns, busy_ns) =
+            self.seen.iter().fold((1.0, 0.0), |sum, slice| (sum.0 + slice.wall_ns, sum.1 + slice.busy_ns));
+        busy_ns / wall_ns
     }
 
-    /// Whether the target did less in slices: it used as much CPU time as outside although probes took part of it.
-    fn was_held_up(&self) -> bool {
-        let (inside, outside, probes) = self.use_of_cpu();
-        inside > BUSY && inside - outside < probes / 2.0
+    /// Share of one CPU that it used outside of them.
+    fn outside(&self) -> f64 {
+        let last_ns = self.ended_ns.max(self.looked_ns);
+        let all_ns = last_ns.saturating_sub(self.began_ns + self.always_ns);
+        self.cpu_all.saturating_sub(self.cpu_in) as f64 / all_ns.saturating_sub(self.off_ns).max(1) as f64
     }
 
-    /// What one counted call stands for.
+    fn estimate(&self) -> Option<Estimate> {
+        estimate(&self.seen, self.outside())
+    }
+
+    /// What one call that was counted since the first slice stands for.
     pub(super) fn scale(&self) -> f64 {
-        if !self.sliced {
+        if self.counted == 0 {
             return 1.0;
         }
-        if self.was_held_up() {
-            let worked: f64 = self.seen.iter().map(|slice| slice.2).sum();
-            let all = self.at_end.cpu_ns.saturating_sub(self.at_first.cpu_ns) as f64 - self.probe_ns;
-            return (all / worked.max(1.0)).max(1.0);
-        }
-        self.ended_ns.saturating_sub(self.began_ns) as f64 / self.on_ns.max(1) as f64
+        (self.calls_since() / self.counted as f64).max(1.0)
     }
 
-    /// Standard error of scaled totals, percent: how much slices differ in what is called for each second of work, and how well the cost of a
-    /// probe is known.
+    /// Calls since the first slice, by what slices saw.
+    fn calls_since(&self) -> f64 {
+        let (wall_ns, _) = self.in_slices();
+        let calls: f64 = self.seen.iter().map(|slice| slice.calls).sum();
+        let left_ns = self.ended_ns.saturating_sub(self.began_ns).saturating_sub(self.always_ns) as f64;
+        let correction = self.estimate().map_or(1.0, |found| found.correction);
+        calls * left_ns / wall_ns.max(1.0) * correction
+    }
+
+    /// Half of the 95 % interval of scaled totals, percent.
     pub(super) fn error_percent(&self) -> f64 {
-        if !self.sliced {
+        if !self.is_sliced() {
             return 0.0;
         }
-        let count = self.seen.len() as f64;
-        if self.seen.len() < 2 {
-            return 100.0;
-        }
-        let held_up = self.was_held_up();
-        let base = |slice: &(f64, f64, f64, f64)| if held_up { slice.2 } else { slice.3 };
-        let whole: f64 = self.seen.iter().map(base).sum();
-        // The error of a ratio of sums (Cochran, Sampling Techniques, 2.11).
-        let spread = |of: fn(&(f64, f64, f64, f64)) -> f64| {
-            let all: f64 = self.seen.iter().map(of).sum();
-            let ratio = all / whole.max(1.0);
-            let squares: f64 = self.seen.iter().map(|slice| (of(slice) - ratio * base(slice)).powi(2)).sum();
-            if all > 0.0 { (squares * count / (count - 1.0)).sqrt() / all } else { 0.0 }
-        };
-        let (inside, _, probes) = self.use_of_cpu();
-        let of_cost = if held_up {
-            COST_ERROR * self.probe_ns / whole.max(1.0)
-        } else if inside > BUSY || probes > MOST_PROBES {
-            // It had time to spare until the probes took it all, and did an unknown part of its work later.
-            (COST_ERROR * probes).max(1.0)
-        } else {
-            0.0
-        };
-        // A few slices show less of a spread than there is.
-        let few = 1.0 + 3.0 / count;
-        (few * spread(|slice| slice.0).max(spread(|slice| slice.1))).hypot(of_cost) * 100.0
+        let since = self.calls_since();
+        let share = since / (since + self.always.calls as f64).max(1.0);
+        self.estimate().map_or(100.0, |found| found.error * share * 100.0)
+    }
+
+    /// Time in slices, nanoseconds, and their number.
+    fn in_slices(&self) -> (f64, usize) {
+        (self.seen.iter().map(|slice| slice.wall_ns).sum(), self.seen.len())
     }
 
     /// A random number below `below`.
@@ -316,17 +323,19 @@ impl Slices {
                 percent(expected * 100.0)
             )
         });
-        if self.sliced {
-            format!(
-                "time slices: calls were counted in {} of {} ({} slices) and scaled, to stay within --max-overhead {}{expected} (--exact counts all)",
-                duration(self.on_ns),
-                duration(self.ended_ns.saturating_sub(self.began_ns)),
-                self.seen.len(),
-                percent(max_overhead * 100.0)
-            )
-        } else {
-            format!("exact: every call was counted{expected}")
+        if !self.is_sliced() {
+            return format!("exact: every call was counted{expected}");
         }
+        let (wall_ns, count) = self.in_slices();
+        let lost = self.estimate().map_or_else(String::new, |found| {
+            format!("; {} of what probes take there is lost to the target", percent(found.taken * 100.0))
+        });
+        format!(
+            "time slices: calls were counted in {} of {} ({count} slices) and scaled, to stay within --max-overhead {}{expected} (--exact counts all){lost}",
+            duration(wall_ns as u64 + self.always_ns),
+            duration(self.ended_ns.saturating_sub(self.began_ns)),
+            percent(max_overhead * 100.0)
+        )
     }
 }
 
@@ -336,37 +345,46 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A program that calls `rate` times a second, run for ten seconds; returns the state, the share of time that probes took, and calls found for each one there was.
+    /// A program that makes `rate` calls a second on a CPU that it leaves idle otherwise, run for ten seconds; returns the state, the share of
+    /// time that probes took, and calls found for each one there was.
     fn run(rate: f64, ns_per_call: f64, budget: Option<f64>) -> (Slices, f64, f64) {
-        let mut slices = Slices::new(budget, 0);
-        let (mut total, mut open) = (Total::default(), true);
-        let (mut counted, mut cost, mut truth) = (0.0, 0.0, 0.0);
-        for now in 1..=2_000 {
-            if open {
-                let calls = rate / 200.0 / (1.0 + rate * ns_per_call / 1e9);
-                counted += calls;
-                total.calls = counted as u64;
-                total.bytes = total.calls * 100;
-                truth += calls;
-                cost += calls * ns_per_call;
-            }
-            truth += if open { 0.0 } else { rate / 200.0 };
-            total.cpu_ns = now * 5 * MS;
-            match slices.look(now * 5 * MS, ns_per_call, || total) {
-                Turn::Stay => {}
-                Turn::Close { .. } => {
-                    open = false;
-                    slices.closed(now * 5 * MS, total);
-                }
-                Turn::Open => {
-                    open = true;
-                    slices.opened(now * 5 * MS, total);
+        let mut slices = Slices::new(budget, 0.0, 0);
+        let (mut now_ns, mut counted, mut cost) = (0, 0.0, 0.0);
+        let total = |counted: f64, cost: f64| Total {
+            calls: counted as u64,
+            bytes: counted as u64 * 100,
+            cpu_ns: cost as u64,
+            probe_ns: cost,
+        };
+        let mut pass = |ns: u64, on: bool, now_ns: &mut u64| {
+            *now_ns += ns;
+            let calls = if on { rate * ns as f64 / 1e9 } else { 0.0 };
+            counted += calls;
+            cost += calls * ns_per_call;
+            (counted, cost)
+        };
+        let mut last = (0.0, 0.0);
+        while now_ns < 10_000 * MS {
+            match slices.look(now_ns, || total(last.0, last.1)) {
+                Turn::Stay => last = pass(5 * MS, slices.is_always(), &mut now_ns),
+                Turn::Close => slices.closed(now_ns, total(last.0, last.1)),
+                Turn::Slice { length_ns, .. } => {
+                    let mut look = |ns: u64, now_ns: &mut u64| {
+                        last = pass(ns, true, now_ns);
+                        let threads = ThreadsTime { cpu_ns: last.1 as u64, waited_ns: 0 };
+                        (*now_ns, total(last.0, last.1), threads)
+                    };
+                    let came = look(0, &mut now_ns);
+                    let began = look(BEFORE_NS as u64, &mut now_ns);
+                    let ended = look(length_ns, &mut now_ns);
+                    slices.add([came, began, ended], false);
                 }
             }
         }
-        slices.end(10_000 * MS, || total);
-        let found = total.calls as f64 * slices.scale();
-        (slices, cost / 1e10, found / truth)
+        slices.end(now_ns, || total(last.0, last.1));
+        let always = slices.always.calls as f64;
+        let found = if slices.is_sliced() { always + (last.0 - always) * slices.scale() } else { last.0 };
+        (slices, last.1 / now_ns as f64, found / (rate * now_ns as f64 / 1e9))
     }
 
     #[test]
@@ -380,16 +398,41 @@ mod tests {
     #[test]
     fn a_million_calls_a_second_stay_inside_the_budget() {
         let (slices, cost, found) = run(1_000_000.0, 700.0, Some(0.01));
-        assert!(slices.is_sliced() && cost < 0.015, "{cost}");
-        assert!((found - 1.0).abs() < 0.03, "{found} of the calls");
-        assert!((1.0..30.0).contains(&slices.error_percent()), "{}", slices.error_percent());
-        assert!(slices.scale() > 10.0 && slices.seen.len() > 4);
+        assert!(slices.is_sliced() && cost < 0.012, "{cost}");
+        assert!((found - 1.0).abs() < 0.01, "{found} of the calls");
+        assert!(slices.error_percent() < 30.0, "{}", slices.error_percent());
+        assert!(slices.seen.len() > 20, "{} slices", slices.seen.len());
         assert!(slices.note(0.01).contains("time slices"), "{}", slices.note(0.01));
+    }
+
+    #[test]
+    fn slices_are_longer_where_calls_are_fewer() {
+        let (slices, cost, found) = run(50_000.0, 700.0, Some(0.01));
+        assert!(slices.is_sliced() && (0.005..0.012).contains(&cost), "{cost}");
+        assert!((found - 1.0).abs() < 0.01, "{found} of the calls");
+        assert!(slices.seen.iter().all(|slice| slice.wall_ns > 2.0 * SHORTEST_NS));
     }
 
     #[test]
     fn whoever_asks_for_all_gets_all() {
         let (slices, cost, _) = run(1_000_000.0, 700.0, None);
         assert!(!slices.is_sliced() && cost > 0.3);
+    }
+
+    #[test]
+    fn long_recordings_keep_a_bounded_number_of_slices() {
+        let mut slices = Slices::new(Some(0.01), 0.0, 0);
+        slices.closed(0, Total::default());
+        for index in 0..30_000_u64 {
+            let look = |ns: u64| {
+                let total = Total { calls: ns, bytes: ns, cpu_ns: ns, probe_ns: ns as f64 };
+                (ns, total, ThreadsTime::default())
+            };
+            let at = index * 100;
+            slices.add([look(at), look(at + 10), look(at + 60)], index % 3 == 0);
+        }
+        assert!(slices.seen.len() <= MOST_SLICES + 1);
+        let wall: f64 = slices.seen.iter().map(|slice| slice.wall_ns).sum();
+        assert!((wall - 30_000.0 * 50.0).abs() < 1.0);
     }
 }

@@ -1,0 +1,153 @@
+//! What a recording of allocations ends with: sums by stack, totals by size, losses and remarks.
+
+use std::collections::HashMap;
+
+use profiler_common::heap::{HeapSum, SizeSum};
+use profiler_common::histogram::bounds;
+use profiler_common::stats::Stat;
+
+use super::Heap;
+use crate::aggregate::{Aggregate, SampleKey};
+use crate::bpf::{HeapMaps, LoadError};
+use crate::ingest::RawSample;
+use crate::output::thousands;
+use crate::process::Processes;
+use crate::profile::{Allocations, Counter, SizeBucket};
+
+/// Sums of the time before the first slice, in which every call was counted: they stand for themselves.
+#[derive(Debug, Default)]
+pub(super) struct Always {
+    /// By number of the stack.
+    sums: HashMap<u64, HeapSum>,
+    /// By bucket of the size.
+    sizes: Vec<SizeSum>,
+}
+
+impl Always {
+    /// What the tables hold now. A table that cannot be read is reported when the recording ends and it is read again.
+    pub(super) fn read(maps: &HeapMaps) -> Self {
+        Self { sums: maps.sums().unwrap_or_default().into_iter().collect(), sizes: maps.sizes() }
+    }
+}
+
+/// What came since.
+fn since(now: &HeapSum, before: &HeapSum) -> HeapSum {
+    HeapSum {
+        taken: now.taken.saturating_sub(before.taken),
+        uncertain: now.uncertain.saturating_sub(before.uncertain),
+        objects: now.objects.saturating_sub(before.objects),
+        bytes: now.bytes.saturating_sub(before.bytes),
+        freed_objects: now.freed_objects.saturating_sub(before.freed_objects),
+        freed_bytes: now.freed_bytes.saturating_sub(before.freed_bytes),
+        brief_objects: now.brief_objects.saturating_sub(before.brief_objects),
+        unfollowed_bytes: now.unfollowed_bytes.saturating_sub(before.unfollowed_bytes),
+        unfollowed_objects: now.unfollowed_objects.saturating_sub(before.unfollowed_objects),
+    }
+}
+
+impl Heap {
+    /// Hands everything to the aggregate.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's tables cannot be read.
+    pub fn finish(&mut self, aggregate: &mut Aggregate, processes: &mut Processes) -> Result<(), LoadError> {
+        let mut sums = self.maps.sums()?;
+        // The map's order is random; equal recordings should give equal files.
+        sums.sort_unstable_by_key(|(number, _)| *number);
+        let scale = self.slices.scale();
+        for (number, sum) in sums {
+            let always = self.always.sums.get(&number).copied().unwrap_or_default();
+            let key = if let Some(key) = self.stacks.get(&number) {
+                *key
+            } else {
+                self.unknown_stacks += sum.taken;
+                SampleKey {
+                    stack: aggregate.remark_only("[stack lost]"),
+                    process: processes.identify(&RawSample::of_nobody()),
+                    tid: 0,
+                    comm: aggregate.comm(b""),
+                    cgroup_id: 0,
+                }
+            };
+            let mut values = self.options.values_of(&always, 1.0);
+            for (value, more) in values.iter_mut().zip(self.options.values_of(&since(&sum, &always), scale)) {
+                *value += more;
+            }
+            aggregate.add_values(key, sum.taken, values);
+        }
+        Ok(())
+    }
+
+    /// Totals of all calls, by size.
+    pub fn allocations(&self, stats: &[(Stat, u64)]) -> Allocations {
+        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
+        let scale = self.slices.scale();
+        let scaled = |size: &SizeSum, always: &SizeSum, of: fn(&SizeSum) -> u64| {
+            of(always) + (of(size).saturating_sub(of(always)) as f64 * scale).round() as u64
+        };
+        let sizes = self.maps.sizes();
+        let none = SizeSum::default();
+        let pairs = || {
+            let always = self.always.sizes.iter().chain(std::iter::repeat(&none));
+            (0_u16..).zip(sizes.iter().zip(always)).filter(|(_, (size, _))| size.count > 0)
+        };
+        let sum = |of: fn(&SizeSum) -> u64| {
+            pairs().map(|(_, (size, always))| scaled(size, always, of)).fold(0, u64::wrapping_add)
+        };
+        let buckets = pairs().map(|(bucket, (size, always))| {
+            let (first, last) = bounds(bucket);
+            SizeBucket { first, last, count: scaled(size, always, |size| size.count) }
+        });
+        Allocations {
+            calls: sum(|size| size.count),
+            bytes: sum(|size| size.bytes),
+            frees: stat(Stat::HeapFrees),
+            error_percent: self.slices.error_percent(),
+            sizes: buckets.collect(),
+            allocators: self.probes.describe(),
+        }
+    }
+
+    /// What was lost in user space.
+    pub fn lost(&self) -> Vec<Counter> {
+        let counter =
+            |id: &str, what: &str, count| Counter { id: id.to_owned(), what: what.to_owned(), count };
+        vec![
+            counter("heap_stacks_forgotten", "stacks of allocations past the limit", self.forgotten),
+            counter("heap_stack_unknown", "allocations whose stack was lost", self.unknown_stacks),
+        ]
+    }
+
+    /// What the reader should know of how calls were taken.
+    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
+        let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
+        let mut notes = self.probes.notes();
+        notes.extend(self.cost.notes());
+        notes.push(self.slices.note(self.options.max_overhead));
+        if self.slices.is_sliced() {
+            notes.push(format!(
+                "stacks of {} calls in the slices were taken, one in {} on average, and stand for the others",
+                thousands(stat(Stat::HeapStacks)),
+                crate::output::bytes(self.sample_bytes)
+            ));
+        } else if self.options.sample_bytes > 1 {
+            notes.push(format!(
+                "every call was counted; the stacks of {} were taken, one in {} on average, and stand for the others (--sample-bytes)",
+                thousands(stat(Stat::HeapStacks)),
+                crate::output::bytes(self.options.sample_bytes)
+            ));
+        } else {
+            notes.push("every call was counted, with its stack".to_owned());
+        }
+        let mut tell = |wanted: Stat, text: &str| match stat(wanted) {
+            0 => {}
+            count => notes.push(format!("{} {text}", thousands(count))),
+        };
+        tell(Stat::HeapFailed, "calls got no memory");
+        tell(Stat::HeapAbandoned, "calls were left by an exception or longjmp");
+        tell(Stat::BlocksReused, "blocks were freed unseen: their addresses were handed out again");
+        tell(Stat::BlocksFull, "blocks found the table full: what became of them is not known");
+        notes
+    }
+}
