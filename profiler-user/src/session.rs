@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 mod dump;
+pub(crate) mod meter;
 mod scope;
 mod setup;
 
@@ -20,13 +21,14 @@ use profiler_common::stats::Stat;
 use thiserror::Error;
 
 use crate::aggregate::{Aggregate, StackScope};
-use crate::bpf::{Clock, LoadError, Programs, Targets, map_memory_bytes};
+use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
 use crate::profile::{Allocations, Counter, Overhead, Resident, UnwindTables, ValueType};
 use crate::profile_type::{Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
+use meter::Meter;
 
 /// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
 const MAX_RECORDS_PER_TICK: usize = 100_000;
@@ -141,10 +143,8 @@ pub struct Session {
     /// Forks are followed by the side band because the kernel has no BTF.
     follow_in_user_space: bool,
     undecodable: u64,
-    started: Instant,
     start_unix_ns: u64,
-    cpu_at_start_ns: u64,
-    cpus: u32,
+    meter: Meter,
 }
 
 /// What a recording ended with, ready for symbolization.
@@ -370,19 +370,12 @@ impl Session {
 
     /// When sampling began.
     pub fn started(&self) -> Instant {
-        self.started
+        self.meter.since()
     }
 
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
-        Overhead {
-            agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
-            bpf_ns: self.programs.run_time_ns(),
-            wall_ns: self.started.elapsed().as_nanos() as u64,
-            cpus: self.cpus,
-            rss_peak_bytes: clock::rss_peak_bytes(),
-            bpf_map_bytes: map_memory_bytes(),
-        }
+        self.meter.overhead(&self.programs)
     }
 
     /// Stops sampling and takes in what is still in flight.
@@ -396,7 +389,7 @@ impl Session {
         if let Some(heap) = &mut self.heap {
             heap.stop(&self.programs);
         }
-        let duration_ns = self.started.elapsed().as_nanos() as u64;
+        let duration_ns = self.started().elapsed().as_nanos() as u64;
         self.tick();
         for _ in 0..LAST_LOOKS {
             if !self.waits.as_ref().is_some_and(OffCpu::has_unread) {

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use tests::{Folded, agent, need_root, run, workload};
+use tests::{Folded, agent, need_root, run, seconds, workload};
 
 /// What a recording came to.
 pub(crate) struct Recorded {
@@ -74,6 +74,33 @@ pub(crate) fn attach(pid: u32, options: &[&str]) -> Folded {
 }
 
 /// A share.
+/// What a recording cost is known by cause, and adds up.
+#[test]
+fn vm_the_cost_of_a_recording_is_known_by_cause() {
+    need_root();
+    let recorded = record(&["-F", "99"], &[&path_of("nofp_burn"), &seconds(2)]);
+    let cost = &recorded.json["quality"]["overhead"];
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let programs = cost["programs"].as_array().unwrap();
+    let sampler = programs.iter().find(|program| program["name"] == "sample_cpu").unwrap();
+    let ticks = number(&cost["cpus"]) * 99 * number(&cost["wall_ns"]) / 1_000_000_000;
+    let runs = number(&sampler["runs"]);
+    // Ticks are left out where a CPU stalls.
+    assert!(runs * 2 > ticks && runs < ticks * 2, "{runs} runs, {ticks} ticks");
+    let of_programs: u64 = programs.iter().map(|program| number(&program["ns"])).sum();
+    assert_eq!(of_programs, number(&cost["bpf_ns"]));
+    assert!(number(&cost["probes_ns"]) > runs * 300, "an interrupt takes longer: {cost}");
+    assert!(number(&cost["busy_ns"]) > 0);
+    let stages = cost["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["start", "drain", "unwind tables", "symbols"]);
+    let of_stages: u64 = stages.iter().map(|stage| number(&stage["cpu_ns"])).sum();
+    let agent = number(&cost["agent_cpu_ns"]);
+    assert!(of_stages.abs_diff(agent) * 50 <= agent, "{of_stages} in stages of {agent} ns");
+    let line = recorded.json["quality_line"].as_str().unwrap();
+    assert!(line.contains("of the machine (bpf "), "{line}");
+}
+
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }

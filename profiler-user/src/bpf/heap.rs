@@ -9,6 +9,7 @@ use profiler_common::heap::{ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, RA
 use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
+use super::entry::{ProgramRuns, Trigger};
 use super::loader::{hash, map_error, refused, take_map};
 use super::multi::{self, LoadedProgram, MultiProgram};
 use super::{LoadError, Probing, Programs, UprobeUnit, raw};
@@ -145,6 +146,15 @@ impl HeapPrograms {
         self.loaded.iter().filter_map(|program| {
             let count = program.info()?.verified_insns;
             Some((program.name.to_owned(), (count > 0).then_some(count)))
+        })
+    }
+
+    /// What each cost so far.
+    pub(super) fn costs(&self) -> impl Iterator<Item = ProgramRuns> {
+        self.loaded.iter().filter_map(|program| {
+            let info = program.info()?;
+            let (runs, ns) = (info.run_cnt, info.run_time_ns);
+            Some(ProgramRuns { name: program.name.to_owned(), trigger: Trigger::Probe, runs, ns })
         })
     }
 

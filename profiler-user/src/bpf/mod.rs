@@ -4,6 +4,7 @@
 //! a file descriptor; when the agent dies, however it dies, the kernel takes all of it away.
 
 mod batch;
+mod entry;
 mod figures;
 mod growth;
 mod heap;
@@ -21,6 +22,7 @@ mod turns;
 mod uprobe;
 mod waits;
 
+pub use entry::{EntryCosts, ProgramRuns, Trigger};
 pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
 pub use heap::{HeapMaps, HeapRuns, HeapTables};

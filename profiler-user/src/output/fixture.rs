@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::profile::{
     Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, ModuleUnknown,
-    Overhead, Profile, ProfileBuilder, Quality, ValueType, clean,
+    Overhead, Profile, ProfileBuilder, Quality, STAGE_START, StageCost, ValueType, clean,
 };
 
 /// A function's raw name, and its source file and line.
@@ -162,10 +162,14 @@ pub(crate) fn hostile() -> Profile {
         overhead: Some(Overhead {
             agent_cpu_ns: 100_000_000,
             bpf_ns: 23_000_000,
+            probes_ns: 30_000_000,
+            busy_ns: 20_000_000_000,
             wall_ns: 30_000_000_000,
             cpus: 2,
             rss_peak_bytes: 38 << 20,
             bpf_map_bytes: 9 << 20,
+            programs: Vec::new(),
+            stages: vec![StageCost { name: STAGE_START.into(), cpu_ns: 20_000_000 }],
         }),
         unwind: None,
     };

@@ -1,7 +1,7 @@
 //! The quality line: in one sentence, how far a profile can be trusted and what it cost.
 
-use super::numbers::{bytes, percent, thousands};
-use crate::profile::{Counter, Quality};
+use super::numbers::{bytes, duration, percent, thousands};
+use crate::profile::{Counter, Overhead, Quality};
 
 /// How much attention a part of the quality line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -72,12 +72,27 @@ fn parts(quality: &Quality) -> Vec<(Level, String)> {
             format!("{} unknown frames{}", percent(unknown), modules(quality)),
         ),
     ];
-    if let Some(overhead) = quality.overhead {
-        let cpu = overhead.percent_of_one_cpu();
-        let memory = bytes(overhead.rss_peak_bytes);
-        parts.push((Level::Good, format!("agent used {cpu:.2} % of one CPU, {memory}")));
-    }
+    parts.extend(quality.overhead.as_ref().map(|overhead| (Level::Good, cost(overhead))));
     parts
+}
+
+/// `cost 0.31 % of the machine (bpf 0.12, probes 0.09, agent 0.10) and once 0.21 s, what ran slowed by about 0.40 %, 34 MiB + 9.0 MiB maps`.
+pub(crate) fn cost(overhead: &Overhead) -> String {
+    let share = |ns| format!("{:.2}", overhead.percent_of_machine(ns));
+    let once = match overhead.once_ns() {
+        0 => String::new(),
+        once => format!(" and {} of CPU time once", duration(once)),
+    };
+    let mut parts = vec![format!(
+        "cost {} % of the machine (bpf {}, probes {}, agent {}){once}",
+        share(overhead.running_ns()),
+        share(overhead.bpf_ns),
+        share(overhead.probes_ns),
+        share(overhead.agent_running_ns()),
+    )];
+    parts.extend(overhead.slowdown_percent().map(|slowed| format!("what ran slowed by about {slowed:.2} %")));
+    parts.push(format!("{} + {} maps", bytes(overhead.rss_peak_bytes), bytes(overhead.bpf_map_bytes)));
+    parts.join(", ")
 }
 
 /// ` (ring buffer full: 12, …)`: the largest causes with their counts.
@@ -123,7 +138,7 @@ mod tests {
             "3 012 samples · 12 lost (ring buffer full: 10, sample without a process: 2) · \
              1.2 % truncated (more than 256 frames: 36) · \
              4.1 % unknown frames (libfoo.so: no symbols, libbar.so: file is gone, a: x, 1 more) · \
-             agent used 0.41 % of one CPU, 38 MiB",
+             cost 0.22 % of the machine (bpf 0.04, probes 0.05, agent 0.13) and 20 ms of CPU time once, what ran slowed by about 0.27 %, 38 MiB + 9.0 MiB maps",
         );
     }
 

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 pub use build::ProfileBuilder;
 pub use idle::fold_idle;
-pub use quality::{Counter, ModuleUnknown, Overhead, Quality, UnwindTables};
+pub use quality::{
+    Counter, ModuleUnknown, Overhead, ProgramCost, Quality, STAGE_DRAIN, STAGE_START, STAGE_SYMBOLS,
+    STAGE_TABLES, StageCost, UnwindTables,
+};
 pub use text::clean;
 
 /// Index into [`Profile::mappings`].

@@ -24,13 +24,49 @@ pub struct ModuleUnknown {
     pub reason: String,
 }
 
+/// What one BPF program cost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    /// Its name.
+    pub name: String,
+    /// Times that it ran.
+    pub runs: u64,
+    /// How long in all, nanoseconds, as the kernel counts it, with the programs that it tail-calls.
+    pub ns: u64,
+}
+
+/// CPU time of one stage of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCost {
+    /// What it does, one of the `STAGE_` names.
+    pub name: String,
+    /// CPU time, nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// The agent's CPU time up to the first sample: loading and checking the programs, entering what runs already.
+pub const STAGE_START: &str = "start";
+/// Draining the ring and the tables, adding up.
+pub const STAGE_DRAIN: &str = "drain";
+/// Threads beside the one that drains, which build unwind tables.
+pub const STAGE_TABLES: &str = "unwind tables";
+/// Looking names up when the recording is over.
+pub const STAGE_SYMBOLS: &str = "symbols";
+
 /// What the recording cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Overhead {
-    /// CPU time of the agent's own process while it recorded, nanoseconds.
+    /// CPU time of the agent's own process, nanoseconds: its start, the recording, and the names that were looked up after it.
     pub agent_cpu_ns: u64,
-    /// Run time of its BPF programs in the same time, nanoseconds, as the kernel counts it.
+    /// Run time of its BPF programs while it recorded, nanoseconds, as the kernel counts it.
     pub bpf_ns: u64,
+    /// Time on the way into these programs (interrupts of the sampler, tracepoints), nanoseconds: runs times what each was measured to
+    /// cost when the recording started.
+    #[serde(default)]
+    pub probes_ns: u64,
+    /// Time that the machine's CPUs were busy meanwhile, with whatever, nanoseconds, all CPUs together; zero where that is not known.
+    #[serde(default)]
+    pub busy_ns: u64,
     /// Length of the recording, nanoseconds of wall time.
     pub wall_ns: u64,
     /// CPUs of the machine.
@@ -39,15 +75,47 @@ pub struct Overhead {
     pub rss_peak_bytes: u64,
     /// Memory of its BPF maps, bytes.
     pub bpf_map_bytes: u64,
+    /// The programs that ran.
+    #[serde(default)]
+    pub programs: Vec<ProgramCost>,
+    /// The agent's CPU time by what it did.
+    #[serde(default)]
+    pub stages: Vec<StageCost>,
 }
 
 impl Overhead {
-    /// Agent and BPF time as a share of one CPU, in percent.
-    pub fn percent_of_one_cpu(&self) -> f64 {
-        if self.wall_ns == 0 {
-            return 0.0;
-        }
-        self.agent_cpu_ns.saturating_add(self.bpf_ns) as f64 * 100.0 / self.wall_ns as f64
+    /// A time as a share of what all CPUs of the machine could do while it was recorded, in percent.
+    pub fn percent_of_machine(&self, ns: u64) -> f64 {
+        percent(ns, self.wall_ns.saturating_mul(u64::from(self.cpus)))
+    }
+
+    /// What the agent spent once, however long it recorded: its start, and looking names up. Nanoseconds of CPU time.
+    pub fn once_ns(&self) -> u64 {
+        let once = self.stages.iter().filter(|stage| [STAGE_START, STAGE_SYMBOLS].contains(&&*stage.name));
+        once.fold(0, |sum: u64, stage| sum.saturating_add(stage.cpu_ns)).min(self.agent_cpu_ns)
+    }
+
+    /// What the agent spent on recording, nanoseconds of CPU time.
+    pub fn agent_running_ns(&self) -> u64 {
+        self.agent_cpu_ns.saturating_sub(self.once_ns())
+    }
+
+    /// Everything that was spent on recording, nanoseconds of CPU time.
+    pub fn running_ns(&self) -> u64 {
+        self.agent_running_ns().saturating_add(self.bpf_ns).saturating_add(self.probes_ns)
+    }
+
+    /// By how much longer running programs ran because of what was done on their time, in percent; none where that is not known.
+    pub fn slowdown_percent(&self) -> Option<f64> {
+        let on_their_time = self.bpf_ns.saturating_add(self.probes_ns);
+        let rest = self.busy_ns.checked_sub(on_their_time.saturating_add(self.agent_cpu_ns))?;
+        (rest > 0).then(|| percent(on_their_time, rest))
+    }
+
+    /// Counts what the agent did after the recording.
+    pub fn add_stage(&mut self, name: &str, cpu_ns: u64) {
+        self.agent_cpu_ns = self.agent_cpu_ns.saturating_add(cpu_ns);
+        self.stages.push(StageCost { name: name.to_owned(), cpu_ns });
     }
 }
 

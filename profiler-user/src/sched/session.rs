@@ -1,18 +1,18 @@
 //! One recording of the run queue: programs, tables, names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
 
 use profiler_common::config::FILTER_PROCESS;
 use profiler_common::sched::TurnSum;
 use profiler_common::stats::Stat;
 
 use super::{CpuReport, ProcessTurns, SchedReport, Turns};
-use crate::bpf::{Programs, ProgramsOptions, Targets, TurnMaps, map_memory_bytes};
+use crate::bpf::{Programs, ProgramsOptions, Targets, TurnMaps};
 use crate::ingest::SideBand;
 use crate::process::ProcessNames;
 use crate::profile::{Counter, Meta, Overhead, Quality};
 use crate::profile_type::WaitOptions;
+use crate::session::meter::Meter;
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 
 /// The ring carries nothing.
@@ -25,10 +25,8 @@ pub struct SchedSession {
     side_band: SideBand,
     names: ProcessNames,
     scope: Scope,
-    started: Instant,
+    meter: Meter,
     start_unix_ns: u64,
-    cpu_at_start_ns: u64,
-    cpus: u32,
 }
 
 impl SchedSession {
@@ -38,8 +36,8 @@ impl SchedSession {
     ///
     /// What the kernel refused, or what it lacks.
     pub fn start(scope: &Scope, follow_forks: bool) -> Result<Self, SessionError> {
-        let cpu_at_start_ns = clock::own_cpu_ns();
         let online = aya::util::online_cpus().map_err(|(_, error)| SessionError::Cpus(error))?;
+        let mut meter = Meter::begin(online.len() as u32);
         let base = BaseConfig::new(scope, follow_forks)?;
         let layout = base.switch.filter(|_| base.without_types.is_none());
         let Some(layout) = layout else {
@@ -60,6 +58,7 @@ impl SchedSession {
             heap: None,
             syscalls: None,
         })?;
+        meter.calibrate(&programs);
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         if config.filter & FILTER_PROCESS != 0 {
             programs.follow_processes()?;
@@ -68,16 +67,15 @@ impl SchedSession {
         enter_targets(programs.targets_mut(), scope, follow_forks)?;
         let names = ProcessNames::of_host();
         programs.attach_turns()?;
+        meter.started();
         Ok(Self {
             programs,
             maps,
             side_band,
             names,
             scope: scope.clone(),
-            started: Instant::now(),
+            meter,
             start_unix_ns: clock::unix_ns(),
-            cpu_at_start_ns,
-            cpus: online.len() as u32,
         })
     }
 
@@ -103,7 +101,7 @@ impl SchedSession {
     ///
     /// The kernel's tables cannot be read.
     pub fn stop(mut self, meta: Meta) -> Result<SchedReport, SessionError> {
-        let duration_ns = self.started.elapsed().as_nanos() as u64;
+        let duration_ns = self.meter.since().elapsed().as_nanos() as u64;
         self.programs.detach_turns()?;
         self.tick();
         let (all, cpus) = self.by_cpu()?;
@@ -192,13 +190,6 @@ impl SchedSession {
     }
 
     fn overhead(&self, wall_ns: u64) -> Overhead {
-        Overhead {
-            agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
-            bpf_ns: self.programs.run_time_ns(),
-            wall_ns,
-            cpus: self.cpus,
-            rss_peak_bytes: clock::rss_peak_bytes(),
-            bpf_map_bytes: map_memory_bytes(),
-        }
+        Overhead { wall_ns, ..self.meter.overhead(&self.programs) }
     }
 }

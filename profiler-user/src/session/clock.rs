@@ -29,6 +29,30 @@ pub(crate) fn own_cpu_ns() -> u64 {
     read(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
+/// CPU time of this thread, nanoseconds.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    read(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Time that the machine's CPUs were busy since it booted, nanoseconds, all together: the first line of `/proc/stat` without idle, waiting
+/// for disks, and stolen time (Documentation/filesystems/proc.rst).
+pub(crate) fn machine_busy_ns() -> u64 {
+    busy_ns(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn busy_ns(stat: &str) -> u64 {
+    /// `USER_HZ` is a hundred on all architectures that we run on.
+    const NS_PER_TICK: u64 = 10_000_000;
+    const IDLE: usize = 3;
+    const DISK: usize = 4;
+    const STOLEN: usize = 7;
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).enumerate();
+    let busy =
+        fields.take_while(|(index, _)| *index < STOLEN).filter(|(index, _)| ![IDLE, DISK].contains(index));
+    let ticks: u64 = busy.filter_map(|(_, field)| field.parse::<u64>().ok()).fold(0, u64::saturating_add);
+    ticks.saturating_mul(NS_PER_TICK)
+}
+
 /// CPU time of a process, all threads that it has or had, nanoseconds; none when it has ended.
 pub(crate) fn cpu_ns_of(pid: u32) -> Option<u64> {
     /// `CPUCLOCK_SCHED`, include/linux/posix-timers.h: the clock of a process is its number, turned around, above three bits of kind.
@@ -42,4 +66,17 @@ pub(crate) fn rss_peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_is_neither_idle_nor_stolen() {
+        assert_eq!(busy_ns("cpu  1 2 4 1000 1000 8 16 1000 5 5\ncpu0 9 9 9 9\n"), 31 * 10_000_000);
+        assert_eq!(busy_ns(""), 0);
+        assert_eq!(busy_ns("cpu  18446744073709551615 2 x"), u64::MAX);
+        assert!(machine_busy_ns() > 0 && thread_cpu_ns() > 0);
+    }
 }

@@ -1,7 +1,6 @@
 //! How a recording starts: what this kernel offers, what the programs are told, and the order that leaves no gap.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use profiler_common::config::{
     COPY_ALWAYS, COPY_WHEN_COLD, Config, FILTER_CGROUP, FILTER_PROCESS, FILTER_THREAD, STACK_KERNEL,
@@ -13,6 +12,7 @@ use profiler_common::off_cpu::SwitchConfig;
 use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 
 use super::dump::StackDump;
+use super::meter::Meter;
 use super::scope::{BaseConfig, enter_targets};
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
@@ -41,9 +41,9 @@ impl Session {
     ///
     /// What the kernel refused, or what it lacks.
     pub fn start(options: &SessionOptions) -> Result<Self, SessionError> {
-        let cpu_at_start_ns = clock::own_cpu_ns();
-        raise_descriptor_limit();
         let online = online_cpus()?;
+        let mut meter = Meter::begin(online.len() as u32);
+        raise_descriptor_limit();
         let wanted = options.cpus.as_ref();
         let sampled: Vec<u32> =
             online.iter().copied().filter(|cpu| wanted.is_none_or(|cpus| cpus.contains(cpu))).collect();
@@ -69,6 +69,7 @@ impl Session {
             heap: options.kind.heap().map(HeapOptions::tables),
             syscalls: None,
         })?;
+        meter.calibrate(&programs);
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
         if follow_in_kernel || config.stacks & STACK_USER != 0 {
@@ -95,7 +96,7 @@ impl Session {
             .then(|| OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz))
             .transpose()?;
         let start_unix_ns = clock::unix_ns();
-        let started = Instant::now();
+        meter.started();
         let waits = waits.map(|waits| {
             start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
         });
@@ -141,10 +142,8 @@ impl Session {
                 && config.filter & FILTER_PROCESS != 0
                 && !follow_in_kernel,
             undecodable: 0,
-            started,
             start_unix_ns,
-            cpu_at_start_ns,
-            cpus: online.len() as u32,
+            meter,
         })
     }
 }

@@ -20,12 +20,13 @@ use super::slices::{Slice, Slices};
 use super::slow::SlowCalls;
 use super::stacks::{FinishedStacks, Stacks};
 use super::tally::{RowKey, Tally, Weight};
-use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, map_memory_bytes};
+use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets};
 use crate::ingest::SideBand;
 use crate::output::{percent, thousands};
 use crate::process::{CgroupNames, ProcessNames};
 use crate::profile::{Counter, Meta, Overhead, Profile, Quality, ValueType};
 use crate::resolve::{Naming, resolve};
+use crate::session::meter::Meter;
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 use crate::symbolize::native;
 
@@ -112,10 +113,8 @@ pub struct CallSession {
     since_ns: u64,
     failures: u64,
     notes: Vec<String>,
-    started: Instant,
+    meter: Meter,
     start_unix_ns: u64,
-    cpu_at_start_ns: u64,
-    cpus: u32,
 }
 
 impl CallSession {
@@ -125,8 +124,8 @@ impl CallSession {
     ///
     /// What the kernel refused, or what it lacks.
     pub fn start(options: &CallSessionOptions) -> Result<Self, SessionError> {
-        let cpu_at_start_ns = clock::own_cpu_ns();
         let online = aya::util::online_cpus().map_err(|(_, error)| SessionError::Cpus(error))?;
+        let meter = Meter::begin(online.len() as u32);
         let base = BaseConfig::new(&options.scope, options.follow_forks)?;
         let mut notes = Vec::new();
         if let Some(reason) = &base.without_types {
@@ -183,11 +182,10 @@ impl CallSession {
             since_ns: 0,
             failures: 0,
             notes,
-            started: Instant::now(),
+            meter,
             start_unix_ns: clock::unix_ns(),
-            cpu_at_start_ns,
-            cpus: online.len() as u32,
         };
+        session.meter.started();
         session.cost.restart(&session.programs);
         session.open()?;
         Ok(session)
@@ -344,7 +342,7 @@ impl CallSession {
 
     /// When it began.
     pub fn started(&self) -> Instant {
-        self.started
+        self.meter.since()
     }
 
     /// Keeps names up to date and the kernel's tables from filling with processes that have ended.
@@ -408,14 +406,7 @@ impl CallSession {
 
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
-        Overhead {
-            agent_cpu_ns: clock::own_cpu_ns().saturating_sub(self.cpu_at_start_ns),
-            bpf_ns: self.programs.run_time_ns(),
-            wall_ns: self.started.elapsed().as_nanos() as u64,
-            cpus: self.cpus,
-            rss_peak_bytes: clock::rss_peak_bytes(),
-            bpf_map_bytes: map_memory_bytes(),
-        }
+        self.meter.overhead(&self.programs)
     }
 
     /// Losses so far, by cause.
@@ -462,7 +453,7 @@ impl CallSession {
     ///
     /// The kernel's tables cannot be read.
     pub fn stop(mut self, meta: Meta) -> Result<CallReport, SessionError> {
-        let duration_ns = self.started.elapsed().as_nanos() as u64;
+        let duration_ns = self.started().elapsed().as_nanos() as u64;
         let end_ns = self.close()?;
         let threads = self.maps.threads()?;
         self.maps.detach();
@@ -488,7 +479,7 @@ impl CallSession {
         let in_flight = self.in_flight(threads, end_ns);
         let seen = self.programs.calls_seen();
         let cost_ns = |calls: u64| calls as f64 * self.cost.call_ns();
-        let wall_ns = self.started.elapsed().as_nanos() as u64;
+        let wall_ns = self.started().elapsed().as_nanos() as u64;
         let overhead = Overhead { bpf_ns: cost_ns(seen.iter().sum()) as u64, wall_ns, ..self.overhead() };
         let busiest_ns = cost_ns(seen.iter().max().copied().unwrap_or(0));
         let (slices, share) =
@@ -658,7 +649,7 @@ fn flame(stacks: &FinishedStacks, report: &CallReport) -> Profile {
     );
     profile.quality.lost.clone_from(&report.quality.lost);
     profile.quality.notes.clone_from(&report.quality.notes);
-    profile.quality.overhead = report.quality.overhead;
+    profile.quality.overhead.clone_from(&report.quality.overhead);
     profile
 }
 

@@ -36,9 +36,10 @@ impl Status {
         let busiest = session
             .busiest()
             .map_or_else(String::new, |(name, share)| format!("  top: {name} {:.0} %", share * 100.0));
-        let cost = session.overhead().percent_of_one_cpu();
+        let cost = session.overhead();
+        let cost = cost.percent_of_machine(cost.running_ns());
         let line = format!(
-            "  {elapsed:.1}{length}  {} samples  lost {lost}{busiest}  agent {cost:.2} % CPU",
+            "  {elapsed:.1}{length}  {} samples  lost {lost}{busiest}  cost {cost:.2} % of the machine",
             session.samples()
         );
         Self::print(&format!("\r{line}\x1b[K"));

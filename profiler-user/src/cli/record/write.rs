@@ -13,10 +13,10 @@ use crate::output::{
     write_resident, write_sites,
 };
 use crate::process::CgroupNames;
-use crate::profile::{Meta, Profile, fold_idle};
+use crate::profile::{Meta, Profile, STAGE_SYMBOLS, fold_idle};
 use crate::report::{Detail, hotspots};
 use crate::resolve::{Naming, resolve};
-use crate::session::Recorded;
+use crate::session::{Recorded, clock};
 use crate::symbolize::native::{Detail as NameDetail, Options};
 
 /// Where results go, settled before the recording starts.
@@ -154,6 +154,7 @@ impl Report {
         };
         let mut cgroups = CgroupNames::of_host();
         let (aggregate, processes) = (&recorded.aggregate, &recorded.processes);
+        let names_from = clock::own_cpu_ns();
         let mut profile =
             resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
         if recorded.counted != "samples" {
@@ -161,7 +162,9 @@ impl Report {
         }
         profile.quality.lost.clone_from(&recorded.lost);
         profile.quality.notes.extend(recorded.notes.iter().cloned());
-        profile.quality.overhead = Some(recorded.overhead);
+        let mut overhead = recorded.overhead.clone();
+        overhead.add_stage(STAGE_SYMBOLS, clock::own_cpu_ns().saturating_sub(names_from));
+        profile.quality.overhead = Some(overhead);
         profile.quality.unwind = Some(recorded.unwind);
         if self.idle_threads == IdleThreads::Fold {
             fold_idle(&mut profile);

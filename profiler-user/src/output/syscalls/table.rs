@@ -6,8 +6,8 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::output::columns::cut;
 use crate::output::histogram::write_histogram;
-use crate::output::numbers::{bytes, duration, percent, thousands};
-use crate::output::quality::causes;
+use crate::output::numbers::{duration, percent, thousands};
+use crate::output::quality::{causes, cost};
 use crate::output::{Level, TextStyle};
 use crate::syscalls::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 
@@ -212,10 +212,7 @@ fn write_quality(out: &mut dyn Write, report: &CallReport, style: TextStyle) -> 
         if level == Level::Warn { style.paint("33", &lost_text) } else { lost_text },
         describe_measure(report.measure),
     ];
-    if let Some(overhead) = quality.overhead {
-        let (cpu, memory) = (overhead.percent_of_one_cpu(), bytes(overhead.rss_peak_bytes));
-        parts.push(format!("agent used {cpu:.2} % of one CPU, {memory}"));
-    }
+    parts.extend(quality.overhead.as_ref().map(cost));
     parts.push(format!("callers were slowed down by {}", percent(report.slowdown_percent)));
     writeln!(out, "\nQuality  {}", parts.join(" · "))?;
     for note in &quality.notes {
