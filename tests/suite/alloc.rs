@@ -61,7 +61,7 @@ fn record_sites(launcher: &[&str], program: &str) -> (Recorded, BTreeMap<String,
 }
 
 #[test]
-fn every_place_that_allocates_is_exact() {
+fn vm_every_place_that_allocates_is_exact() {
     let (recorded, truth) = record_sites(&[], &path_of("alloc_sites"));
     assert_exact(&recorded, &truth, &SITES);
     // What is freed at once is called temporary.
@@ -113,7 +113,7 @@ fn a_static_program_of_musl_is_exact() {
 }
 
 #[test]
-fn totals_count_every_call_whatever_stacks_are_taken() {
+fn vm_totals_count_every_call_whatever_stacks_are_taken() {
     let recorded = record_with(
         "alloc",
         &["--exact", "--sample-bytes", "4K"],
@@ -170,9 +170,10 @@ fn code_of(pid: u32) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_killed_agent_leaves_no_breakpoint_behind() {
+fn vm_a_killed_agent_leaves_no_breakpoint_behind() {
     need_root();
-    let mut target = spawn("alloc_storm", &[&seconds(20), "1000"]);
+    // Twenty seconds are enough for an agent here; in emulation it takes a minute to begin.
+    let mut target = spawn("alloc_storm", &[&seconds(30), "1000"]);
     let pid = target.id();
     std::thread::sleep(Duration::from_millis(300));
     let before = code_of(pid);
@@ -182,7 +183,7 @@ fn a_killed_agent_leaves_no_breakpoint_behind() {
     let mut agent = agent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     while code_of(pid) == before {
-        assert!(begun.elapsed() < Duration::from_mins(1), "no probe appeared");
+        assert!(target.try_wait().unwrap().is_none(), "no probe appeared in {:?}", begun.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
     agent.kill().unwrap();

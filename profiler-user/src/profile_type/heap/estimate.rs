@@ -13,8 +13,10 @@ pub(super) struct Slice {
     pub(super) bytes: f64,
     /// Its length, nanoseconds.
     pub(super) wall_ns: f64,
-    /// CPU time of the target, and time that it waited for a CPU, nanoseconds.
-    pub(super) busy_ns: f64,
+    /// CPU time of the target, nanoseconds.
+    pub(super) cpu_ns: f64,
+    /// Time that it waited for a CPU, nanoseconds.
+    pub(super) waited_ns: f64,
     /// CPU time that probes took, nanoseconds.
     pub(super) probe_ns: f64,
     /// Probes took more time than they need, on purpose.
@@ -28,10 +30,16 @@ impl Slice {
             calls: self.calls + other.calls,
             bytes: self.bytes + other.bytes,
             wall_ns: self.wall_ns + other.wall_ns,
-            busy_ns: self.busy_ns + other.busy_ns,
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            waited_ns: self.waited_ns + other.waited_ns,
             probe_ns: self.probe_ns + other.probe_ns,
             slowed: self.slowed,
         }
+    }
+
+    /// CPUs that the target used or waited for.
+    pub(super) fn busy(&self) -> f64 {
+        (self.cpu_ns + self.waited_ns) / self.wall_ns.max(1.0)
     }
 }
 
@@ -48,8 +56,8 @@ pub(super) struct Estimate {
 
 /// Fewest slices that say anything of how slices differ.
 const FEWEST: usize = 3;
-/// Share of one CPU from which a target may have no time to spare.
-const BUSY: f64 = 0.95;
+/// Share of one CPU from which a target may have no time to spare. Time that it waits for a CPU is told late.
+const BUSY: f64 = 0.85;
 /// Share of one CPU outside of slices from which it is one that computes all the time, even if others run on its CPU too.
 const COMPUTES: f64 = 0.8;
 /// Least time of the target's own for a call, nanoseconds: a pair of calls to the fastest allocators takes about as long.
@@ -65,15 +73,14 @@ pub(super) fn is_unclear(inside: f64, outside: f64) -> bool {
 /// Estimates from all slices, and the share of one CPU that the target used outside of them; none from too few slices.
 pub(super) fn estimate(seen: &[Slice], outside: f64) -> Option<Estimate> {
     let sum = |of: fn(&Slice) -> f64| seen.iter().map(of).sum::<f64>();
-    let (wall, calls, probe) =
-        (sum(|slice| slice.wall_ns), sum(|slice| slice.calls), sum(|slice| slice.probe_ns));
+    let (wall, calls) = (sum(|slice| slice.wall_ns), sum(|slice| slice.calls));
     if seen.len() < FEWEST || wall <= 0.0 {
         return None;
     }
     if calls <= 0.0 {
         return Some(Estimate { correction: 1.0, error: 0.0, taken: 0.0 });
     }
-    let inside = sum(|slice| slice.busy_ns) / wall;
+    let inside = seen.iter().map(|slice| slice.busy() * slice.wall_ns).sum::<f64>() / wall;
     let (taken, taken_error) = if is_unclear(inside, outside) { lost_share(seen) } else { (0.0, 0.05) };
     // Calls without probes for each one with them, if so much of a slice was lost.
     let own = |slice: &Slice, taken: f64, cost: f64| {
@@ -95,12 +102,16 @@ pub(super) fn estimate(seen: &[Slice], outside: f64) -> Option<Estimate> {
     let by_slices =
         spread(|slice| slice.calls).max(if has_bytes { spread(|slice| slice.bytes) } else { 0.0 });
     let error = student(seen.len()) * by_slices.hypot(by_taken).hypot(by_cost);
-    let postponed = if inside > BUSY && outside <= COMPUTES {
-        // Of its usual work it did at least what the probes left it, if they cost what they may cost at most.
-        let left = (inside - probe * (1.0 + 2.0 * COST_ERROR) / wall).max(calls * LEAST_OWN_NS / wall);
-        (outside / left.max(1e-6) - 1.0).max(0.0)
-    } else {
+    // Of its usual work the target did at least what the probes left it, if they cost what they may cost at most.
+    let put_off = |slice: &Slice| {
+        let left = (slice.cpu_ns - slice.probe_ns * (1.0 + 2.0 * COST_ERROR)).max(slice.calls * LEAST_OWN_NS);
+        let usual = outside * slice.wall_ns;
+        slice.calls * (usual / left.max(1.0) - 1.0).max(0.0)
+    };
+    let postponed = if outside > COMPUTES {
         0.0
+    } else {
+        seen.iter().filter(|slice| slice.busy() > BUSY).map(put_off).sum::<f64>() / calls
     };
     Some(Estimate { correction, error: error + postponed, taken })
 }
@@ -192,8 +203,9 @@ mod tests {
             let pace = if matches!(target, Target::Computes) { 0.0 } else { 1000.0 };
             let time = f64::max(work + cost, pace) * (1.0 + noise * draw());
             let calls = 4e6 / time;
-            let busy_ns = if matches!(target, Target::Sleeps) { calls * (work + cost) } else { 4e6 };
-            Slice { calls, bytes: calls * 100.0, wall_ns: 4e6, busy_ns, probe_ns: calls * cost, slowed }
+            let cpu_ns = if matches!(target, Target::Sleeps) { calls * (work + cost) } else { 4e6 };
+            let probe_ns = calls * cost;
+            Slice { calls, bytes: calls * 100.0, wall_ns: 4e6, cpu_ns, waited_ns: 0.0, probe_ns, slowed }
         };
         let seen = (0..30).map(|index| slice(index % 3 == 0)).collect();
         let truth = if matches!(target, Target::Computes) { work } else { 1000.0 };
@@ -250,7 +262,8 @@ mod tests {
                 calls: calls.into(),
                 bytes: calls.into(),
                 wall_ns: wall.into(),
-                busy_ns: busy.into(),
+                cpu_ns: busy.into(),
+                waited_ns: 0.0,
                 probe_ns: probe.into(),
                 slowed,
             }).collect();

@@ -211,11 +211,12 @@ impl Slices {
             calls: ended.calls.saturating_sub(began.calls) as f64,
             bytes: ended.bytes.saturating_sub(began.bytes) as f64,
             wall_ns: now_ns.saturating_sub(began_ns) as f64,
-            busy_ns: (cpu_ns + threads.waited_ns.saturating_sub(began_threads.waited_ns)) as f64,
+            cpu_ns: cpu_ns as f64,
+            waited_ns: threads.waited_ns.saturating_sub(began_threads.waited_ns) as f64,
             probe_ns: (ended.probe_ns - began.probe_ns).max(0.0),
             slowed,
         };
-        self.on = (self.on.0 + slice.wall_ns, self.on.1 + cpu_ns as f64, self.on.2 + slice.probe_ns);
+        self.on = (self.on.0 + slice.wall_ns, self.on.1 + slice.cpu_ns, self.on.2 + slice.probe_ns);
         self.counted += ended.calls.saturating_sub(came.calls);
         self.cpu_in += threads.cpu_ns.saturating_sub(came_threads.cpu_ns);
         self.cpu_all = ended.cpu_ns.saturating_sub(self.always.cpu_ns);
@@ -257,8 +258,10 @@ impl Slices {
 
     /// Share of one CPU that the target used, or waited for, in slices.
     fn inside(&self) -> f64 {
-        let (wall_ns, busy_ns) =
-            self.seen.iter().fold((1.0, 0.0), |sum, slice| (sum.0 + slice.wall_ns, sum.1 + slice.busy_ns));
+        let (wall_ns, busy_ns) = self
+            .seen
+            .iter()
+            .fold((1.0, 0.0), |sum, slice| (sum.0 + slice.wall_ns, sum.1 + slice.busy() * slice.wall_ns));
         busy_ns / wall_ns
     }
 
