@@ -31,6 +31,8 @@ use threads::Threads;
 
 /// Least mean bytes between two stacks, when slices make up for what they do not see.
 const LEAST_SAMPLE_BYTES: u64 = 32 << 10;
+/// Time after a slice in which threads that waited for a CPU at its end run, and the kernel notes how long they waited.
+const AFTER: Duration = Duration::from_millis(2);
 /// Stacks remembered by number. Past it new ones are counted as lost.
 const MOST_STACKS: usize = 200_000;
 
@@ -238,7 +240,8 @@ impl Heap {
         let ended = look(self);
         self.count(false, 0);
         self.probes.pause();
-        self.slices.add([came, began, ended], slowed);
+        std::thread::sleep(AFTER);
+        self.slices.add([came, began, ended], threads.time(), slowed);
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {

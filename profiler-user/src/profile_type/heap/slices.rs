@@ -202,8 +202,9 @@ impl Slices {
         self.pause(now_ns);
     }
 
-    /// A slice is over, after [`Turn::Slice`]: the time and what there was when the probes came, when the slice began and when it ended.
-    pub(super) fn add(&mut self, looks: [(u64, Total, ThreadsTime); 3], slowed: bool) {
+    /// A slice is over, after [`Turn::Slice`]: the time and what there was when the probes came, when the slice began and when it ended; and the time
+    /// of threads a little later, when those that waited at the end have run and the kernel knows that they did.
+    pub(super) fn add(&mut self, looks: [(u64, Total, ThreadsTime); 3], later: ThreadsTime, slowed: bool) {
         let [(came_ns, came, came_threads), (began_ns, began, began_threads), (now_ns, ended, threads)] =
             looks;
         let cpu_ns = threads.cpu_ns.saturating_sub(began_threads.cpu_ns);
@@ -212,7 +213,7 @@ impl Slices {
             bytes: ended.bytes.saturating_sub(began.bytes) as f64,
             wall_ns: now_ns.saturating_sub(began_ns) as f64,
             cpu_ns: cpu_ns as f64,
-            waited_ns: threads.waited_ns.saturating_sub(began_threads.waited_ns) as f64,
+            waited_ns: later.waited_ns.saturating_sub(began_threads.waited_ns) as f64,
             probe_ns: (ended.probe_ns - began.probe_ns).max(0.0),
             slowed,
         };
@@ -281,7 +282,7 @@ impl Slices {
         if self.counted == 0 {
             return 1.0;
         }
-        (self.calls_since() / self.counted as f64).max(1.0)
+        self.calls_since() / self.counted as f64
     }
 
     /// Calls since the first slice, by what slices saw.
@@ -380,7 +381,7 @@ mod tests {
                     let came = look(0, &mut now_ns);
                     let began = look(BEFORE_NS as u64, &mut now_ns);
                     let ended = look(length_ns, &mut now_ns);
-                    slices.add([came, began, ended], false);
+                    slices.add([came, began, ended], ended.2, false);
                 }
             }
         }
@@ -432,7 +433,7 @@ mod tests {
                 (ns, total, ThreadsTime::default())
             };
             let at = index * 100;
-            slices.add([look(at), look(at + 10), look(at + 60)], index % 3 == 0);
+            slices.add([look(at), look(at + 10), look(at + 60)], ThreadsTime::default(), index % 3 == 0);
         }
         assert!(slices.seen.len() <= MOST_SLICES + 1);
         let wall: f64 = slices.seen.iter().map(|slice| slice.wall_ns).sum();
