@@ -1,6 +1,7 @@
 //! Recording a program or a process, for tests that look at the profile.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tests::{Folded, agent, need_root, run, seconds, workload};
 
@@ -103,4 +104,36 @@ fn vm_the_cost_of_a_recording_is_known_by_cause() {
 
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
+}
+
+/// Operators can end all recordings of a host without looking for them.
+#[test]
+fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = folder.path().join("stop");
+    let recording = |options: &[&str]| {
+        let mut agent = agent();
+        agent.args(options).args(["-q", "--json"]).env("PERF_AGENT_STOP_FILE", &stop);
+        run(agent.current_dir(folder.path())).unwrap()
+    };
+    for verb in ["record", "off-cpu", "syscalls", "sched"] {
+        let file = stop.clone();
+        let operator = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(2));
+            std::fs::write(file, "").unwrap();
+        });
+        let began = Instant::now();
+        let ended = recording(&[verb, "-a", "-d", "600"]);
+        operator.join().unwrap();
+        assert_eq!(ended.code, 0, "{verb}: {}", ended.stderr);
+        assert!(began.elapsed() < Duration::from_mins(5), "{verb} went on");
+        let json: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let notes = json["quality"]["notes"].to_string();
+        assert!(notes.contains("ended early") && notes.contains("/stop"), "{verb}: {notes}");
+        let refused = recording(&[verb, "-a", "-d", "1"]);
+        assert_eq!(refused.code, 3, "{verb}: {}", refused.stdout);
+        assert!(refused.stderr.contains(&format!("sudo rm {}", stop.display())), "{}", refused.stderr);
+        std::fs::remove_file(&stop).unwrap();
+    }
 }

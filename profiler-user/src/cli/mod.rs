@@ -4,6 +4,7 @@ mod debug;
 mod doctor;
 mod exit;
 mod flamegraph;
+mod guard;
 mod input;
 mod launch;
 mod output_args;

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::exit::{CliError, Exit, with_causes};
+use super::guard::{Guard, Reason};
 use super::launch::{Launch, RunAs};
 use super::quantity::Length;
 use super::target::CommandArgs;
@@ -18,7 +19,7 @@ use crate::session::{Scope, SessionError};
 use crate::system::permission::PermissionReport;
 
 /// Why a recording ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Ending {
     /// Its time was up.
     Time,
@@ -28,6 +29,8 @@ pub(super) enum Ending {
     TargetGone,
     /// The command ended with this code.
     Child(u8),
+    /// It could not be allowed to go on.
+    Guarded(Reason),
 }
 
 /// The signals that end a recording.
@@ -48,10 +51,11 @@ const TICK_EVERY: Duration = Duration::from_millis(100);
 /// Time between two looks at whether the target still lives.
 const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
 
-/// The clock of a recording that is looked after a few times a second and has nothing else to wait for.
+/// A recording that runs: until when, and who may end it.
 pub(super) struct Running<'a> {
     deadline: Option<Instant>,
     signals: &'a mut Signals,
+    guard: &'a mut Guard,
     child: Option<&'a mut Child>,
     next_tick: Instant,
     next_life_sign: Instant,
@@ -60,7 +64,12 @@ pub(super) struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// Begins now.
-    pub(super) fn new(length: Length, signals: &'a mut Signals, child: Option<&'a mut Child>) -> Self {
+    pub(super) fn new(
+        length: Length,
+        signals: &'a mut Signals,
+        guard: &'a mut Guard,
+        child: Option<&'a mut Child>,
+    ) -> Self {
         let now = Instant::now();
         let deadline = match length {
             Length::For(duration) => Some(now + duration),
@@ -69,6 +78,7 @@ impl<'a> Running<'a> {
         Self {
             deadline,
             signals,
+            guard,
             child,
             next_tick: now + TICK_EVERY,
             next_life_sign: now + LIFE_SIGN_EVERY,
@@ -76,27 +86,41 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Waits for the next look; or says why there is none.
-    pub(super) async fn tick(&mut self) -> Option<Ending> {
+    /// Waits until the recording has to end. May be given up and called again.
+    pub(super) async fn ended(&mut self) -> Ending {
         loop {
             tokio::select! {
                 biased;
-                code = exit_code(&mut self.child) => return Some(Ending::Child(code)),
+                code = exit_code(&mut self.child) => return Ending::Child(code),
                 _ = self.signals.interrupt.recv() => {
                     self.interrupts += 1;
                     // The terminal sent it to the command as well: the command decides, unless it is asked twice.
                     if self.child.is_none() || self.interrupts > 1 {
-                        return Some(Ending::Asked);
+                        return Ending::Asked;
                     }
                 }
-                _ = self.signals.terminate.recv() => return Some(Ending::Asked),
+                _ = self.signals.terminate.recv() => return Ending::Asked,
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
-                    return Some(Ending::Time);
+                    return Ending::Time;
                 }
-                () = sleep_until(self.next_tick) => {
-                    self.next_tick = Instant::now() + TICK_EVERY;
-                    return None;
+                () = sleep_until(self.guard.next()) => {
+                    if let Some(reason) = self.guard.look() {
+                        return Ending::Guarded(reason);
+                    }
                 }
+            }
+        }
+    }
+
+    /// Waits for the next look, a few times a second; or says why there is none.
+    pub(super) async fn tick(&mut self) -> Option<Ending> {
+        let next = self.next_tick;
+        tokio::select! {
+            biased;
+            ending = self.ended() => Some(ending),
+            () = sleep_until(next) => {
+                self.next_tick = Instant::now() + TICK_EVERY;
+                None
             }
         }
     }
@@ -110,6 +134,15 @@ impl<'a> Running<'a> {
         }
         due
     }
+}
+
+/// What the result says of a recording that was guarded.
+pub(super) fn guard_notes(guard: &Guard, ending: Ending) -> Vec<String> {
+    let ended = match ending {
+        Ending::Guarded(reason) => Some(reason.describe()),
+        _ => None,
+    };
+    ended.into_iter().chain(guard.note()).collect()
 }
 
 /// Finds the program of a command and prepares its user; none when the scope is not a command.

@@ -7,9 +7,12 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::exit::Exit;
+use super::guard::Guard;
 use super::output_args::{json_file, tell};
 use super::quantity::{Length, length};
-use super::running::{Ending, Running, Signals, outlive, prepare_command, start_command, start_error};
+use super::running::{
+    Ending, Running, Signals, guard_notes, outlive, prepare_command, start_command, start_error,
+};
 use super::target::{CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::{Colour, stdout_style};
 use crate::output::sched::{SchedOptions, sched_json, write_sched};
@@ -71,6 +74,7 @@ async fn record(args: SchedArgs) -> anyhow::Result<ExitCode> {
     let files: Vec<_> =
         args.output.iter().map(|path| json_file(path, args.force)).collect::<Result<_, _>>()?;
     let mut signals = Signals::new()?;
+    let mut guard = Guard::new()?;
     let launch = prepare_command(&found.scope, &args.command);
     let failed = |error| start_error(&error, found.pid);
     let mut session = SchedSession::start(&found.scope, args.follow.follow_forks()).map_err(failed)?;
@@ -78,7 +82,7 @@ async fn record(args: SchedArgs) -> anyhow::Result<ExitCode> {
     if !args.quiet {
         announce(&found, length, &args);
     }
-    let mut running = Running::new(length, &mut signals, child.as_mut());
+    let mut running = Running::new(length, &mut signals, &mut guard, child.as_mut());
     let ending = loop {
         if let Some(ending) = running.tick().await {
             break ending;
@@ -88,7 +92,8 @@ async fn record(args: SchedArgs) -> anyhow::Result<ExitCode> {
             break Ending::TargetGone;
         }
     };
-    let report = session.stop(meta(&found)).map_err(failed)?;
+    let mut report = session.stop(meta(&found)).map_err(failed)?;
+    report.quality.notes.extend(guard_notes(&guard, ending));
     let write_file = |file: &crate::output::file::Destination| {
         file.write(|out| Ok(writeln!(out, "{}", sched_json(&report))?))
     };

@@ -4,16 +4,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Child;
 use tokio::time::{Instant, sleep_until};
 
 use super::status::Status;
 use super::write::{Outputs, Report};
 use super::{Plan, ResultArgs};
 use crate::cli::exit::Exit;
-use crate::cli::quantity::Length;
+use crate::cli::guard::Guard;
 use crate::cli::running::{
-    Ending, Signals, exit_code, outlive, prepare_command, ring_waker, start_command, start_error, woken,
+    Ending, Running, Signals, guard_notes, outlive, prepare_command, ring_waker, start_command, start_error,
+    woken,
 };
 use crate::session::{Recorded, Session};
 
@@ -22,8 +22,6 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Time to the next drain when an unwind table is missing: samples wait for it, each with a copy of its stack. Also the least time between
 /// two drains, so that a storm of new processes cannot keep us busy.
 const DRAIN_SOON: Duration = Duration::from_millis(5);
-/// Time between two looks at whether the target still lives.
-const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
 
 /// Records, writes and reports.
 pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
@@ -34,12 +32,16 @@ pub(super) fn run(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
 async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     let outputs = Outputs::prepare(&plan, results)?;
     let mut signals = Signals::new()?;
+    let mut guard = Guard::new()?;
     let launch = prepare_command(&plan.session.scope, &plan.command);
     let mut session = Session::start(&plan.session).map_err(|error| start_error(&error, plan.pid))?;
     let mut child = start_command(launch, &plan.command, session.targets_mut())?;
     outputs.announce(&plan);
-    let ending = drive(&plan, &outputs, &mut session, &mut signals, child.as_mut()).await;
-    let recorded = Arc::new(session.stop());
+    let running = Running::new(plan.length, &mut signals, &mut guard, child.as_mut());
+    let ending = drive(&plan, &outputs, &mut session, running).await;
+    let mut recorded = session.stop();
+    recorded.notes.extend(guard_notes(&guard, ending));
+    let recorded = Arc::new(recorded);
     if recorded.aggregate.samples() == 0 {
         return Ok(nothing_sampled(&plan, ending));
     }
@@ -57,37 +59,16 @@ async fn record(plan: Plan, results: ResultArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn drive(
-    plan: &Plan,
-    outputs: &Outputs,
-    session: &mut Session,
-    signals: &mut Signals,
-    mut child: Option<&mut Child>,
-) -> Ending {
-    let deadline = match plan.length {
-        Length::For(duration) => Some(Instant::now() + duration),
-        Length::Unlimited => None,
-    };
+async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, mut running: Running<'_>) -> Ending {
     let mut status = Status::new(plan.length, outputs.quiet());
     // Without it the timer alone drains, and first samples wait a little longer for their tables.
     let ring = session.ring_fd().ok().and_then(ring_waker);
     let mut next_drain = Instant::now() + DRAIN_EVERY;
     let mut next_status = Instant::now();
-    let mut next_life_sign = Instant::now() + LIFE_SIGN_EVERY;
-    let mut interrupts = 0;
     let ending = loop {
         tokio::select! {
             biased;
-            code = exit_code(&mut child) => break Ending::Child(code),
-            _ = signals.interrupt.recv() => {
-                interrupts += 1;
-                // The terminal sent it to the command as well: the command decides, unless it is asked twice.
-                if child.is_none() || interrupts > 1 {
-                    break Ending::Asked;
-                }
-            }
-            _ = signals.terminate.recv() => break Ending::Asked,
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break Ending::Time,
+            ending = running.ended() => break ending,
             () = sleep_until(next_drain) => {
                 session.tick();
                 let now = Instant::now();
@@ -97,11 +78,8 @@ async fn drive(
                     next_status = now + DRAIN_EVERY;
                     status.update(session);
                 }
-                if now >= next_life_sign {
-                    next_life_sign = now + LIFE_SIGN_EVERY;
-                    if !session.has_living_target() {
-                        break Ending::TargetGone;
-                    }
+                if running.is_life_sign_due() && !session.has_living_target() {
+                    break Ending::TargetGone;
                 }
             }
             () = woken(ring.as_ref()) => next_drain = next_drain.min(Instant::now() + DRAIN_SOON),
@@ -131,7 +109,7 @@ fn nothing_sampled(plan: &Plan, ending: Ending) -> ExitCode {
     let why = match ending {
         Ending::TargetGone => "the target has ended",
         Ending::Child(_) => "the command ended before it used any CPU",
-        Ending::Time | Ending::Asked => "the target used no CPU in that time",
+        Ending::Time | Ending::Asked | Ending::Guarded(_) => "the target used no CPU in that time",
     };
     eprintln!("error: nothing was sampled of {}: {why}", plan.target);
     eprintln!(

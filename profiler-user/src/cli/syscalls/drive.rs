@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::process::Child;
 use tokio::time::{Instant, sleep_until};
 
 use super::Plan;
 use crate::cli::exit::Exit;
+use crate::cli::guard::Guard;
 use crate::cli::quantity::Length;
 use crate::cli::running::{
-    Ending, Signals, exit_code, outlive, prepare_command, ring_waker, start_command, start_error, woken,
+    Ending, Running, Signals, guard_notes, outlive, prepare_command, ring_waker, start_command, start_error,
+    woken,
 };
 use crate::syscalls::{CallReport, CallSession};
 
@@ -18,8 +19,6 @@ use crate::syscalls::{CallReport, CallSession};
 const TICK_EVERY: Duration = Duration::from_millis(100);
 /// Time to the next look when an unwind table is missing.
 const TICK_SOON: Duration = Duration::from_millis(5);
-/// Time between two looks at whether the target still lives.
-const LIFE_SIGN_EVERY: Duration = Duration::from_millis(500);
 
 /// Records, writes and reports.
 pub(super) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
@@ -29,13 +28,16 @@ pub(super) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
 
 async fn record(mut plan: Plan) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
+    let mut guard = Guard::new()?;
     let launch = prepare_command(&plan.found.scope, &plan.args.command);
     let failed = |error| start_error(&error, plan.found.pid);
     let mut session = CallSession::start(&plan.session).map_err(failed)?;
     let mut child = start_command(launch, &plan.args.command, session.targets_mut())?;
     announce(&plan);
-    let ending = drive(&plan, &mut session, &mut signals, child.as_mut()).await?;
+    let running = Running::new(plan.length, &mut signals, &mut guard, child.as_mut());
+    let ending = drive(&plan, &mut session, running).await?;
     let mut report = session.stop(plan.meta()).map_err(failed)?;
+    report.quality.notes.extend(guard_notes(&guard, ending));
     let nothing = is_empty(&report);
     plan.choice.apply(&mut report);
     plan.write(&report)?;
@@ -54,34 +56,14 @@ fn is_empty(report: &CallReport) -> bool {
     report.owners.is_empty() && report.in_flight.is_empty()
 }
 
-async fn drive(
-    plan: &Plan,
-    session: &mut CallSession,
-    signals: &mut Signals,
-    mut child: Option<&mut Child>,
-) -> anyhow::Result<Ending> {
-    let deadline = match plan.length {
-        Length::For(duration) => Some(Instant::now() + duration),
-        Length::Unlimited => None,
-    };
+async fn drive(plan: &Plan, session: &mut CallSession, mut running: Running<'_>) -> anyhow::Result<Ending> {
     let ring = session.ring_fd().ok().and_then(ring_waker);
     let mut next_tick = Instant::now() + TICK_EVERY;
-    let mut next_life_sign = Instant::now() + LIFE_SIGN_EVERY;
     let mut next_table = plan.interval.map(|interval| Instant::now() + interval);
-    let mut interrupts = 0;
     loop {
         tokio::select! {
             biased;
-            code = exit_code(&mut child) => return Ok(Ending::Child(code)),
-            _ = signals.interrupt.recv() => {
-                interrupts += 1;
-                // The terminal sent it to the command as well: the command decides, unless it is asked twice.
-                if child.is_none() || interrupts > 1 {
-                    return Ok(Ending::Asked);
-                }
-            }
-            _ = signals.terminate.recv() => return Ok(Ending::Asked),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => return Ok(Ending::Time),
+            ending = running.ended() => return Ok(ending),
             () = sleep_until(next_table.unwrap_or_else(Instant::now)), if next_table.is_some() => {
                 next_table = plan.interval.map(|interval| Instant::now() + interval);
                 let mut report = session.interval(plan.meta())?;
@@ -95,11 +77,8 @@ async fn drive(
                 tell_news(plan, session);
                 let now = Instant::now();
                 next_tick = now + TICK_EVERY;
-                if now >= next_life_sign {
-                    next_life_sign = now + LIFE_SIGN_EVERY;
-                    if !session.has_living_target() {
-                        return Ok(Ending::TargetGone);
-                    }
+                if running.is_life_sign_due() && !session.has_living_target() {
+                    return Ok(Ending::TargetGone);
                 }
             }
         }
@@ -139,7 +118,7 @@ fn nothing_recorded(plan: &Plan, ending: Ending) -> ExitCode {
     let why = match ending {
         Ending::TargetGone => "the target has ended",
         Ending::Child(_) => "the command made none that were seen",
-        Ending::Time | Ending::Asked => "the target made none in that time",
+        Ending::Time | Ending::Asked | Ending::Guarded(_) => "the target made none in that time",
     };
     eprintln!("error: no system call was recorded of {}: {why}", plan.found.title);
     eprintln!("hint: record longer (-d 60s); `perf-agent doctor` says what this host can do");
