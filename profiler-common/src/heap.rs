@@ -132,6 +132,10 @@ pub struct HeapThread {
     pub kind: u32,
     /// Bucket of the size.
     pub bucket: u32,
+    /// [`HeapControl::slice`] when the call began: what an earlier slice left behind is no outer call.
+    pub slice: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// What blocks are found by.
@@ -194,6 +198,11 @@ pub struct HeapControl {
     pub counting: u32,
     /// Rounds that every probe waits: the target is slowed down on purpose, to learn how it bears being slowed down.
     pub rounds: u32,
+    /// Number of the time slice.
+    pub slice: u32,
+    /// When the slice began, nanoseconds of the monotonic clock. A block from before it whose address is handed out again was freed while nobody
+    /// looked. Zero while every call is watched.
+    pub since_ns: u64,
 }
 
 /// Most rounds of [`HeapControl::rounds`]. Each reads the clock once, some tens of nanoseconds.
@@ -202,11 +211,11 @@ pub const MAX_ROUNDS: u32 = 64;
 const _: () = {
     assert!(size_of::<Rate>() == 16);
     assert!(size_of::<SizeSum>() == 16);
-    assert!(size_of::<HeapThread>() == 40);
+    assert!(size_of::<HeapThread>() == 48);
     assert!(size_of::<BlockKey>() == 16);
     assert!(size_of::<Block>() == 32);
     assert!(size_of::<HeapSum>() == 72);
-    assert!(size_of::<HeapControl>() == 12);
+    assert!(size_of::<HeapControl>() == 24);
 };
 
 /// The values are plain integers without padding, so any bytes are valid and all bytes are initialized.

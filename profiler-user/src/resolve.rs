@@ -38,7 +38,7 @@ type Unknown = (String, String);
 
 /// Symbolizes an aggregate.
 ///
-/// `value_types` says what the values of the aggregate's tallies are. The quality block that comes back counts what this step knows (samples,
+/// `value_types` says what the values of the aggregate's tallies are. Leaks in `meta` name stacks by their index in the aggregate. The quality block that comes back counts what this step knows (samples,
 /// stacks cut short, unknown frames); losses and costs are the caller's to add.
 pub fn resolve(
     aggregate: &Aggregate,
@@ -258,6 +258,10 @@ impl Resolver<'_> {
         let telling: Vec<Cow<'_, [u32]>> =
             (0..aggregate.stacks().len()).map(|id| self.telling_places(aggregate, id as u32)).collect();
         let stack_ids: Vec<_> = telling.iter().map(|places| self.stack(aggregate, places)).collect();
+        let mut meta = meta;
+        for known in meta.leaks.iter_mut().flat_map(|leaks| &mut leaks.stacks) {
+            known.stack = stack_ids[known.stack.0 as usize];
+        }
         let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.names.text(comm)).collect();
         let mut tallies: Vec<_> = aggregate.tallies().collect();
         // The map's order is random; equal recordings should give equal files.

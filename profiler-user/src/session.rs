@@ -24,7 +24,7 @@ use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
-use crate::profile::{Allocations, Counter, Overhead, Resident, UnwindTables, ValueType};
+use crate::profile::{Allocations, Counter, Leaks, Overhead, Resident, UnwindTables, ValueType};
 use crate::profile_type::{Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
@@ -133,7 +133,7 @@ pub struct Session {
     sampler: Option<OnCpu>,
     waits: Option<OffCpu>,
     memory: Option<Memory>,
-    heap: Option<Heap>,
+    heap: Option<Box<Heap>>,
     processes: Processes,
     unwinder: Unwinder,
     dump: Option<StackDump>,
@@ -169,6 +169,8 @@ pub struct Recorded {
     pub resident: Vec<Resident>,
     /// Totals of an allocator's calls, where they were recorded.
     pub allocations: Option<Allocations>,
+    /// Blocks that were not freed, where leaks were looked for; their stacks are indexes into the aggregate.
+    pub leaks: Option<Leaks>,
     /// When it began, Unix nanoseconds.
     pub start_unix_ns: u64,
     /// How long it took, nanoseconds.
@@ -287,12 +289,12 @@ impl Session {
 
     /// Whether a look in a few milliseconds is worth while: samples wait for their tables.
     pub fn is_waiting(&self) -> bool {
-        self.unwinder.is_waiting() || self.heap.as_ref().is_some_and(Heap::is_waiting)
+        self.unwinder.is_waiting() || self.heap.as_ref().is_some_and(|heap| heap.is_waiting())
     }
 
     /// Time to the next tick that has to come in time, where there is one.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.heap.as_ref().and_then(Heap::next_look)
+        self.heap.as_ref().and_then(|heap| heap.next_look())
     }
 
     /// The ring, which wakes up whoever polls it when a table is missing.
@@ -357,7 +359,9 @@ impl Session {
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
         push("stack_table_full", "stacks not kept apart, table full", self.aggregate.overflowed());
-        for counter in self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(Heap::lost)) {
+        for counter in
+            self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(|heap| heap.lost()))
+        {
             push(&counter.id, &counter.what, counter.count);
         }
         lost
@@ -405,9 +409,11 @@ impl Session {
             waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
             self.notes.extend(waits.notes(&self.programs.stats()));
         }
+        let mut leaks = None;
         if let Some(heap) = &mut self.heap {
-            if heap.finish(&mut self.aggregate, &mut self.processes).is_err() {
-                self.undecodable += 1;
+            match heap.finish(&mut self.aggregate, &mut self.processes) {
+                Ok(found) => leaks = found,
+                Err(_) => self.undecodable += 1,
             }
             self.notes.extend(heap.notes(&self.programs.stats()));
         }
@@ -439,6 +445,7 @@ impl Session {
             lost,
             notes: self.notes,
             allocations: self.heap.as_ref().map(|heap| heap.allocations(&self.programs.stats())),
+            leaks,
             resident: self.memory.as_ref().map(Memory::resident).unwrap_or_default(),
             start_unix_ns: self.start_unix_ns,
             duration_ns,

@@ -8,6 +8,7 @@ mod faults;
 mod foreign;
 mod framehop;
 mod hosts;
+mod leaks;
 mod memory;
 mod off_cpu;
 mod pprof_golden;

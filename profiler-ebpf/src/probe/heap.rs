@@ -32,9 +32,9 @@ use crate::stats::count;
 use crate::unwind::{Round, walk_on};
 
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
-    // SAFETY: single words, which the agent replaces as a whole.
-    let (counting, rounds) =
-        HEAP_CONTROL.get_ptr(0).map_or((0, 0), |control| unsafe { ((*control).counting, (*control).rounds) });
+    let Some(control) = HEAP_CONTROL.get_ptr(0) else { return 0 };
+    // SAFETY: plain words, which the agent replaces between slices.
+    let (counting, rounds, slice) = unsafe { ((*control).counting, (*control).rounds, (*control).slice) };
     if counting == 0 {
         return 0;
     }
@@ -50,7 +50,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     wait(rounds);
     let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
     let owner = bpf_get_current_pid_tgid() as u32;
-    if is_inner(owner, stack) {
+    if is_inner(owner, stack, slice) {
         count(Stat::HeapInner);
         return 0;
     }
@@ -85,6 +85,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
             (*thread).number = 0;
             (*thread).kind = site.kind() as u32;
             (*thread).bucket = u32::from(bucket);
+            (*thread).slice = slice;
             (*thread).stack = stack;
         }
     }
@@ -108,11 +109,18 @@ fn wait(rounds: u32) {
 
 /// Whether the call is part of another one of the same thread.
 #[inline(always)]
-fn is_inner(owner: u32, stack: u64) -> bool {
+fn is_inner(owner: u32, stack: u64, slice: u32) -> bool {
     let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) else { return false };
     // SAFETY: the thread's own entry.
     let outer = unsafe { (*thread).stack };
     if outer == 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    if unsafe { (*thread).slice } != slice {
+        // The probe at its return was taken out before it returned.
+        // SAFETY: as above.
+        unsafe { (*thread).stack = 0 };
         return false;
     }
     // A function that jumps into another one hands its own return address on.
@@ -182,7 +190,8 @@ fn thread_of(owner: u32) -> Option<*mut HeapThread> {
     if let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) {
         return Some(thread);
     }
-    let new = HeapThread { stack: 0, size: 0, pointer: 0, number: 0, kind: 0, bucket: 0 };
+    let new =
+        HeapThread { stack: 0, size: 0, pointer: 0, number: 0, kind: 0, bucket: 0, slice: 0, padding: 0 };
     if HEAP_THREADS.insert(owner, new, 0).is_err() {
         count(Stat::HeapThreadsFull);
         return None;
@@ -381,13 +390,16 @@ fn release(pid: u32, address: u64) {
 
 pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
     let owner = bpf_get_current_pid_tgid() as u32;
-    let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) else { return 0 };
     let (result, stack) = returned(ctx);
-    // SAFETY: the thread's own entry, here and below.
-    if unsafe { (*thread).stack } != stack {
-        // The return of an inner call.
-        return 0;
-    }
+    let thread = match HEAP_THREADS.get_ptr_mut(owner) {
+        // SAFETY: the thread's own entry, here and below.
+        Some(thread) if unsafe { (*thread).stack } == stack => thread,
+        _ => {
+            // The return of an inner call, or of one that is not followed.
+            forget_reused(result);
+            return 0;
+        }
+    };
     let (size, pointer, number, kind, bucket) = unsafe {
         (*thread).stack = 0;
         ((*thread).size, (*thread).pointer, (*thread).number, u64::from((*thread).kind), (*thread).bucket)
@@ -413,8 +425,28 @@ pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
     }
     if number != 0 {
         keep(pid, address, size, number, rate_of(bucket as u16));
+    } else {
+        forget_reused(address);
     }
     0
+}
+
+/// A block from before this time slice whose address is handed out again was freed while nobody looked.
+#[inline(always)]
+fn forget_reused(address: u64) {
+    let Some(control) = HEAP_CONTROL.get_ptr(0) else { return };
+    // SAFETY: plain words, which the agent replaces between slices.
+    let since_ns = unsafe { (*control).since_ns };
+    if since_ns == 0 {
+        return;
+    }
+    let pid = current_ids().pid;
+    let Some(block) = BLOCKS.get_ptr(BlockKey { address, pid, padding: 0 }) else { return };
+    // SAFETY: the block is handed out to this thread; nobody else writes the entry.
+    if unsafe { (*block).since_ns } < since_ns {
+        count(Stat::BlocksReused);
+        release(pid, address);
+    }
 }
 
 /// Adds a call up and follows its block.

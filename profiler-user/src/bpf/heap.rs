@@ -103,6 +103,16 @@ impl HeapMaps {
         batch::entries(self.blocks.fd().as_fd(), Read::Keep)
             .map_err(|source| LoadError::Batch { map: "BLOCKS", source })
     }
+
+    /// Follows these blocks no longer.
+    ///
+    /// # Errors
+    ///
+    /// What `bpf(2)` reports.
+    pub fn forget_blocks(&self, keys: &[BlockKey]) -> Result<(), LoadError> {
+        batch::remove(self.blocks.fd().as_fd(), keys)
+            .map_err(|source| LoadError::Batch { map: "BLOCKS", source })
+    }
 }
 
 /// The programs.

@@ -62,6 +62,9 @@ enum Verb {
     Memory(Box<record::MemoryArgs>),
     /// Profile who allocates memory: bytes and calls by stack, at the allocator's functions
     Alloc(Box<record::AllocArgs>),
+    /// Find memory leaks: what is allocated and not freed, by stack, and whether it grows
+    #[command(alias = "memleak")]
+    Leaks(Box<record::LeaksArgs>),
     /// Show a recorded profile as a table
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Verb::Sched(args) => sched::run(*args),
         Verb::Memory(args) => record::memory(*args),
         Verb::Alloc(args) => record::alloc(*args),
+        Verb::Leaks(args) => record::leaks(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Doctor(args) => doctor::run(&args),

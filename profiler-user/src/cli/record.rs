@@ -2,6 +2,7 @@
 
 mod alloc;
 mod drive;
+mod leaks;
 mod memory;
 mod status;
 mod waits;
@@ -22,6 +23,7 @@ use crate::bpf::{Clock, PerfEvent};
 use crate::profile_type::ProfileKind;
 use crate::session::{Idle, SessionOptions};
 pub(super) use alloc::{AllocArgs, alloc};
+pub(super) use leaks::{LeaksArgs, leaks};
 pub(super) use memory::{MemoryArgs, memory};
 pub(super) use waits::{OffCpuArgs, WallArgs, off_cpu, wall};
 
@@ -164,6 +166,8 @@ struct Plan {
     comm: Option<String>,
     command: CommandArgs,
     scope_notes: Vec<String>,
+    /// Time between two tables while it goes on; none for one at the end.
+    interval: Option<std::time::Duration>,
     /// What is done with threads that only wait.
     idle_threads: IdleThreads,
 }
@@ -273,6 +277,7 @@ fn plan(
         comm: found.comm,
         command,
         scope_notes: note.map(str::to_owned).into_iter().collect(),
+        interval: None,
         idle_threads: IdleThreads::Show,
     }
 }

@@ -87,6 +87,7 @@ pub(crate) fn meta() -> Meta {
         scope_notes: vec!["user stacks only".into()],
         resident: Vec::new(),
         allocations: None,
+        leaks: None,
     }
 }
 

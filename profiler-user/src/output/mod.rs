@@ -13,6 +13,7 @@ mod flamegraph;
 mod folded;
 mod histogram;
 mod json;
+mod leaks;
 mod numbers;
 mod options;
 pub(crate) mod pprof;
@@ -28,11 +29,12 @@ use std::path::Path;
 
 pub use flamegraph::{describe_recording, subtitle_of, title_of};
 pub use json::{hotspots_json, neighbours_json};
+pub use leaks::write_leaks;
 pub use numbers::{bytes, duration, percent, thousands, value_with_unit};
 pub use options::{Growth, OutputOptions, Palette};
 pub use quality::{Level, quality_level, quality_line, quality_line_styled};
 pub use resident::write_resident;
-pub use sites::{Site, Sites, sites, sites_json, write_sites};
+pub use sites::{Site, SiteLeak, Sites, sites, sites_json, write_sites};
 pub use text::{TextStyle, write_header, write_hotspots, write_neighbours, write_next, write_quality};
 
 use crate::profile::Profile;

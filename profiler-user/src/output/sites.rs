@@ -1,7 +1,7 @@
 //! Where memory is allocated: one row for each distinct stack, as a table and as JSON.
 //!
 //! A site in JSON: `stack` (root first), `alloc_bytes`, `alloc_count`, `live_bytes`, `live_count`, `temporary_percent`, `error_pct`. What was
-//! not recorded is null.
+//! not recorded is null. Where leaks were looked for there is more: see [`super::leaks`].
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -12,7 +12,8 @@ use super::columns::cut;
 use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
 use crate::allocator::is_entry;
-use crate::profile::Profile;
+use crate::profile::{LeakSums, Profile, StackId};
+use crate::report::leaks::{Finding, Verdict, judge};
 use crate::report::{Detail, FunctionId, Functions};
 
 /// Frames of a site that a table shows.
@@ -37,13 +38,39 @@ pub struct Site {
     pub sampled: u64,
     /// Half of the 95 % interval of all sites together, percent: what time slices leave open.
     pub common_error: f64,
+    /// What becomes of its blocks, where leaks were looked for.
+    pub leak: Option<SiteLeak>,
+}
+
+/// Blocks of a site that are not freed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteLeak {
+    /// What was seen.
+    pub sums: LeakSums,
+    /// What it means.
+    pub finding: Finding,
+}
+
+impl SiteLeak {
+    /// Leaks come first, the fastest before the others; then what is in use.
+    fn rank(&self) -> (u32, f64) {
+        match self.finding.verdict {
+            Verdict::Leaking => (0, -self.finding.growth),
+            Verdict::Growing => (1, -self.finding.growth),
+            _ => (2, -self.sums.live_bytes),
+        }
+    }
 }
 
 impl Site {
-    /// Half of the 95 % interval of the bytes, percent of them; zero where every call was taken.
+    /// Half of the 95 % interval of the bytes, percent of them; zero where every call was taken. Of live bytes where leaks were looked for.
     pub fn error_percent(&self) -> f64 {
         /// Standard errors in it, of a count that is Poisson-distributed.
         const NORMAL: f64 = 1.96;
+        if let Some(leak) = &self.leak {
+            let share = leak.sums.live_squares.sqrt() / leak.sums.live_bytes.max(1.0);
+            return (NORMAL * 100.0 * share).hypot(self.common_error);
+        }
         let own = if self.sampled == 0 { 0.0 } else { NORMAL * 100.0 / (self.sampled as f64).sqrt() };
         own.hypot(self.common_error)
     }
@@ -69,12 +96,15 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
     let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.error_percent);
     let functions = Functions::new(profile, Detail::Function);
     let mut by_stack: HashMap<Vec<FunctionId>, Site> = HashMap::new();
-    for sample in &profile.samples {
-        let value = |index: usize| sample.values.get(index).copied().unwrap_or(0);
-        let mut stack: Vec<FunctionId> = functions.of_stack(profile.stack(sample.stack)).collect();
+    let stack_of = |stack: StackId| {
+        let mut stack: Vec<FunctionId> = functions.of_stack(profile.stack(stack)).collect();
         let inside = stack.iter().take_while(|id| is_entry(functions.get(**id).name)).count();
         stack.drain(..inside.min(stack.len().saturating_sub(1)));
-        let site = by_stack.entry(stack).or_insert_with_key(|stack| Site {
+        stack
+    };
+    for sample in &profile.samples {
+        let value = |index: usize| sample.values.get(index).copied().unwrap_or(0);
+        let site = by_stack.entry(stack_of(sample.stack)).or_insert_with_key(|stack| Site {
             stack: stack.clone(),
             alloc_bytes: 0,
             alloc_count: 0,
@@ -83,6 +113,7 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
             temporary_count: temporary.map(|_| 0),
             sampled: 0,
             common_error,
+            leak: None,
         });
         let add = |sum: &mut Option<u64>, index: Option<usize>| {
             if let (Some(sum), Some(index)) = (sum, index) {
@@ -96,17 +127,29 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
         add(&mut site.temporary_count, temporary);
         site.sampled = site.sampled.saturating_add(sampled.map_or(0, value));
     }
+    let mut leaking: HashMap<Vec<FunctionId>, LeakSums> = HashMap::new();
+    for known in profile.meta.leaks.iter().flat_map(|leaks| &leaks.stacks) {
+        leaking.entry(stack_of(known.stack)).or_default().add(&known.sums);
+    }
+    for (site, leaks) in by_stack.values_mut().zip(profile.meta.leaks.iter().cycle()) {
+        if let Some(sums) = leaking.remove(&site.stack) {
+            site.leak = Some(SiteLeak { finding: judge(leaks, &sums), sums });
+        }
+    }
     let mut sites: Vec<Site> = by_stack.into_values().collect();
     sites.sort_by(|a, b| {
         let key = |site: &Site| (site.live_bytes.unwrap_or(site.alloc_bytes), site.alloc_bytes);
-        key(b).cmp(&key(a)).then_with(|| a.stack.cmp(&b.stack))
+        let rank = |site: &Site| site.leak.as_ref().map_or((3, 0.0), SiteLeak::rank);
+        let ((a_class, a_rank), (b_class, b_rank)) = (rank(a), rank(b));
+        let by_leak = a_class.cmp(&b_class).then_with(|| a_rank.total_cmp(&b_rank));
+        by_leak.then_with(|| key(b).cmp(&key(a))).then_with(|| a.stack.cmp(&b.stack))
     });
     Some(Sites { functions, sites })
 }
 
 impl Sites<'_> {
     /// Names of a site's frames, leaf first.
-    fn names(&self, site: &Site) -> impl DoubleEndedIterator<Item = &str> {
+    pub(super) fn names(&self, site: &Site) -> impl DoubleEndedIterator<Item = &str> {
         site.stack.iter().map(|id| self.functions.get(*id).name)
     }
 }
@@ -172,7 +215,7 @@ fn common_sizes(profile: &Profile) -> String {
 pub fn sites_json(profile: &Profile) -> Option<Value> {
     let found = sites(profile)?;
     let row = |site: &Site| {
-        json!({
+        let mut row = json!({
             "stack": found.names(site).rev().collect::<Vec<_>>(),
             "alloc_bytes": site.alloc_bytes,
             "alloc_count": site.alloc_count,
@@ -180,7 +223,11 @@ pub fn sites_json(profile: &Profile) -> Option<Value> {
             "live_count": site.live_count,
             "temporary_percent": site.temporary_percent(),
             "error_pct": site.error_percent(),
-        })
+        });
+        if let (Some(leak), Some(row)) = (&site.leak, row.as_object_mut()) {
+            row.extend(super::leaks::leak_json(leak));
+        }
+        row
     };
     Some(found.sites.iter().map(row).collect())
 }

@@ -5,6 +5,7 @@
 
 mod build;
 mod idle;
+mod leaks;
 mod quality;
 mod text;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::ProfileBuilder;
 pub use idle::fold_idle;
+pub use leaks::{Cohorts, LeakStack, LeakSums, Leaks, WatchedSlices, age_bucket, ages_of_bucket};
 pub use quality::{
     Counter, ModuleUnknown, Overhead, ProgramCost, Quality, STAGE_DRAIN, STAGE_START, STAGE_SYMBOLS,
     STAGE_TABLES, StageCost, UnwindTables,
@@ -29,7 +31,7 @@ pub struct MappingId(pub u32);
 pub struct LocationId(pub u32);
 
 /// Index into [`Profile::stacks`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct StackId(pub u32);
 
 /// Index into [`Profile::labels`].
@@ -179,6 +181,9 @@ pub struct Meta {
     /// Totals of an allocator's calls, for profiles of allocations; none for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocations: Option<Allocations>,
+    /// Blocks that were not freed, for profiles of leaks; none for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaks: Option<Leaks>,
 }
 
 /// All calls of allocators that were seen, whether their stacks were taken or not.

@@ -6,7 +6,7 @@ mod memory;
 mod off_cpu;
 mod on_cpu;
 
-pub use heap::{Heap, HeapOptions, ProbesError};
+pub use heap::{Heap, HeapOptions, LeakOptions, ProbesError};
 pub use kind::ProfileKind;
 pub use memory::{MappingsWanted, Memory, MemoryError, MemoryOptions, Whom, mapping_calls};
 pub use off_cpu::{OffCpu, WaitOptions};

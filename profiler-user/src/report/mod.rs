@@ -8,6 +8,7 @@
 mod callers;
 mod functions;
 mod hotspots;
+pub mod leaks;
 mod tree;
 
 pub use callers::{Branch, MAX_LEVELS, Neighbours, NoSuchFunction, Side, neighbours};

@@ -110,7 +110,7 @@ impl Session {
             let targets: HashSet<u32> = known.iter().copied().collect();
             let pids: Vec<u32> =
                 known.iter().copied().filter(|pid| options.scope.has_process(*pid, &targets)).collect();
-            Heap::start(&mut programs, heap, &pids)
+            Heap::start(&mut programs, heap, &pids).map(Box::new)
         });
         let heap = heap.transpose()?;
         if let Some(sampler) = &sampler {

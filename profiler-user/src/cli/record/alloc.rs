@@ -65,6 +65,7 @@ pub(in crate::cli) fn alloc(args: AllocArgs) -> anyhow::Result<ExitCode> {
         live: args.heap.live,
         exact: args.heap.exact,
         max_overhead: args.heap.max_overhead,
+        leaks: None,
     };
     let plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
     drive::run(plan, args.results)

@@ -9,8 +9,8 @@ use crate::cli::output_args::tell;
 use crate::cli::terminal::stdout_style;
 use crate::output::file::{NameParts, OutputPlan};
 use crate::output::{
-    Level, TextStyle, quality_level, sites, write_header, write_hotspots, write_next, write_quality,
-    write_resident, write_sites,
+    Level, TextStyle, quality_level, sites, write_header, write_hotspots, write_leaks, write_next,
+    write_quality, write_resident, write_sites,
 };
 use crate::process::CgroupNames;
 use crate::profile::{Meta, Profile, STAGE_SYMBOLS, fold_idle};
@@ -150,6 +150,7 @@ impl Report {
             duration_ns: recorded.duration_ns,
             resident: recorded.resident.clone(),
             allocations: recorded.allocations.clone(),
+            leaks: recorded.leaks.clone(),
             ..self.meta.clone()
         };
         let mut cgroups = CgroupNames::of_host();
@@ -187,7 +188,9 @@ impl Report {
             hotspots(profile, profile.default_value(), Detail::default(), crate::report::SortBy::default());
         write_header(out, profile, style)?;
         write_resident(out, profile)?;
-        if sites(profile).is_some() {
+        if profile.meta.leaks.is_some() {
+            write_leaks(out, profile, top, style)?;
+        } else if sites(profile).is_some() {
             write_sites(out, profile, top, style)?;
         } else {
             write_hotspots(out, &table, top, 0.0, style)?;

@@ -3,6 +3,7 @@
 //! In: numbered stacks from the ring, sums by those numbers and by size from the kernel's tables. Out, when the recording ends: tallies in the
 //! aggregate. Totals count every call; stacks are those of a random sample, weighted.
 
+mod cohorts;
 mod cost;
 mod estimate;
 mod probes;
@@ -10,6 +11,7 @@ mod rates;
 mod results;
 mod slices;
 mod threads;
+mod watch;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use profiler_common::heap::{HeapControl, HeapSum, WEIGHT_BITS};
 
 use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
-use crate::bpf::{HeapMaps, HeapTables, Programs};
+use crate::bpf::{HeapMaps, HeapTables, LoadError, Programs};
 use crate::ingest::{EventKind, ProcessEvent, RawSample};
 use crate::process::{Moment, Processes};
 use crate::profile::ValueType;
@@ -28,11 +30,15 @@ pub use probes::ProbesError;
 use results::Always;
 use slices::{BEFORE_NS, Slices, Total, Turn};
 use threads::Threads;
+pub use watch::LeakOptions;
+use watch::{Room, Watch};
 
 /// Least mean bytes between two stacks, when slices make up for what they do not see.
 const LEAST_SAMPLE_BYTES: u64 = 32 << 10;
 /// Time after a slice in which threads that waited for a CPU at its end run, and the kernel notes how long they waited.
 const AFTER: Duration = Duration::from_millis(2);
+/// Least mean bytes between two blocks that are followed, before it is made four times as many because there are too many.
+const LEAST_THINNED_BYTES: u64 = 64;
 /// Stacks remembered by number. Past it new ones are counted as lost.
 const MOST_STACKS: usize = 200_000;
 
@@ -47,11 +53,13 @@ pub struct HeapOptions {
     pub exact: bool,
     /// What the probes may cost, as a share of one CPU's time.
     pub max_overhead: f64,
+    /// Look for leaks among the blocks that are followed.
+    pub leaks: Option<LeakOptions>,
 }
 
 impl Default for HeapOptions {
     fn default() -> Self {
-        Self { sample_bytes: 512 << 10, live: false, exact: false, max_overhead: 0.01 }
+        Self { sample_bytes: 512 << 10, live: false, exact: false, max_overhead: 0.01, leaks: None }
     }
 }
 
@@ -107,6 +115,12 @@ pub struct Heap {
     probes: Probes,
     slices: Slices,
     begun: bool,
+    /// Number of the slice.
+    slice: u32,
+    watch: Option<Box<Watch>>,
+    /// Looks at blocks that failed.
+    unread: u64,
+    stopped_ns: Option<u64>,
     cost: SiteCosts,
     /// Mean bytes between two stacks now.
     sample_bytes: u64,
@@ -134,18 +148,20 @@ impl Heap {
         if !pids.is_empty() {
             probes.need_one(pids)?;
         }
-        // Blocks can be followed only as long as no call is missed.
-        let slices = Slices::new(
-            (!options.exact && !options.live).then_some(options.max_overhead),
-            cost.linger_ns(),
-            clock::monotonic_ns(),
-        );
+        // Blocks can be followed only as long as no call is missed; leaks are estimated from what slices see of them.
+        let in_slices = !options.exact && (!options.live || options.leaks.is_some());
+        let slices =
+            Slices::new(in_slices.then_some(options.max_overhead), cost.linger_ns(), clock::monotonic_ns());
         let mut heap = Self {
             options: options.clone(),
             maps,
             probes,
             slices,
             begun: false,
+            slice: 0,
+            watch: options.leaks.map(|leaks| Box::new(Watch::new(leaks, clock::monotonic_ns()))),
+            unread: 0,
+            stopped_ns: None,
             cost,
             sample_bytes: options.sample_bytes,
             always: Always::default(),
@@ -159,8 +175,13 @@ impl Heap {
 
     /// Lets the programs count, or not, and wait for so many rounds at each call.
     fn count(&mut self, counting: bool, rounds: u32) {
-        let control =
-            HeapControl { live: u32::from(self.options.live), counting: u32::from(counting), rounds };
+        let control = HeapControl {
+            live: u32::from(self.options.live),
+            counting: u32::from(counting),
+            rounds,
+            slice: self.slice,
+            since_ns: if self.slice > 0 { clock::monotonic_ns() } else { 0 },
+        };
         // The map is ours and of fixed size; a kernel that refuses would have refused when the recording started.
         let _cannot_fail = self.maps.control(control);
     }
@@ -179,6 +200,9 @@ impl Heap {
 
     /// Follows what a process in scope did: it forked, became another program, loaded a library, or ended.
     pub fn follow(&mut self, event: &ProcessEvent) {
+        if let (Some(watch), EventKind::Exit | EventKind::Exec { .. }) = (&mut self.watch, &event.kind) {
+            watch.ended(event.pid, event.time_ns);
+        }
         match event.kind {
             EventKind::Exit => self.probes.leave(event.pid),
             EventKind::Fork { .. } | EventKind::Exec { .. } | EventKind::Map(_) => {
@@ -200,7 +224,11 @@ impl Heap {
             self.begun = true;
             let total = self.total(programs);
             self.slices.begin(clock::monotonic_ns(), total);
+            if let Some(watch) = &mut self.watch {
+                watch.begin(clock::monotonic_ns());
+            }
         }
+        self.look();
         let now_ns = clock::monotonic_ns();
         if self.slices.next_ns().is_none_or(|next_ns| now_ns < next_ns) {
             return;
@@ -213,6 +241,12 @@ impl Heap {
                 self.slices.closed(clock::monotonic_ns(), total);
                 self.probes.pause();
                 self.always = Always::read(&self.maps);
+                // The few blocks that a slice leaves behind are all that there is to know: none may be left out.
+                if let Some(watch) = &self.watch {
+                    let length_ns = watch.watched_ns(clock::monotonic_ns());
+                    self.set_sample_bytes(1);
+                    self.slice_ended(length_ns);
+                }
             }
             Turn::Slice { length_ns, slowed } => {
                 self.slice(programs, &in_scope, Duration::from_nanos(length_ns), slowed);
@@ -223,10 +257,13 @@ impl Heap {
     /// Counts for so long. The thread waits meanwhile: whoever else could be asked to take the probes out in time would come late.
     fn slice(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool, length: Duration, slowed: bool) {
         // Few calls are seen, so more of them can have their stacks taken.
-        let bytes = (self.options.sample_bytes as f64 * self.slices.share_of_time()) as u64;
-        self.set_sample_bytes(
-            bytes.clamp(LEAST_SAMPLE_BYTES.min(self.options.sample_bytes), self.options.sample_bytes),
-        );
+        if self.watch.is_none() {
+            let bytes = (self.options.sample_bytes as f64 * self.slices.share_of_time()) as u64;
+            self.set_sample_bytes(
+                bytes.clamp(LEAST_SAMPLE_BYTES.min(self.options.sample_bytes), self.options.sample_bytes),
+            );
+        }
+        self.slice = self.slice.wrapping_add(1).max(1);
         self.probes.resume(programs);
         self.probes.tick(programs, in_scope);
         let rounds = if slowed { self.cost.rounds() } else { 0 };
@@ -240,8 +277,35 @@ impl Heap {
         let ended = look(self);
         self.count(false, 0);
         self.probes.pause();
+        self.slice_ended(ended.0.saturating_sub(came.0));
         std::thread::sleep(AFTER);
         self.slices.add([came, began, ended], threads.time(), slowed);
+    }
+
+    /// Looks at the blocks while every call is watched.
+    fn look(&mut self) {
+        let (maps, probes) = (&self.maps, &self.probes);
+        let Some(watch) = self.watch.as_mut().filter(|_| self.slices.is_always()) else { return };
+        let room = watch.tick(maps, clock::monotonic_ns, |pid| probes.knows(pid));
+        self.make_room(&room);
+    }
+
+    /// A slice of this length is over.
+    fn slice_ended(&mut self, length_ns: u64) {
+        let (maps, probes) = (&self.maps, &self.probes);
+        let Some(watch) = &mut self.watch else { return };
+        let room = watch.slice_ended(maps, clock::monotonic_ns(), length_ns, |pid| probes.knows(pid));
+        self.make_room(&room);
+    }
+
+    fn make_room(&mut self, room: &Result<Room, LoadError>) {
+        match room {
+            Ok(Room::Enough) => {}
+            Ok(Room::Little) => {
+                self.set_sample_bytes(self.sample_bytes.max(LEAST_THINNED_BYTES).saturating_mul(4));
+            }
+            Err(_) => self.unread += 1,
+        }
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {
@@ -289,6 +353,7 @@ impl Heap {
     pub fn stop(&mut self, programs: &Programs) {
         self.count(false, 0);
         let total = self.total(programs);
+        self.stopped_ns = Some(clock::monotonic_ns());
         self.slices.end(clock::monotonic_ns(), || total);
         self.probes.clear();
     }

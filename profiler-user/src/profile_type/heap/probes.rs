@@ -185,6 +185,11 @@ impl Probes {
         self.looked_at.retain(|(known, _)| *known != pid);
     }
 
+    /// Whether a process has an allocator that is probed, or will be in the next slice.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.objects.contains_key(&pid)
+    }
+
     /// Puts probes into processes that changed.
     pub(super) fn tick(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool) {
         for pid in std::mem::take(&mut self.changed) {

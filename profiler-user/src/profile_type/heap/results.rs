@@ -1,18 +1,20 @@
 //! What a recording of allocations ends with: sums by stack, totals by size, losses and remarks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use profiler_common::heap::{HeapSum, SizeSum};
+use profiler_common::heap::{HeapSum, SizeSum, WEIGHT_BITS};
 use profiler_common::histogram::bounds;
 use profiler_common::stats::Stat;
 
 use super::Heap;
+use super::watch::Found;
 use crate::aggregate::{Aggregate, SampleKey};
 use crate::bpf::{HeapMaps, LoadError};
 use crate::ingest::RawSample;
 use crate::output::thousands;
 use crate::process::Processes;
-use crate::profile::{Allocations, Counter, SizeBucket};
+use crate::profile::{Allocations, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId};
+use crate::session::clock;
 
 /// Sums of the time before the first slice, in which every call was counted: they stand for themselves.
 #[derive(Debug, Default)]
@@ -45,17 +47,35 @@ fn since(now: &HeapSum, before: &HeapSum) -> HeapSum {
     }
 }
 
+/// What a watch knows of a stack's blocks, with what its sum knows of all of them.
+fn leak_sums(known: Option<&LeakSums>, sum: &HeapSum) -> LeakSums {
+    let whole = f64::from(1_u32 << WEIGHT_BITS);
+    let mut found = known.cloned().unwrap_or_default();
+    if !found.cohorts.kept.is_empty() {
+        let mean = sum.bytes as f64 / (sum.objects as f64).max(1.0);
+        found.cohorts.born = sum.bytes as f64 / whole;
+        found.cohorts.brief = sum.brief_objects as f64 * mean / whole;
+    }
+    found
+}
+
 impl Heap {
-    /// Hands everything to the aggregate.
+    /// Hands everything to the aggregate. Leaks name stacks by their index there.
     ///
     /// # Errors
     ///
     /// The kernel's tables cannot be read.
-    pub fn finish(&mut self, aggregate: &mut Aggregate, processes: &mut Processes) -> Result<(), LoadError> {
+    pub fn finish(
+        &mut self,
+        aggregate: &mut Aggregate,
+        processes: &mut Processes,
+    ) -> Result<Option<Leaks>, LoadError> {
         let mut sums = self.maps.sums()?;
         // The map's order is random; equal recordings should give equal files.
         sums.sort_unstable_by_key(|(number, _)| *number);
         let scale = self.slices.scale();
+        let leaks = self.leaks()?;
+        let mut by_stack: BTreeMap<u32, LeakSums> = BTreeMap::new();
         for (number, sum) in sums {
             let always = self.always.sums.get(&number).copied().unwrap_or_default();
             let key = if let Some(key) = self.stacks.get(&number) {
@@ -74,9 +94,25 @@ impl Heap {
             for (value, more) in values.iter_mut().zip(self.options.values_of(&since(&sum, &always), scale)) {
                 *value += more;
             }
+            if let Some((_, by_number)) = &leaks {
+                let found = leak_sums(by_number.get(&number), &sum);
+                values[4] = found.live_count.round() as u64;
+                values[5] = found.live_bytes.round() as u64;
+                by_stack.entry(key.stack).or_default().add(&found);
+            }
             aggregate.add_values(key, sum.taken, values);
         }
-        Ok(())
+        Ok(leaks.map(|(leaks, _)| {
+            let stacks = by_stack.into_iter().map(|(stack, sums)| LeakStack { stack: StackId(stack), sums });
+            Leaks { stacks: stacks.filter(|stack| stack.sums.says_something()).collect(), ..leaks }
+        }))
+    }
+
+    fn leaks(&mut self) -> Result<Option<Found>, LoadError> {
+        let (maps, probes) = (&self.maps, &self.probes);
+        let Some(watch) = &mut self.watch else { return Ok(None) };
+        let now_ns = self.stopped_ns.unwrap_or_else(clock::monotonic_ns);
+        watch.result(maps, now_ns, self.slices.correction(), |pid| probes.knows(pid)).map(Some)
     }
 
     /// Totals of all calls, by size.
@@ -115,6 +151,7 @@ impl Heap {
             |id: &str, what: &str, count| Counter { id: id.to_owned(), what: what.to_owned(), count };
         vec![
             counter("heap_stacks_forgotten", "stacks of allocations past the limit", self.forgotten),
+            counter("blocks_unread", "looks at blocks that failed", self.unread),
             counter("heap_stack_unknown", "allocations whose stack was lost", self.unknown_stacks),
         ]
     }
@@ -140,6 +177,7 @@ impl Heap {
         } else {
             notes.push("every call was counted, with its stack".to_owned());
         }
+        notes.extend(self.watch.iter().flat_map(|watch| watch.notes()));
         let mut tell = |wanted: Stat, text: &str| match stat(wanted) {
             0 => {}
             count => notes.push(format!("{} {text}", thousands(count))),

@@ -285,6 +285,14 @@ impl Slices {
         self.calls_since() / self.counted as f64
     }
 
+    /// What the target does in a second without probes, for each that it did in a slice, and half of the 95 % interval of that, as a share.
+    pub(super) fn correction(&self) -> (f64, f64) {
+        match self.estimate() {
+            Some(found) => (found.correction, found.error),
+            None => (1.0, if self.is_sliced() { 1.0 } else { 0.0 }),
+        }
+    }
+
     /// Calls since the first slice, by what slices saw.
     fn calls_since(&self) -> f64 {
         let (wall_ns, _) = self.in_slices();

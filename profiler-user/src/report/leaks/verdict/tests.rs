@@ -1,0 +1,104 @@
+//! Simulated sites whose behaviour is known.
+
+use super::*;
+use crate::report::leaks::random::Random;
+
+const MOMENTS: usize = 50;
+
+/// Judges a site whose live bytes at each half second are these, and which still has this share of what it had at half time.
+fn word(live: impl Fn(f64) -> f64, early: f64) -> (&'static str, Finding) {
+    let moments_ns: Vec<u64> = (0..MOMENTS as u64).map(|index| index * 500_000_000).collect();
+    let series: Vec<f64> = moments_ns.iter().map(|moment| live(*moment as f64 / 1e9)).collect();
+    let leaks = Leaks { watched_ns: 25_000_000_000, moments_ns, ..Leaks::default() };
+    let early_bytes = early * series[MOMENTS / 2];
+    let found = judge(&leaks, &LeakSums { early_bytes, series, ..LeakSums::default() });
+    (found.verdict.word(), found)
+}
+
+/// The words for forty noisy sites of a kind.
+fn words(early: f64, live: impl Fn(&mut Random, f64) -> f64 + Copy) -> Vec<&'static str> {
+    (0..40)
+        .map(|seed| {
+            let random = std::cell::RefCell::new(Random::new(seed));
+            word(|time| live(&mut random.borrow_mut(), time), early).0
+        })
+        .collect()
+}
+
+fn share(words: &[&str], wanted: &str) -> f64 {
+    words.iter().filter(|word| **word == wanted).count() as f64 / words.len() as f64
+}
+
+#[test]
+fn a_leak_is_one() {
+    let (word, found) = word(|time| 64_000.0 * time, 1.0);
+    assert_eq!(word, "leaking");
+    assert!((found.growth - 64_000.0).abs() < 1.0 && found.sure > 0.999);
+    let noisy = words(1.0, |random, time| 64_000.0 * time + 50_000.0 * random.normal());
+    assert!(share(&noisy, "leaking") > 0.95, "{noisy:?}");
+}
+
+#[test]
+fn a_slow_leak_in_noise_is_growing_at_least() {
+    let slow = words(1.0, |random, time| 1e6 + 12_000.0 * time + 100_000.0 * random.normal());
+    assert!(share(&slow, "leaking") + share(&slow, "growing?") > 0.9, "{slow:?}");
+}
+
+#[test]
+fn a_plateau_is_no_leak() {
+    // Full before the recording, after a third of it, and with noise.
+    assert_eq!(word(|_| 1e6, 1.0).0, "steady");
+    assert_eq!(word(|time| 1e5 * time.min(8.0), 1.0).0, "filled");
+    let noisy = words(1.0, |random, time| 1e5 * time.min(8.0) + 1e4 * random.normal());
+    assert!(share(&noisy, "leaking") < 0.01 && share(&noisy, "growing?") < 0.1, "{noisy:?}");
+    let level = words(1.0, |random, _| 1e6 + 1e5 * random.normal());
+    assert!(share(&level, "leaking") < 0.01 && share(&level, "steady") > 0.9, "{level:?}");
+}
+
+#[test]
+fn a_warm_up_is_no_leak() {
+    for time_constant in [2.0, 4.0, 6.0] {
+        let found = word(|time| 1e6 * -(-time / time_constant).exp_m1(), 1.0);
+        assert_eq!(found.0, "filled", "{time_constant} {:?}", found.1);
+    }
+}
+
+#[test]
+fn a_saw_tooth_is_no_leak() {
+    for period in [1.7, 4.0, 7.0, 11.0] {
+        for shift in [0.0, 0.3, 0.6, 0.9] {
+            let found = word(|time| 1e6 * (time / period + shift).fract(), 0.0);
+            assert!(matches!(found.0, "swings" | "steady"), "{period} {shift} {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_saw_tooth_that_begins_late_is_no_leak() {
+    for period in [0.7, 1.3, 2.9] {
+        let found = word(|time| if time < 4.0 { 0.0 } else { 1e6 * (time / period).fract() }, 0.0);
+        assert_eq!(found.0, "swings", "{period} {found:?}");
+    }
+}
+
+#[test]
+fn growth_whose_first_blocks_are_freed_is_not_called_a_leak() {
+    // A queue that gets longer and is emptied from its old end.
+    assert_eq!(word(|time| 1e4 * time, 0.0).0, "growing?");
+}
+
+#[test]
+fn too_few_looks_say_nothing() {
+    let leaks = Leaks { watched_ns: 1_000_000_000, moments_ns: vec![0, 1, 2], ..Leaks::default() };
+    let sums = LeakSums { series: vec![1.0, 2.0, 3.0], ..LeakSums::default() };
+    assert_eq!(judge(&leaks, &sums).verdict, Verdict::Unknown);
+}
+
+#[test]
+fn the_order_of_two_sites_is_as_sure_as_their_errors_let_it_be() {
+    let of =
+        |growth, error| Finding { verdict: Verdict::Growing, growth, error, bounds: (0.0, 0.0), sure: 1.0 };
+    assert!(sure_of_order(&of(100.0, 1.0), &of(50.0, 1.0)) > 0.999);
+    assert!((sure_of_order(&of(100.0, 50.0), &of(100.0, 50.0)) - 0.5).abs() < 1e-6);
+    assert!(sure_of_order(&of(2.0, 0.0), &of(1.0, 0.0)) > 0.999);
+}
