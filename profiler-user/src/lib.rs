@@ -27,6 +27,7 @@ pub mod report;
 pub mod resolve;
 pub mod sched;
 pub mod session;
+pub mod statistics;
 pub mod symbolize;
 pub mod syscalls;
 pub mod system;

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for people")]
 
 mod apt;
+mod bench;
 mod build;
 mod completeness;
 mod setup;
@@ -30,6 +31,9 @@ Usage: cargo xtask COMMAND
                  those with TEST in their names
   completeness [PROGRAM…]
                  how many stacks of real programs are whole, and where the others stop
+  bench [--workloads A,B] [--profilers A,B] [--rounds N] [--seconds S] [--others PERCENT] [--quick]
+                 what profilers cost real programs, ours and others: a table with intervals, as Markdown and JSON;
+                 turns in which other programs took more than PERCENT (10) of the machine are left out
   lint           formatter and clippy, warnings denied
 ";
 
@@ -71,6 +75,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         ["vm", name] => return vm::run(Some(name), vm::ALL_TESTS),
         ["vm", name, tests] => return vm::run(Some(name), tests),
         ["completeness", names @ ..] => return completeness::run(names),
+        ["bench", options @ ..] => return bench::run(options),
         ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {
             eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");
