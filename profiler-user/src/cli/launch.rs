@@ -106,6 +106,12 @@ impl Launch {
         Self { command: Command::from(command) }
     }
 
+    /// Without input and output, for a command that is run for its time alone.
+    pub(super) fn silent(mut self) -> Self {
+        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The command line: one file per verb family. Only this folder talks to people.
 
+mod bench_overhead;
 mod debug;
 mod doctor;
 mod exit;
@@ -69,6 +70,8 @@ enum Verb {
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
     Flamegraph(flamegraph::FlamegraphArgs),
+    /// Measure what this profiler costs on this host: with and without, in pairs
+    BenchOverhead(Box<bench_overhead::BenchOverheadArgs>),
     /// Check what this host, and a process, allow a profiler to see
     #[command(alias = "check")]
     Doctor(doctor::DoctorArgs),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Leaks(args) => record::leaks(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
+        Verb::BenchOverhead(args) => bench_overhead::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Debug(args) => debug::run(&args),
     };

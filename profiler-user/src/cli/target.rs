@@ -125,7 +125,8 @@ impl ScopeArgs {
     }
 }
 
-fn from_command(words: &[OsString]) -> Option<Found> {
+/// The scope of a command; none when there is none.
+pub(super) fn from_command(words: &[OsString]) -> Option<Found> {
     use std::os::unix::ffi::OsStrExt;
     let program = words.first()?;
     let name = Path::new(program).file_name().unwrap_or(program);

@@ -61,6 +61,18 @@ pub(crate) fn cpu_ns_of(pid: u32) -> Option<u64> {
     Some(read(clock)).filter(|ns| *ns > 0)
 }
 
+/// CPU time of all children of this process that have ended and were waited for, with theirs, nanoseconds.
+pub(crate) fn children_cpu_ns() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is valid for writes, and all zeroes are a valid value of it.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
+    ns(usage.ru_utime) + ns(usage.ru_stime)
+}
+
 /// Largest resident set of this process so far, bytes (`VmHWM`).
 pub(crate) fn rss_peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
