@@ -31,7 +31,7 @@ pub(super) struct Turn {
     pub(super) profiler_total_cpu_s: f64,
     /// CPU time of everything else but the client: how quiet the machine was.
     pub(super) others_cpu_s: f64,
-    /// What the profiler's results say that it cost: its process and its BPF programs.
+    /// What the profiler's results say that it cost: its process, its BPF programs and the way into them.
     pub(super) meter_cpu_s: Option<f64>,
 }
 
@@ -159,8 +159,8 @@ impl Results {
             "{} · {} · {} CPUs · {} rounds, {} s of work in each turn\n\n\
              Ratios are to the turn without a profiler of the same round: median and {:.0} % interval (sign test). Throughput below 1 is slower,\n\
              CPU per unit above 1 dearer; the latter is that of the target, in which interrupts and BPF programs are. The profiler's CPU is that of its\n\
-             processes: while the work was done, and from start to end, loading and names included. \"Own figure\" is what the result says of agent and\n\
-             BPF programs while it recorded. Turns in which other programs took more than {} % of the machine are left out.\n",
+             processes: while the work was done, and from start to end, loading and names included. \"Own figure\" is what the result says of the agent from\n\
+             start to end, its BPF programs and the way into them. Turns in which other programs took more than {} % of the machine are left out.\n",
             self.agent,
             machine(),
             super::usage::cpus(),

@@ -185,7 +185,8 @@ fn meters(folder: &Folder, count: usize) -> Option<f64> {
 }
 
 fn cost_s(overhead: &serde_json::Value) -> Option<f64> {
-    Some((overhead["agent_cpu_ns"].as_f64()? + overhead["bpf_ns"].as_f64()?) / 1e9)
+    let ns = |part: &str| overhead[part].as_f64();
+    Some((ns("agent_cpu_ns")? + ns("bpf_ns")? + ns("probes_ns")?) / 1e9)
 }
 
 #[cfg(test)]
@@ -194,8 +195,8 @@ mod tests {
 
     #[test]
     fn the_meter_is_that_of_the_process_and_of_its_programs() {
-        let overhead = serde_json::json!({"agent_cpu_ns": 30_000_000, "bpf_ns": 10_000_000, "wall_ns": 1000});
-        assert_eq!(cost_s(&overhead), Some(0.04));
+        let overhead = serde_json::json!({"agent_cpu_ns": 30_000_000, "bpf_ns": 10_000_000, "probes_ns": 5_000_000, "wall_ns": 1000});
+        assert_eq!(cost_s(&overhead), Some(0.045));
         assert_eq!(cost_s(&serde_json::json!({"agent_cpu_ns": 30})), None);
     }
 }

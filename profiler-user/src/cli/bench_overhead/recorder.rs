@@ -179,7 +179,7 @@ impl Recorder {
         self.child.id()
     }
 
-    /// Ends it; returns what it says that it cost, percent of the machine. With `is_wanted` it has to be alive still.
+    /// Ends it; returns what it says that recording cost, without its start and end, percent of the machine. With `is_wanted` it has to be alive still.
     pub(super) async fn stop(mut self, is_wanted: bool) -> anyhow::Result<Option<f64>> {
         if is_wanted && let Some(status) = self.child.try_wait()? {
             return Err(CliError::new(
@@ -203,7 +203,7 @@ impl Recorder {
         // A recording without one sample writes nothing.
         let json: Option<RecordedJson> = serde_json::from_slice(&text).ok();
         let overhead = json.and_then(|json| json.quality.overhead);
-        Ok(overhead.map(|overhead| overhead.percent_of_one_cpu() / f64::from(overhead.cpus.max(1))))
+        Ok(overhead.map(|overhead| overhead.percent_of_machine(overhead.running_ns())))
     }
 }
 
