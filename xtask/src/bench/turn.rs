@@ -24,6 +24,8 @@ pub(super) struct Place {
 const SETTLE: Duration = Duration::from_millis(700);
 /// How long one that says when it is ready may take.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// What a row shows of it.
+const LONGEST_LINE: usize = 300;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The exit code of perf-agent for "nothing was sampled", which may be true: a loop of system calls allocates nothing.
 const NOTHING_SAMPLED: i32 = 5;
@@ -167,11 +169,16 @@ fn said(folder: &Folder, index: usize) -> String {
     if line.is_empty() { last_line(&out(folder, index)) } else { line }
 }
 
-/// The last line of a file that has something in it, or that there is none.
+/// The line of a file that says most: an error, else the last one that has something in it; empty when there is none.
 pub(super) fn last_line(path: &Path) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default().chars().take(300).collect()
+    telling_line(&String::from_utf8_lossy(&bytes)).chars().take(LONGEST_LINE).collect()
+}
+
+fn telling_line(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().rfind(|line| line.to_lowercase().starts_with("error"));
+    error.or_else(|| lines.next_back()).unwrap_or_default()
 }
 
 /// What the results of ours say that they cost; none when none says so.
@@ -192,6 +199,16 @@ fn cost_s(overhead: &serde_json::Value) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_more_than_the_hint_behind_it() {
+        assert_eq!(
+            telling_line("perf-agent 0.1\nerror: no such thing\nhint: try\n\n"),
+            "error: no such thing"
+        );
+        assert_eq!(telling_line("Attaching\n  killed \n\n"), "killed");
+        assert_eq!(telling_line(""), "");
+    }
 
     #[test]
     fn the_meter_is_that_of_the_process_and_of_its_programs() {
