@@ -259,3 +259,15 @@ fn signal(pid: u32, number: i32) {
     // SAFETY: no memory is passed.
     unsafe { libc::kill(pid as i32, number) };
 }
+
+#[test]
+fn agents_that_start_together_do_not_disturb_one_another() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let record = ["record", "-a", "-d", "1", "-f", "folded", "-o", "-"];
+    let start = |_| start_agent(&record, folder.path()).unwrap();
+    for child in (0..8).map(start).collect::<Vec<_>>() {
+        let run = tests::finish(child).unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    }
+}

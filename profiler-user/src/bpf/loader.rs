@@ -405,12 +405,14 @@ fn self_check(ebpf: &mut Ebpf, config: &Config, has_stats: bool) -> Result<Optio
     let program = raw_tracepoint(ebpf, "self_check")?;
     program.load().map_err(|source| refused("self_check", source))?;
     program.test_run(RawTracePointRunOptions::new()).map_err(|source| refused("self_check", source))?;
-    let tracepoint_ns = has_stats.then(|| tracepoint_ns(program)).flatten();
-    program.unload().map_err(|source| refused("self_check", source))?;
     let results: Array<_, SelfCheck> =
         Array::try_from(take_map(ebpf, "SELF_CHECK")?).map_err(|source| map_error("SELF_CHECK", source))?;
     let found = results.get(&0, 0).map_err(|source| map_error("SELF_CHECK", source))?;
     judge(config, &found, std::process::id(), own_tid())?;
+    // Only now: on a tracepoint, the program runs for whoever comes by, and what it read of us is overwritten.
+    let program = raw_tracepoint(ebpf, "self_check")?;
+    let tracepoint_ns = has_stats.then(|| tracepoint_ns(program)).flatten();
+    program.unload().map_err(|source| refused("self_check", source))?;
     Ok(tracepoint_ns)
 }
 
