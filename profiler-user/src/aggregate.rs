@@ -195,6 +195,29 @@ impl Aggregate {
         }
     }
 
+    /// These stacks alone, without sums, for a look while the recording goes on; and the number that each has there.
+    pub fn part(&self, stacks: impl Iterator<Item = u32>) -> (Self, HashMap<u32, u32>) {
+        let mut part = Self {
+            scope: self.scope,
+            comms: self.comms.clone(),
+            remarks: self.remarks.clone(),
+            ..Self::default()
+        };
+        let mut numbers = HashMap::new();
+        for stack in stacks {
+            part.scratch.clear();
+            for place in &*self.stacks.entries()[stack as usize] {
+                part.push(self.places.entries()[*place as usize]);
+            }
+            let number = part.intern_scratch();
+            if self.is_traced(stack) {
+                part.traced.insert(number);
+            }
+            numbers.insert(stack, number);
+        }
+        (part, numbers)
+    }
+
     /// The stack that has a remark for its leaf and `stack` below it.
     pub fn remark_on(&mut self, stack: u32, remark: &str) -> u32 {
         let leaf = self.remark(remark);

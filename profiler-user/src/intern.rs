@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// Numbers distinct values in the order in which they first came.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Interner<T> {
     ids: HashMap<T, u32>,
     entries: Vec<T>,

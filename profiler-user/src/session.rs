@@ -327,6 +327,20 @@ impl Session {
         self.programs.targets_mut()
     }
 
+    /// What is known of leaks so far, with the stacks behind it; none where leaks are not looked for.
+    pub fn leaks_now(&mut self) -> Option<(Aggregate, Leaks)> {
+        let found = self.heap.as_mut()?.leaks_now(&self.aggregate);
+        if found.is_err() {
+            self.undecodable += 1;
+        }
+        found.ok().flatten()
+    }
+
+    /// Processes and files behind the stacks.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
     /// Samples so far.
     pub fn samples(&self) -> u64 {
         self.aggregate.samples()

@@ -65,6 +65,7 @@ async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, mut runnin
     let ring = session.ring_fd().ok().and_then(ring_waker);
     let mut next_drain = Instant::now() + DRAIN_EVERY;
     let mut next_status = Instant::now();
+    let mut next_table = plan.interval.map(|interval| Instant::now() + interval);
     let ending = loop {
         tokio::select! {
             biased;
@@ -77,6 +78,16 @@ async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, mut runnin
                 if now >= next_status {
                     next_status = now + DRAIN_EVERY;
                     status.update(session);
+                }
+                if let (Some(due), Some(interval)) = (next_table, plan.interval)
+                    && now >= due
+                {
+                    next_table = Some(now + interval);
+                    status.clear();
+                    if outputs.print_now(plan, session).is_err() {
+                        // Nobody reads any more; what is known is still written to files.
+                        break Ending::Asked;
+                    }
                 }
                 if running.is_life_sign_due() && !session.has_living_target() {
                     break Ending::TargetGone;

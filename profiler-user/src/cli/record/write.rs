@@ -16,7 +16,7 @@ use crate::process::CgroupNames;
 use crate::profile::{Meta, Profile, STAGE_SYMBOLS, fold_idle};
 use crate::report::{Detail, hotspots};
 use crate::resolve::{Naming, resolve};
-use crate::session::{Recorded, clock};
+use crate::session::{Recorded, Session, clock};
 use crate::symbolize::native::{Detail as NameDetail, Options};
 
 /// Where results go, settled before the recording starts.
@@ -42,6 +42,21 @@ impl Outputs {
         };
         let files = args.output.plan(&parts)?;
         Ok(Self { args, files, parts })
+    }
+
+    /// Prints what is known of leaks so far.
+    pub(super) fn print_now(&self, plan: &Plan, session: &mut Session) -> io::Result<()> {
+        let Some((aggregate, leaks)) = session.leaks_now() else { return Ok(()) };
+        let meta = Meta { leaks: Some(leaks), ..Meta::default() };
+        let value_types = plan.session.kind.value_types(plan.session.clock);
+        let detail = if self.args.no_inline { NameDetail::Lines } else { NameDetail::Inlines };
+        let naming = Naming::Full(Options { detail, ..Options::default() });
+        let mut cgroups = CgroupNames::of_host();
+        let profile = resolve(&aggregate, session.processes(), &mut cgroups, &value_types, meta, &naming);
+        let mut out = io::stdout().lock();
+        write_leaks(&mut out, &profile, self.args.top, stdout_style(self.args.color))?;
+        writeln!(out)?;
+        out.flush()
     }
 
     pub(super) fn quiet(&self) -> bool {

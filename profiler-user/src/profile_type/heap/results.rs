@@ -8,13 +8,16 @@ use profiler_common::stats::Stat;
 
 use super::Heap;
 use super::watch::Found;
-use crate::aggregate::{Aggregate, SampleKey};
+use crate::aggregate::{Aggregate, SampleKey, values};
 use crate::bpf::{HeapMaps, LoadError};
 use crate::ingest::RawSample;
 use crate::output::thousands;
 use crate::process::Processes;
 use crate::profile::{Allocations, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId};
 use crate::session::clock;
+
+/// Stacks of which a table is made while the recording goes on. Each takes time to name.
+const MOST_SHOWN: usize = 200;
 
 /// Sums of the time before the first slice, in which every call was counted: they stand for themselves.
 #[derive(Debug, Default)]
@@ -106,6 +109,35 @@ impl Heap {
             let stacks = by_stack.into_iter().map(|(stack, sums)| LeakStack { stack: StackId(stack), sums });
             Leaks { stacks: stacks.filter(|stack| stack.sums.says_something()).collect(), ..leaks }
         }))
+    }
+
+    /// What is known of leaks while the recording goes on: of the stacks that hold most, with an aggregate of nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's tables cannot be read.
+    pub fn leaks_now(&mut self, aggregate: &Aggregate) -> Result<Option<(Aggregate, Leaks)>, LoadError> {
+        let Some((leaks, by_number)) = self.leaks()? else { return Ok(None) };
+        let sums = self.maps.sums()?;
+        let known = |number: &u64| self.stacks.get(number).copied();
+        let mut found: Vec<(SampleKey, LeakSums)> = sums
+            .iter()
+            .filter_map(|(number, sum)| Some((known(number)?, leak_sums(by_number.get(number), sum))))
+            .filter(|(_, sums)| sums.says_something())
+            .collect();
+        found.sort_by(|(a_key, a), (b_key, b)| {
+            b.live_bytes.total_cmp(&a.live_bytes).then_with(|| a_key.stack.cmp(&b_key.stack))
+        });
+        found.truncate(MOST_SHOWN);
+        let (mut part, numbers) = aggregate.part(found.iter().map(|(key, _)| key.stack));
+        let mut stacks = Vec::new();
+        for (key, sums) in found {
+            let key = SampleKey { stack: numbers[&key.stack], ..key };
+            let live = [sums.live_count.round() as u64, sums.live_bytes.round() as u64];
+            part.add_values(key, 1, values([0, 0, 0, 0, live[0], live[1]]));
+            stacks.push(LeakStack { stack: StackId(key.stack), sums });
+        }
+        Ok(Some((part, Leaks { stacks, ..leaks })))
     }
 
     fn leaks(&mut self) -> Result<Option<Found>, LoadError> {
