@@ -161,6 +161,20 @@ fn ctrl_c_reports_what_is_known() {
 }
 
 #[test]
+fn each_interval_has_its_table() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = agent();
+    let program = path_of("leak_sites");
+    agent.args(["leaks", "--exact", "-i", "2", "-o", "out.folded", "--", &program, "0.5", "7", "1000"]);
+    let run = run(agent.current_dir(folder.path())).unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let tables = run.stdout.matches("VERDICT").count();
+    assert!(tables >= 3, "{tables} tables\n{}", run.stdout);
+    assert!(run.stdout.matches("site_leak < main").count() >= 3, "{}", run.stdout);
+}
+
+#[test]
 fn the_whole_host_is_no_target_for_leaks() {
     let run = run(agent().arg("leaks")).unwrap();
     assert_eq!(run.code, 2, "{}", run.stderr);

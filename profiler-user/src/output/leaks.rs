@@ -70,11 +70,12 @@ fn write_summary(out: &mut dyn Write, leaks: &Leaks, rows: &[(&Site, &SiteLeak)]
     let sum = |of: fn(&SiteLeak) -> f64| rows.iter().map(|(_, leak)| of(leak)).sum::<f64>().round() as u64;
     write!(
         out,
-        "{}{} in {} blocks allocated in {} and not freed, {} old or older",
-        if leaks.slices.is_some() { "at most " } else { "" },
+        "{}{} in {} blocks allocated in {} and not {}, {} old or older",
+        if leaks.slices.is_some() { "about " } else { "" },
         bytes(sum(|leak| leak.sums.live_bytes)),
         thousands(sum(|leak| leak.sums.live_count)),
         duration(leaks.watched_ns),
+        if leaks.slices.is_some() { "seen to be freed" } else { "freed" },
         duration(leaks.older_ns)
     )?;
     if leaks.young_count > 0 {

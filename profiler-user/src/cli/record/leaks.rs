@@ -21,7 +21,9 @@ use crate::session::Scope;
   perf-agent leaks 4242 -o live.svg        a flamegraph of live bytes
 
 Verdicts: leaking (grows all the time, and the first blocks are still there), growing? (grows, but that may be
-chance, or the blocks do get freed later), filled (grew and stopped), swings, steady, unclear (too little seen).")]
+chance, or the blocks do get freed later), filled (grew and stopped), swings, steady, unclear (too little seen).
+Only blocks that are allocated while it watches are known: what replaces older ones grows too, until it has watched
+for as long as blocks live there.")]
 pub(in crate::cli) struct LeaksArgs {
     #[command(flatten)]
     scope: ScopeArgs,

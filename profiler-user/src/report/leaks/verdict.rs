@@ -59,7 +59,7 @@ pub struct Finding {
     pub verdict: Verdict,
     /// Growth, bytes a second.
     pub growth: f64,
-    /// Its standard error.
+    /// Its standard error, without what all sites of time slices have in common.
     pub error: f64,
     /// Bounds of the growth, 95 of 100.
     pub bounds: (f64, f64),
@@ -157,8 +157,12 @@ fn by_slices(leaks: &Leaks, slices: &WatchedSlices, sums: &LeakSums) -> Finding 
     // The bounds of the share are 95 of 100: two standard errors to each side.
     let share_error = ((survival.high - survival.low) / 4.0).max(0.0);
     let error = (rate_error * survival.share).hypot(rate * share_error);
-    let bounds =
-        (((rate - 2.0 * rate_error) * survival.low).max(0.0), (rate + 2.0 * rate_error) * survival.high);
+    // What is not known of the target's speed without probes is the same factor for all sites: it moves bounds, not the order.
+    let factor = 1.0 + leaks.rate_error;
+    let bounds = (
+        ((rate - 2.0 * rate_error) * survival.low).max(0.0) / factor,
+        (rate + 2.0 * rate_error) * survival.high * factor,
+    );
     let late = rate_between(leaks, &cohorts.kept, entries / 2..entries);
     let goes_on = late >= rate * GOES_ON;
     // Blocks enough that they are no chance.
@@ -221,8 +225,7 @@ fn rate(leaks: &Leaks, kept: &[f64], unit: f64) -> Rate {
         by_count += kept * unit * factor * factor;
         by_spread += (kept * factor - rate * period(leaks, index).0).powi(2);
     }
-    let of_slices = f64::max(by_count, by_spread).sqrt() / length;
-    Rate { rate, error: of_slices.hypot(rate * leaks.rate_error / 2.0) }
+    Rate { rate, error: f64::max(by_count, by_spread).sqrt() / length }
 }
 
 #[cfg(test)]
