@@ -135,7 +135,8 @@ fn profile(stacks: u64) -> Profile {
         cpu: None,
     });
     for stack in 0..stacks {
-        let place = |frame: u64| if frame < 20 { stack * 31 + frame * 977 } else { frame };
+        // Shifted, or stacks would come round with the functions.
+        let place = |frame: u64| if frame < 20 { (stack >> frame) * 31 + frame * 977 } else { frame };
         let frames = (0..40).map(|frame| locations[(place(frame) % 2_000) as usize]).collect();
         let stack = builder.stack(frames);
         builder.add(stack, labels, &[1, 10_101_010]);
