@@ -9,6 +9,7 @@ use profiler_common::heap::MAX_ROUNDS;
 use profiler_common::stats::Stat;
 
 use crate::bpf::{Place, Probing, Programs, When};
+use crate::output::thousands;
 
 /// Calls of a round that is timed.
 const CALLS: u32 = 500;
@@ -162,10 +163,10 @@ impl SiteCosts {
     /// The table of costs, in words.
     pub(super) fn notes(&self) -> Vec<String> {
         vec![format!(
-            "a hit costs {:.1} µs at an emulated instruction, {:.1} µs at one that is stepped, {:.1} µs with a return{}, without its program",
-            self.emulated_ns / 1e3,
-            self.stepped_ns / 1e3,
-            self.return_ns / 1e3,
+            "a hit costs {} ns at an emulated instruction, {} ns at one that is stepped, {} ns at an emulated one and again at the return{}, without its program",
+            thousands(self.emulated_ns as u64),
+            thousands(self.stepped_ns as u64),
+            thousands(self.return_ns as u64),
             if self.measured { " (measured here)" } else { " (usual values; nothing could be measured)" }
         )]
     }
@@ -208,6 +209,16 @@ mod tests {
         assert!(offset(perf_agent_probe_emulated).is_some() && offset(perf_agent_probe_stepped).is_some());
         assert_eq!(file_offset(0), None);
         assert!(time(perf_agent_probe_emulated) < 1e6);
+    }
+
+    #[test]
+    fn the_table_of_costs_says_what_it_is_of() {
+        let note = &USUAL.notes()[0];
+        assert!(
+            note.contains("500 ns at an emulated instruction, 4 500 ns at one that is stepped"),
+            "{note}"
+        );
+        assert!(note.contains("usual values"), "{note}");
     }
 
     #[test]

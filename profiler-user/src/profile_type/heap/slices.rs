@@ -95,6 +95,8 @@ pub(super) struct Slices {
     cpu_in: u64,
     cpu_all: u64,
     off_ns: u64,
+    /// CPU time that all probes took, nanoseconds.
+    spent_ns: f64,
     /// Share of one CPU that counting every call would take.
     expected: Option<f64>,
     calls_a_second: f64,
@@ -119,6 +121,7 @@ impl Slices {
             cpu_in: 0,
             cpu_all: 0,
             off_ns: 0,
+            spent_ns: 0.0,
             expected: None,
             calls_a_second: 0.0,
             random: now_ns | 1,
@@ -247,11 +250,13 @@ impl Slices {
 
     /// The recording is over.
     pub(super) fn end(&mut self, now_ns: u64, total: impl FnOnce() -> Total) {
+        let total = total();
+        self.spent_ns = total.probe_ns;
         if self.is_always() {
-            self.measure(now_ns, total());
+            self.measure(now_ns, total);
             self.always_ns = now_ns.saturating_sub(self.began_ns);
         } else {
-            self.cpu_all = total().cpu_ns.saturating_sub(self.always.cpu_ns);
+            self.cpu_all = total.cpu_ns.saturating_sub(self.always.cpu_ns);
         }
         self.phase = Phase::Ended;
         self.ended_ns = now_ns;
@@ -335,17 +340,19 @@ impl Slices {
                 percent(expected * 100.0)
             )
         });
+        let whole_ns = self.ended_ns.saturating_sub(self.began_ns).max(1);
+        let spent = format!("; probes took {} of a CPU", percent(self.spent_ns / whole_ns as f64 * 100.0));
         if !self.is_sliced() {
-            return format!("exact: every call was counted{expected}");
+            return format!("exact: every call was counted{expected}{spent}");
         }
         let (wall_ns, count) = self.in_slices();
         let lost = self.estimate().map_or_else(String::new, |found| {
             format!("; {} of what probes take there is lost to the target", percent(found.taken * 100.0))
         });
         format!(
-            "time slices: calls were counted in {} of {} ({count} slices) and scaled, to stay within --max-overhead {}{expected} (--exact counts all){lost}",
+            "time slices: calls were counted in {} of {} ({count} slices) and scaled, to stay within --max-overhead {}{expected} (--exact counts all){spent}{lost}",
             duration(wall_ns as u64 + self.always_ns),
-            duration(self.ended_ns.saturating_sub(self.began_ns)),
+            duration(whole_ns),
             percent(max_overhead * 100.0)
         )
     }
