@@ -393,7 +393,9 @@ impl Session {
 
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
-        self.meter.overhead(&self.programs)
+        let mut overhead = self.meter.overhead(&self.programs);
+        overhead.probes_ns += self.heap.as_ref().map_or(0, |heap| heap.trap_ns(&self.programs));
+        overhead
     }
 
     /// Stops sampling and takes in what is still in flight.

@@ -13,6 +13,7 @@ mod leaks;
 mod memory;
 mod off_cpu;
 mod pprof_golden;
+mod preloaded;
 mod recording;
 mod sched;
 mod syscalls;

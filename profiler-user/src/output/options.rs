@@ -10,6 +10,8 @@ pub enum Palette {
     /// By kind of code: native, inlined, JIT, kernel, unknown, marker.
     #[default]
     Kind,
+    /// By kind of code, with green for native: what [`Self::Kind`] is in pictures of bytes.
+    Memory,
     /// By kind of code, in hues that stay apart for readers with a colour vision deficiency.
     Colorblind,
     /// One hue per object, so that libraries stand out.

@@ -26,6 +26,7 @@ pub(super) fn of(function: &Function<'_>, palette: Palette) -> Color {
     let seed = hash(function.name);
     match palette {
         Palette::Kind => shade(kind(function.class), seed),
+        Palette::Memory => shade(kind_memory(function.class), seed),
         Palette::Colorblind => shade(kind_colorblind(function.class), seed),
         Palette::Module if function.module.is_empty() => shade(kind(function.class), seed),
         Palette::Module => shade(tone(hash(function.module) * 360.0, 6.0, 62.0, 80.0), seed),
@@ -47,6 +48,7 @@ pub(super) const COLD: Color = Color { r: 148, g: 190, b: 238 };
 pub(super) fn legend(class: FunctionClass, palette: Palette) -> Color {
     match palette {
         Palette::Colorblind => shade(kind_colorblind(class), 0.5),
+        Palette::Memory => shade(kind_memory(class), 0.5),
         _ => shade(kind(class), 0.5),
     }
 }
@@ -60,6 +62,16 @@ fn kind(class: FunctionClass) -> Tone {
         FunctionClass::Unknown => tone(0.0, 0.0, 0.0, 78.0),
         FunctionClass::Marker => tone(285.0, 6.0, 36.0, 80.0),
         FunctionClass::Root => tone(216.0, 4.0, 34.0, 84.0),
+    }
+}
+
+/// Green for native code, as pictures of memory have it elsewhere (`flamegraph.pl --colors mem`).
+fn kind_memory(class: FunctionClass) -> Tone {
+    match class {
+        FunctionClass::Native => tone(140.0, 14.0, 48.0, 70.0),
+        FunctionClass::Inlined => tone(196.0, 8.0, 56.0, 74.0),
+        FunctionClass::Jit => tone(66.0, 8.0, 66.0, 68.0),
+        other => kind(other),
     }
 }
 
@@ -119,7 +131,7 @@ mod tests {
 
     #[test]
     fn black_text_is_readable_on_every_colour() {
-        for palette in [Palette::Kind, Palette::Colorblind, Palette::Module, Palette::Hot] {
+        for palette in [Palette::Kind, Palette::Memory, Palette::Colorblind, Palette::Module, Palette::Hot] {
             for class in FunctionClass::ALL {
                 for number in 0..200 {
                     let name = format!("function{number}");
@@ -140,7 +152,7 @@ mod tests {
             let d = |x: u8, y: u8| f64::from(x) - f64::from(y);
             (d(a.r, b.r).powi(2) + d(a.g, b.g).powi(2) + d(a.b, b.b).powi(2)).sqrt()
         };
-        for palette in [Palette::Kind, Palette::Colorblind] {
+        for palette in [Palette::Kind, Palette::Memory, Palette::Colorblind] {
             for (index, a) in FunctionClass::ALL.iter().enumerate() {
                 for b in &FunctionClass::ALL[index + 1..] {
                     let apart = distance(legend(*a, palette), legend(*b, palette));

@@ -18,7 +18,7 @@ use inferno::flamegraph::{Direction, Options, TextTruncateDirection, from_lines}
 
 pub use describe::{describe_recording, subtitle_of, title_of};
 
-use super::{Growth, OutputError, OutputOptions};
+use super::{Growth, OutputError, OutputOptions, Palette};
 use crate::profile::{Profile, ValueType, clean};
 use crate::report::{CallTree, Function, FunctionClass, Node};
 
@@ -47,23 +47,24 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), OutputError> {
     let value = options.value_of(profile, profile.default_value())?;
+    let is_memory = profile.value_types.get(value).is_some_and(|value| value.unit == "bytes");
+    let palette =
+        if options.palette == Palette::Kind && is_memory { Palette::Memory } else { options.palette };
     let title = options.title.clone().unwrap_or_else(|| title_of(profile));
     let subtitle = options.subtitle.clone().unwrap_or_else(|| subtitle_of(profile));
     let (title, subtitle) = (clean(title.as_bytes()), clean(subtitle.as_bytes()));
 
     let tree = CallTree::new(profile, value, options.merge, options.roots);
     if tree.total() == 0 {
-        out.write_all(
-            picture::empty(&title, &subtitle, &picture::Footer::new(profile, options.palette)).as_bytes(),
-        )?;
+        out.write_all(picture::empty(&title, &subtitle, &picture::Footer::new(profile, palette)).as_bytes())?;
         return Ok(());
     }
     let narrowest = narrowest_drawn(&tree, options.min_width_percent);
     let lines = folded_lines(&tree, narrowest, profile.waiting_value(value).is_some());
     let mut colours = PaletteMap::default();
     colours.insert("", colours::ALL);
-    colours.insert(frame_key(&OTHER_ROOTS, true, None), colours::of(&OTHER_ROOTS, options.palette));
-    let mut footer = picture::Footer::new(profile, options.palette);
+    colours.insert(frame_key(&OTHER_ROOTS, true, None), colours::of(&OTHER_ROOTS, palette));
+    let mut footer = picture::Footer::new(profile, palette);
     let mixed = profile.waiting_value(value).is_some();
     if mixed {
         footer.note_mixed();
@@ -74,7 +75,7 @@ pub(super) fn write(
         let waiting = waiting_percent(node, mixed);
         let key = frame_key(&function, node.depth == 0, waiting);
         if colours.get(&key).is_none() {
-            let colour = colours::of(&function, options.palette);
+            let colour = colours::of(&function, palette);
             colours.insert(&key, waiting.map_or(colour, |percent| colours::cooled(colour, percent)));
         }
     }

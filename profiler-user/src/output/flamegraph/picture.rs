@@ -45,7 +45,7 @@ impl Footer {
 
     /// Adds a kind of code to the legend, unless the palette's colours do not stand for kinds.
     pub(super) fn note_class(&mut self, class: FunctionClass) {
-        let kinds = matches!(self.palette, Palette::Kind | Palette::Colorblind);
+        let kinds = matches!(self.palette, Palette::Kind | Palette::Memory | Palette::Colorblind);
         if kinds && !self.classes.contains(&class) {
             self.classes.push(class);
         }

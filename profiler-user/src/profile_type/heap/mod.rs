@@ -33,8 +33,8 @@ use threads::Threads;
 pub use watch::LeakOptions;
 use watch::{Room, Watch};
 
-/// Least mean bytes between two stacks, when slices make up for what they do not see.
-const LEAST_SAMPLE_BYTES: u64 = 32 << 10;
+/// Calls for each that has its stack taken in a slice, at least: stacks add a tenth to what calls cost.
+const LEAST_CALLS: u64 = 32;
 /// Time after a slice in which threads that waited for a CPU at its end run, and the kernel notes how long they waited.
 const AFTER: Duration = Duration::from_millis(2);
 /// Least mean bytes between two blocks that are followed, before it is made four times as many because there are too many.
@@ -121,6 +121,8 @@ pub struct Heap {
     /// Looks at blocks that failed.
     unread: u64,
     stopped_ns: Option<u64>,
+    /// Time on the way into the programs when the recording began, on ourselves, nanoseconds.
+    traps_before_ns: u64,
     cost: SiteCosts,
     /// Mean bytes between two stacks now.
     sample_bytes: u64,
@@ -162,6 +164,7 @@ impl Heap {
             watch: options.leaks.map(|leaks| Box::new(Watch::new(leaks, clock::monotonic_ns()))),
             unread: 0,
             stopped_ns: None,
+            traps_before_ns: 0,
             cost,
             sample_bytes: options.sample_bytes,
             always: Always::default(),
@@ -169,6 +172,7 @@ impl Heap {
             forgotten: 0,
             unknown_stacks: 0,
         };
+        heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, 0);
         Ok(heap)
     }
@@ -259,8 +263,10 @@ impl Heap {
         // Few calls are seen, so more of them can have their stacks taken.
         if self.watch.is_none() {
             let bytes = (self.options.sample_bytes as f64 * self.slices.share_of_time()) as u64;
+            let sum = self.maps.total();
+            let least = (sum.bytes / sum.count.max(1)).saturating_mul(LEAST_CALLS).max(1);
             self.set_sample_bytes(
-                bytes.clamp(LEAST_SAMPLE_BYTES.min(self.options.sample_bytes), self.options.sample_bytes),
+                bytes.clamp(least.min(self.options.sample_bytes), self.options.sample_bytes),
             );
         }
         self.slice = self.slice.wrapping_add(1).max(1);
@@ -306,6 +312,13 @@ impl Heap {
             }
             Err(_) => self.unread += 1,
         }
+    }
+
+    /// Time on the way into the programs, in the target, nanoseconds.
+    pub fn trap_ns(&self, programs: &Programs) -> u64 {
+        let traps =
+            |calls| (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
+        traps(self.maps.total().count).saturating_sub(self.traps_before_ns)
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {

@@ -289,6 +289,12 @@ impl Probes {
                 )
             })
             .collect();
+        if self.looked_at.iter().any(|(_, path)| is_python(path)) {
+            notes.push(
+                "Python keeps blocks of up to 512 bytes in pools of its own, which are no calls of malloc: perf-agent memory shows how they grow"
+                    .to_owned(),
+            );
+        }
         if !self.too_many.is_empty() {
             notes.push(format!(
                 "{} processes past the first {MOST_PROCESSES} got no probes; name the ones that matter",
@@ -321,7 +327,26 @@ pub(super) fn close_aside(probes: Vec<Uprobe>) {
     }
 }
 
+/// Whether an object is an interpreter with `pymalloc`.
+fn is_python(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    name.starts_with(b"libpython3") || name.starts_with(b"python3")
+}
+
 fn is_go(pid: u32) -> bool {
     let Ok(file) = std::fs::File::open(format!("/proc/{pid}/exe")) else { return false };
     crate::system::binary::Binary::inspect(file).is_ok_and(|binary| binary.go)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pythons_pools_are_known_by_name() {
+        assert!(
+            is_python(b"/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0") && is_python(b"/usr/bin/python3.11")
+        );
+        assert!(!is_python(b"/usr/lib/python3/apt.so") && !is_python(b""));
+    }
 }

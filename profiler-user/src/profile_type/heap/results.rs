@@ -193,7 +193,7 @@ impl Heap {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = self.probes.notes();
         notes.extend(self.cost.notes());
-        notes.push(self.slices.note(self.options.max_overhead));
+        notes.extend(self.slices.notes(self.options.max_overhead));
         if self.slices.is_sliced() {
             notes.push(format!(
                 "stacks of {} calls in the slices were taken, one in {} on average, and stand for the others",

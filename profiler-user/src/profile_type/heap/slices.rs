@@ -95,7 +95,9 @@ pub(super) struct Slices {
     cpu_in: u64,
     cpu_all: u64,
     off_ns: u64,
-    /// CPU time that all probes took, nanoseconds.
+    /// CPU time that probes had taken when the recording began, on ourselves, nanoseconds.
+    before_ns: f64,
+    /// CPU time that all probes took since, nanoseconds.
     spent_ns: f64,
     /// Share of one CPU that counting every call would take.
     expected: Option<f64>,
@@ -121,6 +123,7 @@ impl Slices {
             cpu_in: 0,
             cpu_all: 0,
             off_ns: 0,
+            before_ns: 0.0,
             spent_ns: 0.0,
             expected: None,
             calls_a_second: 0.0,
@@ -132,6 +135,7 @@ impl Slices {
     pub(super) fn begin(&mut self, now_ns: u64, total: Total) {
         self.phase = Phase::Always { look_ns: self.budget.map(|_| now_ns + FIRST_NS) };
         (self.began_ns, self.looked_ns, self.looked) = (now_ns, now_ns, total);
+        self.before_ns = total.probe_ns;
     }
 
     /// Whether every call is counted for now.
@@ -251,7 +255,7 @@ impl Slices {
     /// The recording is over.
     pub(super) fn end(&mut self, now_ns: u64, total: impl FnOnce() -> Total) {
         let total = total();
-        self.spent_ns = total.probe_ns;
+        self.spent_ns = (total.probe_ns - self.before_ns).max(0.0);
         if self.is_always() {
             self.measure(now_ns, total);
             self.always_ns = now_ns.saturating_sub(self.began_ns);
@@ -331,30 +335,33 @@ impl Slices {
         self.random % below.max(1)
     }
 
-    /// How the calls were counted, in words.
-    pub(super) fn note(&self, max_overhead: f64) -> String {
-        let expected = self.expected.map_or_else(String::new, |expected| {
-            format!(
-                "; counting every one of about {} calls a second costs about {} of a CPU",
+    /// How the calls were counted and what it took, in words.
+    pub(super) fn notes(&self, max_overhead: f64) -> Vec<String> {
+        let whole_ns = self.ended_ns.saturating_sub(self.began_ns).max(1);
+        let mut costs = format!("probes took {} of a CPU", percent(self.spent_ns / whole_ns as f64 * 100.0));
+        if let Some(expected) = self.expected {
+            let all = format!(
+                "; counting every one of about {} calls a second takes about {}",
                 thousands(self.calls_a_second as u64),
                 percent(expected * 100.0)
-            )
-        });
-        let whole_ns = self.ended_ns.saturating_sub(self.began_ns).max(1);
-        let spent = format!("; probes took {} of a CPU", percent(self.spent_ns / whole_ns as f64 * 100.0));
+            );
+            costs.push_str(&all);
+        }
         if !self.is_sliced() {
-            return format!("exact: every call was counted{expected}{spent}");
+            return vec!["exact: every call was counted".to_owned(), costs];
+        }
+        if let Some(found) = self.estimate().filter(|found| found.taken > 0.0) {
+            let lost = format!("; {} of what they take is lost to the target", percent(found.taken * 100.0));
+            costs.push_str(&lost);
         }
         let (wall_ns, count) = self.in_slices();
-        let lost = self.estimate().map_or_else(String::new, |found| {
-            format!("; {} of what probes take there is lost to the target", percent(found.taken * 100.0))
-        });
-        format!(
-            "time slices: calls were counted in {} of {} ({count} slices) and scaled, to stay within --max-overhead {}{expected} (--exact counts all){spent}{lost}",
+        let slices = format!(
+            "time slices: calls were counted in {} of {} ({count} slices) and scaled, to stay within --max-overhead {} (--exact counts all)",
             duration(wall_ns as u64 + self.always_ns),
             duration(whole_ns),
             percent(max_overhead * 100.0)
-        )
+        );
+        vec![slices, costs]
     }
 }
 
@@ -411,7 +418,7 @@ mod tests {
         let (slices, cost, found) = run(5_000.0, 700.0, Some(0.01));
         assert!(!slices.is_sliced() && cost < 0.01 && (found - 1.0).abs() < 0.01);
         assert!((slices.scale() - 1.0).abs() < f64::EPSILON && slices.error_percent() < f64::EPSILON);
-        assert!(slices.note(0.01).starts_with("exact"));
+        assert!(slices.notes(0.01)[0].starts_with("exact"));
     }
 
     #[test]
@@ -421,7 +428,7 @@ mod tests {
         assert!((found - 1.0).abs() < 0.01, "{found} of the calls");
         assert!(slices.error_percent() < 30.0, "{}", slices.error_percent());
         assert!(slices.seen.len() > 20, "{} slices", slices.seen.len());
-        assert!(slices.note(0.01).contains("time slices"), "{}", slices.note(0.01));
+        assert!(slices.notes(0.01)[0].contains("time slices"), "{:?}", slices.notes(0.01));
     }
 
     #[test]
