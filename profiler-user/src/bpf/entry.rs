@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PerfEvent, Programs};
+use super::PerfEvent;
 
 /// Distance of the interrupts that are timed: as a test, ten thousand a second for some milliseconds.
 const INTERRUPT_PERIOD_NS: u64 = 100_000;
@@ -11,9 +11,6 @@ const INTERRUPT_TIME: Duration = Duration::from_millis(5);
 const LEAST_INTERRUPTS: usize = 10;
 /// Shortest pause that may be one, nanoseconds over the usual step of the clock.
 const SHORTEST_INTERRUPT_NS: u64 = 300;
-
-/// Calls that are timed with and without a program, three times; the fastest counts.
-const CALLS: u32 = 500;
 
 /// What makes a program run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +48,18 @@ pub struct EntryCosts {
 impl Default for EntryCosts {
     /// What was measured on a virtual machine with Linux 6.18, for machines on which nothing can be.
     fn default() -> Self {
-        Self { interrupt_ns: 1_500.0, tracepoint_ns: 60.0 }
+        Self { interrupt_ns: 1_500.0, tracepoint_ns: 95.0 }
     }
 }
 
 impl EntryCosts {
     /// Measures what can be measured; the usual values stand for the rest.
-    pub fn measure(programs: &Programs) -> Self {
+    ///
+    /// A tracepoint is not tried out: to turn one on and off again the kernel replaces code and interrupts every CPU for it, which is more
+    /// than the better number is worth.
+    pub fn measure() -> Self {
         let usual = Self::default();
-        Self {
-            interrupt_ns: interrupt_ns().unwrap_or(usual.interrupt_ns),
-            tracepoint_ns: programs.tracepoint_ns().unwrap_or(usual.tracepoint_ns),
-        }
+        Self { interrupt_ns: interrupt_ns().unwrap_or(usual.interrupt_ns), ..usual }
     }
 
     /// The way into a program, so many times, nanoseconds.
@@ -79,7 +76,11 @@ impl EntryCosts {
 
 /// The usual length of a pause that a sampling timer makes in a thread that does nothing but read the clock.
 fn interrupt_ns() -> Option<f64> {
-    let event = PerfEvent::open_own_timer(INTERRUPT_PERIOD_NS).ok()?;
+    // SAFETY: no preconditions.
+    let cpu = u32::try_from(unsafe { libc::sched_getcpu() }).ok()?;
+    // Of this CPU and not of this thread: the first timer of a thread makes the kernel replace code in its scheduler. Should we be moved to
+    // another CPU meanwhile, no pause is seen and the usual value is taken.
+    let event = PerfEvent::open_timer(cpu, INTERRUPT_PERIOD_NS).ok()?;
     event.enable().ok()?;
     let steps = clock_steps(INTERRUPT_TIME);
     // Closed by the end of the scope; what follows is only arithmetic.
@@ -119,32 +120,6 @@ fn median(values: &mut [u64]) -> Option<u64> {
     (!values.is_empty()).then(|| *values.select_nth_unstable(middle).1)
 }
 
-/// What a tracepoint adds to a call that passes it, from times with and without; `program_ns` is the program's own part.
-pub(super) fn added_ns(bare: f64, traced: f64, program_ns: f64) -> f64 {
-    (traced - bare - program_ns).max(0.0)
-}
-
-/// The tracepoint that [`time_of_call`] passes.
-pub(super) const TRACED_BY_CALL: &str = "itimer_state";
-
-/// Nanoseconds of a call that passes a tracepoint and changes nothing (`itimer_state`, kernel/time/itimer.c: a timer that is not set
-/// is unset), the fastest of three rounds.
-pub(super) fn time_of_call() -> f64 {
-    let unset = libc::itimerval {
-        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: libc::timeval { tv_sec: 0, tv_usec: 0 },
-    };
-    let round = || {
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            // SAFETY: the value lives through the call; no old value is asked for.
-            unsafe { libc::setitimer(libc::ITIMER_VIRTUAL, &raw const unset, std::ptr::null_mut()) };
-        }
-        start.elapsed().as_nanos() as f64 / f64::from(CALLS)
-    };
-    (0..3).map(|_| round()).fold(f64::MAX, f64::min)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,17 +133,5 @@ mod tests {
         assert_eq!(usual_pause(steps), Some(1_500.0));
         assert_eq!(usual_pause(vec![30; 10_000]), None, "nothing interrupted");
         assert_eq!(usual_pause(Vec::new()), None);
-    }
-
-    #[test]
-    fn the_programs_part_is_not_counted_twice() {
-        assert!((added_ns(200.0, 400.0, 120.0) - 80.0).abs() < 1e-9);
-        assert!(added_ns(200.0, 190.0, 0.0).abs() < 1e-9, "noise is not negative");
-    }
-
-    #[test]
-    fn a_call_takes_time() {
-        let ns = time_of_call();
-        assert!(ns > 1.0 && ns < 1e6, "{ns}");
     }
 }

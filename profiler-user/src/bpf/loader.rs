@@ -14,7 +14,7 @@ use profiler_common::stats::Stat;
 use profiler_common::syscall::SyscallConfig;
 use thiserror::Error;
 
-use super::entry::{ProgramRuns, TRACED_BY_CALL, Trigger, added_ns, time_of_call};
+use super::entry::{ProgramRuns, Trigger};
 
 /// The BPF object, built by the build script.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PERF_AGENT_BPF_OBJECT"));
@@ -153,8 +153,6 @@ pub struct Programs {
     log: Option<super::log::BpfLog>,
     /// Turns the kernel's run-time statistics on for as long as it is open; none where the kernel refused.
     _run_time_stats: Option<OwnedFd>,
-    /// What a raw tracepoint cost us beside its program, nanoseconds.
-    tracepoint_ns: Option<f64>,
 }
 
 impl Programs {
@@ -194,7 +192,7 @@ impl Programs {
         let log = super::log::BpfLog::open(&mut ebpf);
         let heap = super::heap::HeapPrograms::read(&ebpf, options.heap);
         let run_time_stats = run_time_stats(options);
-        let tracepoint_ns = self_check(&mut ebpf, &options.config, run_time_stats.is_some())?;
+        self_check(&mut ebpf, &options.config)?;
         let walk = options.cpu_samples.then(|| load_sampler(&mut ebpf)).transpose()?;
         let waits = options.waits.map(|_| super::Waits::load(&mut ebpf)).transpose()?;
         Ok(Self {
@@ -211,7 +209,6 @@ impl Programs {
             #[cfg(feature = "bpf-log")]
             log,
             _run_time_stats: run_time_stats,
-            tracepoint_ns,
             ebpf,
         })
     }
@@ -355,11 +352,6 @@ impl Programs {
         costs
     }
 
-    /// What a raw tracepoint costs beside its program on this machine, nanoseconds; none where it could not be measured.
-    pub fn tracepoint_ns(&self) -> Option<f64> {
-        self.tracepoint_ns
-    }
-
     /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
     pub fn run_time_ns(&self) -> u64 {
         let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
@@ -399,34 +391,15 @@ fn load_sampler(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
     Ok(walk)
 }
 
-/// Lets a program read our own process and compares it with what we know; returns what the tracepoint that it was attached to for a
-/// moment cost beside it, nanoseconds.
-fn self_check(ebpf: &mut Ebpf, config: &Config, has_stats: bool) -> Result<Option<f64>, LoadError> {
+fn self_check(ebpf: &mut Ebpf, config: &Config) -> Result<(), LoadError> {
     let program = raw_tracepoint(ebpf, "self_check")?;
     program.load().map_err(|source| refused("self_check", source))?;
     program.test_run(RawTracePointRunOptions::new()).map_err(|source| refused("self_check", source))?;
+    program.unload().map_err(|source| refused("self_check", source))?;
     let results: Array<_, SelfCheck> =
         Array::try_from(take_map(ebpf, "SELF_CHECK")?).map_err(|source| map_error("SELF_CHECK", source))?;
     let found = results.get(&0, 0).map_err(|source| map_error("SELF_CHECK", source))?;
-    judge(config, &found, std::process::id(), own_tid())?;
-    // Only now: on a tracepoint, the program runs for whoever comes by, and what it read of us is overwritten.
-    let program = raw_tracepoint(ebpf, "self_check")?;
-    let tracepoint_ns = has_stats.then(|| tracepoint_ns(program)).flatten();
-    program.unload().map_err(|source| refused("self_check", source))?;
-    Ok(tracepoint_ns)
-}
-
-/// What a raw tracepoint costs beside its program: calls of ours that pass one, with and without.
-fn tracepoint_ns(program: &mut RawTracePoint) -> Option<f64> {
-    let bare = time_of_call();
-    let before = program.info().ok()?;
-    let link = program.attach(TRACED_BY_CALL).ok()?;
-    let traced = time_of_call();
-    let after = program.info().ok()?;
-    program.detach(link).ok()?;
-    let runs = after.run_count().checked_sub(before.run_count()).filter(|runs| *runs > 0)?;
-    let ran = after.run_time().saturating_sub(before.run_time()).as_nanos() as f64;
-    Some(added_ns(bare, traced, ran / runs as f64))
+    judge(config, &found, std::process::id(), own_tid())
 }
 
 /// Compares what the program read of us with what we know.

@@ -67,18 +67,18 @@ impl PerfEvent {
         open(&attr, cpu)
     }
 
-    /// Opens a timer that interrupts this thread while it runs, disabled; nobody takes what it samples.
+    /// Opens a timer that interrupts one CPU, disabled; nobody takes what it samples.
     ///
     /// # Errors
     ///
     /// What `perf_event_open(2)` reports, as for [`Self::open_sampler`].
-    pub fn open_own_timer(period_ns: u64) -> io::Result<Self> {
+    pub fn open_timer(cpu: u32, period_ns: u64) -> io::Result<Self> {
         let mut attr = new_attr();
         attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
         attr.config = u64::from(sys::perf_sw_ids::PERF_COUNT_SW_CPU_CLOCK as u32);
         attr.__bindgen_anon_1.sample_period = period_ns;
         attr.set_disabled(1);
-        open_for(&attr, THIS_THREAD, ANY_CPU)
+        open(&attr, cpu)
     }
 
     /// Opens the event of one CPU that samples page faults of one kind by count, once they were handled, disabled.
@@ -237,7 +237,6 @@ fn faults_attr(kind: Faults) -> sys::perf_event_attr {
 }
 
 const ANY_PROCESS: libc::pid_t = -1;
-const THIS_THREAD: libc::pid_t = 0;
 const ANY_CPU: libc::c_int = -1;
 
 fn open(attr: &sys::perf_event_attr, cpu: u32) -> io::Result<PerfEvent> {

@@ -1,7 +1,7 @@
 //! What a recording costs, by cause: the BPF programs, the way into them, and the agent itself.
 //!
-//! The kernel counts how long programs run, but not what it takes to get to them: the timer's interrupt, the tracepoint. That is measured on
-//! ourselves when a recording starts ([`EntryCosts`]) and multiplied with how often each program ran.
+//! The kernel counts how long programs run, but not what it takes to get to them: the timer's interrupt, the tracepoint. What one of
+//! each costs ([`EntryCosts`]) is multiplied with how often each program ran.
 
 use std::time::Instant;
 
@@ -35,8 +35,8 @@ impl Meter {
     }
 
     /// Measures what the ways into programs cost.
-    pub(crate) fn calibrate(&mut self, programs: &Programs) {
-        self.entry = EntryCosts::measure(programs);
+    pub(crate) fn calibrate(&mut self) {
+        self.entry = EntryCosts::measure();
     }
 
     /// The recording begins now, on the thread that will drain.
