@@ -112,6 +112,8 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let stop = folder.path().join("stop");
+    // A host that does nothing for two seconds gives no samples.
+    let mut busy = spawn("nofp_burn", &["120"]);
     let recording = |options: &[&str]| {
         let mut agent = agent();
         agent.args(options).args(["-q", "--json"]).env("PERF_AGENT_STOP_FILE", &stop);
@@ -136,4 +138,6 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
         assert!(refused.stderr.contains(&format!("sudo rm {}", stop.display())), "{}", refused.stderr);
         std::fs::remove_file(&stop).unwrap();
     }
+    busy.kill().unwrap();
+    busy.wait().unwrap();
 }

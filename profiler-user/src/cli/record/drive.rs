@@ -118,9 +118,10 @@ async fn finish(report: Report, recorded: &Arc<Recorded>, signals: &mut Signals)
 #[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
 fn nothing_sampled(plan: &Plan, ending: Ending) -> ExitCode {
     let why = match ending {
-        Ending::TargetGone => "the target has ended",
-        Ending::Child(_) => "the command ended before it used any CPU",
-        Ending::Time | Ending::Asked | Ending::Guarded(_) => "the target used no CPU in that time",
+        Ending::TargetGone => "the target has ended".to_owned(),
+        Ending::Child(_) => "the command ended before it used any CPU".to_owned(),
+        Ending::Time | Ending::Asked => "the target used no CPU in that time".to_owned(),
+        Ending::Guarded(reason) => reason.describe(),
     };
     eprintln!("error: nothing was sampled of {}: {why}", plan.target);
     eprintln!(

@@ -116,9 +116,10 @@ fn announce(plan: &Plan) {
 #[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
 fn nothing_recorded(plan: &Plan, ending: Ending) -> ExitCode {
     let why = match ending {
-        Ending::TargetGone => "the target has ended",
-        Ending::Child(_) => "the command made none that were seen",
-        Ending::Time | Ending::Asked | Ending::Guarded(_) => "the target made none in that time",
+        Ending::TargetGone => "the target has ended".to_owned(),
+        Ending::Child(_) => "the command made none that were seen".to_owned(),
+        Ending::Time | Ending::Asked => "the target made none in that time".to_owned(),
+        Ending::Guarded(reason) => reason.describe(),
     };
     eprintln!("error: no system call was recorded of {}: {why}", plan.found.title);
     eprintln!("hint: record longer (-d 60s); `perf-agent doctor` says what this host can do");
