@@ -167,11 +167,6 @@ impl HeapPrograms {
             Some(ProgramRuns { name: program.name.to_owned(), trigger: Trigger::Probe, runs, ns })
         })
     }
-
-    /// Run time of all, nanoseconds.
-    pub(super) fn run_time_ns(&self) -> u64 {
-        self.loaded.iter().filter_map(LoadedProgram::info).map(|info| info.run_time_ns).sum()
-    }
 }
 
 impl Programs {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{
-    PerfEvent as PerfEventProgram, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun,
+    PerfEvent as PerfEventProgram, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun,
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use profiler_common::config::{Config, SelfCheck};
@@ -343,7 +343,11 @@ impl Programs {
     pub fn costs(&self) -> Vec<ProgramRuns> {
         let own = self.ebpf.programs().filter_map(|(name, program)| {
             let info = program.info().ok()?;
-            let trigger = if name == "sample_cpu" { Trigger::Timer } else { Trigger::Tracepoint };
+            let trigger = match program {
+                Program::UProbe(_) => Trigger::Probe,
+                _ if name == "sample_cpu" => Trigger::Timer,
+                _ => Trigger::Tracepoint,
+            };
             let (runs, ns) = (info.run_count(), info.run_time().as_nanos() as u64);
             Some(ProgramRuns { name: name.to_owned(), trigger, runs, ns })
         });
@@ -354,8 +358,7 @@ impl Programs {
 
     /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
     pub fn run_time_ns(&self) -> u64 {
-        let infos = self.ebpf.programs().filter_map(|(_, program)| program.info().ok());
-        infos.map(|info| info.run_time().as_nanos() as u64).sum::<u64>() + self.heap.run_time_ns()
+        self.costs().iter().map(|cost| cost.ns).sum()
     }
 }
 
