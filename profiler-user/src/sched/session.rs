@@ -58,7 +58,6 @@ impl SchedSession {
             heap: None,
             syscalls: None,
         })?;
-        meter.calibrate();
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         if config.filter & FILTER_PROCESS != 0 {
             programs.follow_processes()?;

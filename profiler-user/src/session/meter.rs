@@ -34,7 +34,7 @@ impl Meter {
         Self { cpus, entry: EntryCosts::default(), cpu_at_start_ns, recording: None }
     }
 
-    /// Measures what the ways into programs cost.
+    /// Measures what an interrupt of the sampler costs; for recordings that have one.
     pub(crate) fn calibrate(&mut self) {
         self.entry = EntryCosts::measure();
     }

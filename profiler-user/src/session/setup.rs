@@ -69,7 +69,9 @@ impl Session {
             heap: options.kind.heap().map(HeapOptions::tables),
             syscalls: None,
         })?;
-        meter.calibrate();
+        if options.kind.samples_cpus() {
+            meter.calibrate();
+        }
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
         if follow_in_kernel || config.stacks & STACK_USER != 0 {
