@@ -127,11 +127,11 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<St
     })
 }
 
-/// Starts the agent with these arguments in a folder and returns when it is recording, so that what follows is recorded.
+/// Starts the agent with these arguments in a folder. It records some time later: tens of milliseconds, seconds in emulation.
 ///
 /// # Errors
 ///
-/// It cannot be started, or ends before it records.
+/// It cannot be started.
 pub fn start_agent<S: AsRef<OsStr>>(arguments: &[S], folder: &Path) -> Result<Child> {
     let mut command = agent();
     command

@@ -112,7 +112,7 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let stop = folder.path().join("stop");
-    // A host that does nothing for two seconds gives no samples.
+    // A host that does nothing gives no samples.
     let mut busy = spawn("nofp_burn", &["120"]);
     let recording = |options: &[&str]| {
         let mut agent = agent();
@@ -122,7 +122,8 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
     for verb in ["record", "off-cpu", "syscalls", "sched"] {
         let file = stop.clone();
         let operator = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_secs(2));
+            // Long enough for a recording to start and to sample: it would end with nothing otherwise.
+            std::thread::sleep(Duration::from_secs(seconds(2).parse().unwrap()));
             std::fs::write(file, "").unwrap();
         });
         let began = Instant::now();

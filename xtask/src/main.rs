@@ -8,6 +8,7 @@ mod completeness;
 mod setup;
 mod steps;
 mod test;
+mod verdicts;
 mod vm;
 mod workloads;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// The steps of a run and what they came to.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
-    done: Vec<(String, Duration, bool)>,
+    done: Vec<(String, Duration, Option<String>)>,
 }
 
 impl Steps {
@@ -15,21 +15,28 @@ impl Steps {
         println!("==> {name}");
         let started = Instant::now();
         let result = step();
-        if let Err(error) = &result {
-            eprintln!("FAILED {name}: {error:#}");
+        let failure = result.err().map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            eprintln!("FAILED {name}: {failure}");
         }
-        self.done.push((name.to_owned(), started.elapsed(), result.is_ok()));
+        self.done.push((name.to_owned(), started.elapsed(), failure));
     }
 
-    /// Prints the summary; true when every step went well.
+    /// Prints the summary and, last, why steps failed: of a long output the end is what people see. True when every step went well.
     pub(crate) fn summary(&self) -> bool {
         println!("\nSummary");
-        for (name, time, ok) in &self.done {
-            println!("  {} {:>6.1} s  {name}", if *ok { "ok    " } else { "FAILED" }, time.as_secs_f64());
+        for (name, time, failure) in &self.done {
+            let outcome = if failure.is_none() { "ok    " } else { "FAILED" };
+            println!("  {outcome} {:>6.1} s  {name}", time.as_secs_f64());
         }
         let total: Duration = self.done.iter().map(|(_, time, _)| *time).sum();
         println!("         {:>6.1} s  in all", total.as_secs_f64());
-        self.done.iter().all(|(_, _, ok)| *ok)
+        for (name, _, failure) in &self.done {
+            if let Some(failure) = failure {
+                println!("\nFAILED {name}: {failure}");
+            }
+        }
+        self.done.iter().all(|(_, _, failure)| failure.is_none())
     }
 }
 

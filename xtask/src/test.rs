@@ -10,6 +10,7 @@ use xtask::toolchain::Toolchain;
 
 use crate::build::{cargo, target_folder};
 use crate::steps::Steps;
+use crate::verdicts::Verdicts;
 use crate::workloads::{Linking, compile};
 use crate::{apt, build, must, setup, vm};
 
@@ -49,23 +50,23 @@ fn end_to_end() -> Result<()> {
     let agent = build::release()?;
     let workloads = compile("", "host", Linking::Dynamic)?;
     let suite = suite_binary(&[])?;
-    let failed = run_suite(&suite, &agent, &workloads, &[])?;
-    if failed.is_empty() {
+    let first = run_suite(&suite, &agent, &workloads, &[])?;
+    if first.failed().is_empty() {
         return Ok(());
     }
-    if failed.len() > MOST_TRIED_AGAIN {
-        bail!("{} tests failed", failed.len());
+    if first.failed().len() > MOST_TRIED_AGAIN {
+        bail!("{} tests failed\n{}", first.failed().len(), first.said());
     }
-    println!("tried once more, on a machine that others may have kept busy: {}", failed.join(", "));
-    let failed = run_suite(&suite, &agent, &workloads, &failed)?;
-    if !failed.is_empty() {
-        bail!("failed twice: {}", failed.join(", "));
+    println!("tried once more, on a machine that others may have kept busy: {}", first.failed().join(", "));
+    let again = run_suite(&suite, &agent, &workloads, first.failed())?;
+    if !again.failed().is_empty() {
+        bail!("failed twice: {}\n{}\n{}", again.failed().join(", "), first.said(), again.said());
     }
     Ok(())
 }
 
-/// Runs the end-to-end tests, or those named, and returns the names of those that failed.
-fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> Result<Vec<String>> {
+/// Runs the end-to-end tests, or those named.
+fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> Result<Verdicts> {
     let mut run = if apt::is_root() {
         Command::new(suite)
     } else {
@@ -83,18 +84,17 @@ fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> 
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run `{}`", suite.display()))?;
-    let mut failed = Vec::new();
+    let mut verdicts = Verdicts::default();
     for line in BufReader::new(child.stdout.take().context("no output of the tests")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         println!("{line}");
-        let name = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
-        failed.extend(name.map(str::to_owned));
+        verdicts.read(&line);
     }
     let status = child.wait()?;
-    if !status.success() && failed.is_empty() {
+    if !status.success() && verdicts.failed().is_empty() {
         bail!("the end-to-end tests ended without a result ({status})");
     }
-    Ok(failed)
+    Ok(verdicts)
 }
 
 /// Builds the end-to-end tests without running them and finds the binary.

@@ -17,6 +17,7 @@ use xtask::toolchain::{cache_root, clean_command};
 use crate::build::{cargo, target_folder};
 use crate::steps::Steps;
 use crate::test::executable;
+use crate::verdicts::Verdicts;
 use crate::workloads::{Linking, compile};
 use crate::{apt, must, setup};
 
@@ -125,6 +126,7 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
     let console = child.stdout.take().context("no console")?;
     let lines = lines_of(console);
     let started = Instant::now();
+    let mut verdicts = Verdicts::default();
     loop {
         let left = LONGEST_RUN.checked_sub(started.elapsed()).context("no outcome in time")?;
         let line = match lines.recv_timeout(left) {
@@ -134,16 +136,15 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
         };
         writeln!(log, "{line}")?;
         let text = line.trim_end();
-        if text.starts_with("test ")
-            || text.starts_with("tried ")
-            || text.starts_with("----")
-            || text.contains("panicked")
-            || text.starts_with("  ")
-        {
+        if verdicts.read(text) || text.starts_with("test ") || text.starts_with("tried ") {
             println!("  | {text}");
         }
         if let Some(outcome) = text.strip_prefix(OUTCOME) {
-            return if outcome == "pass" { Ok(()) } else { bail!("tests failed in the machine") };
+            return if outcome == "pass" {
+                Ok(())
+            } else {
+                bail!("tests failed in the machine\n{}", verdicts.said())
+            };
         }
         if FATAL.iter().any(|marker| text.contains(marker)) {
             bail!("the machine's kernel died: {text}");
