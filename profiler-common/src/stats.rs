@@ -58,7 +58,7 @@ pub enum Stat {
     MappingCalls = 25,
     /// Slow or sampled system calls whose stack was not taken because there were too many at once.
     CallStacksSkipped = 26,
-    /// Outermost calls of an allocator that ask for memory, of threads in scope.
+    /// Outermost calls of an allocator that ask for memory, of threads in scope, as far as probes saw them.
     HeapCalls = 27,
     /// Calls that free memory, of threads in scope.
     HeapFrees = 28,

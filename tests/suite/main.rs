@@ -8,6 +8,7 @@ mod cli;
 mod faults;
 mod foreign;
 mod framehop;
+mod go_alloc;
 mod hosts;
 mod leaks;
 mod memory;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::columns::cut;
 use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
-use crate::allocator::is_entry;
+use crate::allocator::inner_frames;
 use crate::profile::{LeakSums, Profile, StackId};
 use crate::report::leaks::{Finding, Verdict, judge};
 use crate::report::{Detail, FunctionId, Functions};
@@ -93,12 +93,12 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
     let (space, objects) = (index("alloc_space")?, index("alloc_objects")?);
     let (live_space, live_objects) = (index("inuse_space"), index("inuse_objects"));
     let (temporary, sampled) = (index("temporary_objects"), index("sampled"));
-    let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.error_percent);
+    let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.common_error_percent);
     let functions = Functions::new(profile, Detail::Function);
     let mut by_stack: HashMap<Vec<FunctionId>, Site> = HashMap::new();
     let stack_of = |stack: StackId| {
         let mut stack: Vec<FunctionId> = functions.of_stack(profile.stack(stack)).collect();
-        let inside = stack.iter().take_while(|id| is_entry(functions.get(**id).name)).count();
+        let inside = inner_frames(stack.iter().map(|id| functions.get(*id).name));
         stack.drain(..inside.min(stack.len().saturating_sub(1)));
         stack
     };

@@ -195,9 +195,13 @@ pub struct Allocations {
     pub bytes: u64,
     /// Calls that free memory; zero where frees are not followed.
     pub frees: u64,
-    /// Half of the 95 % interval of calls and bytes, percent: zero where every call was counted, else what time slices leave open.
+    /// Half of the 95 % interval of calls and bytes, percent: zero where every call was counted, else what time slices leave open, and programs that
+    /// choose themselves which blocks are seen.
     #[serde(default)]
     pub error_percent: f64,
+    /// The part of it that all sites have in common: time slices.
+    #[serde(default)]
+    pub common_error_percent: f64,
     /// Calls by size, smallest first.
     pub sizes: Vec<SizeBucket>,
     /// Where the calls were seen.

@@ -6,6 +6,7 @@
 mod cohorts;
 mod cost;
 mod estimate;
+mod go;
 mod probes;
 mod rates;
 mod results;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use profiler_common::heap::{HeapControl, HeapSum, WEIGHT_BITS};
+use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
 use crate::bpf::{HeapMaps, HeapTables, LoadError, Programs};
@@ -25,8 +27,8 @@ use crate::process::{Moment, Processes};
 use crate::profile::ValueType;
 use crate::session::clock;
 use cost::SiteCosts;
-use probes::Probes;
 pub use probes::ProbesError;
+use probes::{Age, Probes};
 use results::Always;
 use slices::{BEFORE_NS, Slices, Total, Turn};
 use threads::Threads;
@@ -131,6 +133,8 @@ pub struct Heap {
     stacks: HashMap<u64, SampleKey>,
     forgotten: u64,
     unknown_stacks: u64,
+    /// Half of the 95 % interval that blocks leave open which programs chose themselves, as a share of the totals.
+    chosen_error: f64,
 }
 
 impl Heap {
@@ -142,13 +146,16 @@ impl Heap {
     pub fn start(programs: &mut Programs, options: &HeapOptions, pids: &[u32]) -> Result<Self, ProbesError> {
         let mut maps = programs.load_heap()?;
         maps.set_rates(&rates::rates(options.sample_bytes))?;
-        let mut probes = Probes::new(programs, options.live)?;
+        let mut probes = Probes::new(programs, options.live, options.exact)?;
         let cost = SiteCosts::measure(programs);
         for pid in pids.iter().copied() {
-            probes.enter(programs, pid)?;
+            probes.enter(programs, pid, Age::Old)?;
         }
         if !pids.is_empty() {
             probes.need_one(pids)?;
+            if options.leaks.is_some() {
+                probes.need_followed()?;
+            }
         }
         // Blocks can be followed only as long as no call is missed; leaks are estimated from what slices see of them.
         let in_slices = !options.exact && (!options.live || options.leaks.is_some());
@@ -171,6 +178,7 @@ impl Heap {
             stacks: HashMap::new(),
             forgotten: 0,
             unknown_stacks: 0,
+            chosen_error: 0.0,
         };
         heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, 0);
@@ -198,7 +206,7 @@ impl Heap {
             calls: sum.count,
             bytes: sum.bytes,
             cpu_ns: self.probes.cpu_ns(),
-            probe_ns: self.cost.probe_ns(programs, sum.count),
+            probe_ns: self.cost.probe_ns(programs, programs.stat(Stat::HeapCalls)),
         }
     }
 
@@ -316,9 +324,9 @@ impl Heap {
 
     /// Time on the way into the programs, in the target, nanoseconds.
     pub fn trap_ns(&self, programs: &Programs) -> u64 {
-        let traps =
-            |calls| (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
-        traps(self.maps.total().count).saturating_sub(self.traps_before_ns)
+        let calls = programs.stat(Stat::HeapCalls);
+        let traps = (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
+        traps.saturating_sub(self.traps_before_ns)
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {

@@ -47,7 +47,23 @@ fn since(now: &HeapSum, before: &HeapSum) -> HeapSum {
         brief_objects: now.brief_objects.saturating_sub(before.brief_objects),
         unfollowed_bytes: now.unfollowed_bytes.saturating_sub(before.unfollowed_bytes),
         unfollowed_objects: now.unfollowed_objects.saturating_sub(before.unfollowed_objects),
+        chosen: now.chosen.saturating_sub(before.chosen),
     }
+}
+
+/// Half of the 95 % interval of totals that blocks leave open which programs chose themselves, as a share. Calls of one stack are mostly of one size:
+/// as many as were chosen, each with the same weight.
+fn chosen_error<'s>(sums: impl Iterator<Item = &'s HeapSum>, total: SizeSum) -> f64 {
+    /// Standard errors in it.
+    const NORMAL: f64 = 1.96;
+    let whole = f64::from(1_u32 << WEIGHT_BITS);
+    let (mut objects, mut bytes) = (0.0, 0.0);
+    for sum in sums.filter(|sum| sum.chosen > 0) {
+        let share = sum.uncertain as f64 / (sum.chosen as f64).powi(2);
+        objects += (sum.objects as f64 / whole).powi(2) * share;
+        bytes += (sum.bytes as f64 / whole).powi(2) * share;
+    }
+    NORMAL * (objects.sqrt() / total.count.max(1) as f64).max(bytes.sqrt() / total.bytes.max(1) as f64)
 }
 
 /// What a watch knows of a stack's blocks, with what its sum knows of all of them.
@@ -76,6 +92,7 @@ impl Heap {
         let mut sums = self.maps.sums()?;
         // The map's order is random; equal recordings should give equal files.
         sums.sort_unstable_by_key(|(number, _)| *number);
+        self.chosen_error = chosen_error(sums.iter().map(|(_, sum)| sum), self.maps.total());
         let scale = self.slices.scale();
         let leaks = self.leaks()?;
         let mut by_stack: BTreeMap<u32, LeakSums> = BTreeMap::new();
@@ -171,7 +188,8 @@ impl Heap {
             calls: sum(|size| size.count),
             bytes: sum(|size| size.bytes),
             frees: stat(Stat::HeapFrees),
-            error_percent: self.slices.error_percent(),
+            error_percent: self.slices.error_percent().hypot(self.chosen_error * 100.0),
+            common_error_percent: self.slices.error_percent(),
             sizes: buckets.collect(),
             allocators: self.probes.describe(),
         }
@@ -193,8 +211,12 @@ impl Heap {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = self.probes.notes();
         notes.extend(self.cost.notes());
-        notes.extend(self.slices.notes(self.options.max_overhead));
-        if self.slices.is_sliced() {
+        let chosen = self.probes.all_chosen() && !self.slices.is_sliced();
+        let of_slices = self.slices.notes(self.options.max_overhead).into_iter();
+        notes.extend(of_slices.filter(|note| !chosen || !note.starts_with("exact:")));
+        if chosen {
+            // What the allocator's own note says is all that there is to say.
+        } else if self.slices.is_sliced() {
             notes.push(format!(
                 "stacks of {} calls in the slices were taken, one in {} on average, and stand for the others",
                 thousands(stat(Stat::HeapStacks)),
@@ -219,5 +241,27 @@ impl Heap {
         tell(Stat::BlocksReused, "blocks were freed unseen: their addresses were handed out again");
         tell(Stat::BlocksFull, "blocks found the table full: what became of them is not known");
         notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_programs_choose_leave_totals_open() {
+        let sum = |chosen, uncertain| HeapSum {
+            chosen,
+            uncertain,
+            objects: 256 * 5000,
+            bytes: 256 * 5_000_000,
+            ..HeapSum::default()
+        };
+        let total = SizeSum { count: 10_000, bytes: 10_000_000 };
+        // A hundred chosen: ten percent of half of the total, twice the standard error.
+        let found = chosen_error([sum(100, 100), sum(0, 100)].iter(), total);
+        assert!((found - 0.098).abs() < 1e-6, "{found}");
+        // Blocks so large that each is chosen stand for themselves.
+        assert!(chosen_error([sum(100, 0)].iter(), total) < f64::EPSILON);
     }
 }
