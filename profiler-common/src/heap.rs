@@ -18,6 +18,13 @@ pub const CALL_RESIZE_ARRAY: u64 = 4;
 pub const CALL_STORE: u64 = 5;
 /// `free(a)`.
 pub const CALL_FREE: u64 = 6;
+/// Go's `runtime.profilealloc(_, a, b)`: Go itself has chosen the block at `a` of `b` bytes, one in as many bytes as a word says that lies
+/// [`Site::rate_distance`] from the probe.
+pub const CALL_GO_SAMPLED: u64 = 7;
+/// Go's `runtime.mallocgc(a, …)`. Go code bears no probe at its return, so the block's address stays unknown.
+pub const CALL_GO: u64 = 8;
+/// Go's `runtime.freeSpecial(_, a, …)`: the collector frees the block at `a`, which Go has chosen.
+pub const CALL_GO_FREE: u64 = 9;
 
 /// What a probe at the beginning of a function is told, as the cookie of its attachment: which call it is, in which registers the arguments
 /// are (as indexes of words of `pt_regs`), how many words lie above the return address, and whether inner calls are to be left out.
@@ -65,6 +72,34 @@ impl Site {
         self.0 >> 29 & 1 != 0
     }
 
+    /// The same on the branch that a function of Go's takes to grow its stack. After that it begins anew, so a hit that takes the branch is none.
+    #[must_use]
+    pub const fn growing(self) -> Self {
+        Self(self.0 | 1 << 30)
+    }
+
+    /// Whether the probe stands on such a branch.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+    pub const fn is_growing(self) -> bool {
+        self.0 >> 30 & 1 != 0
+    }
+
+    /// The same with the word that holds Go's sampling rate at this distance from the probe, bytes; none where it is too far away.
+    pub const fn with_rate_distance(self, distance: i64) -> Option<Self> {
+        if distance >> 32 != 0 && distance >> 32 != -1 {
+            return None;
+        }
+        Some(Self(self.0 & ((1 << 31) - 1) | distance.cast_unsigned() << 31))
+    }
+
+    /// Bytes from the probe to the word that holds Go's sampling rate; zero where it is not known.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+    pub const fn rate_distance(self) -> i64 {
+        self.0.cast_signed() >> 31
+    }
+
     /// Words between the stack pointer and the return address.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
@@ -84,10 +119,6 @@ impl Site {
 /// Farthest that an inner call's stack lies below its outer one's, bytes. What is farther away is another stack: a signal handler's.
 pub const INNER_STACK_BYTES: u64 = 32 << 10;
 
-/// Nearest that a signal handler's stack lies below that of what it interrupts, where it has no stack of its own, bytes: what the kernel saves there
-/// takes that (x86-64: 128 bytes that belong to the function, 440 of registers, 512 of floating-point state at least; arm64: 4 KiB and more).
-pub const SIGNAL_FRAME_BYTES: u64 = 1 << 10;
-
 /// Lifetime below which a block was temporary, 1 ms.
 pub const BRIEF_NS: u64 = 1_000_000;
 
@@ -102,6 +133,74 @@ pub struct Rate {
     pub threshold: u64,
     /// What one stands for, with [`WEIGHT_BITS`] bits of fraction.
     pub weight: u64,
+}
+
+/// Mean bytes from one block that Go chooses to the next, unless the program says otherwise (`runtime.MemProfileRate`).
+pub const GO_RATE: u64 = 512 << 10;
+
+/// What a block of `size` bytes stands for that was chosen with the chance that a point of a Poisson process falls into it, which has a mean of `rate`
+/// bytes from one to the next: `1/(1-exp(-size/rate))` blocks, with [`WEIGHT_BITS`] bits of fraction. It is how Go weighs them
+/// (`scaleHeapSample` in `src/runtime/pprof/protomem.go`).
+#[inline(always)]
+pub const fn stands_for(size: u64, rate: u64) -> u64 {
+    const ONE: u64 = 1 << 30;
+    const WEIGHT_ONE: u64 = 1 << WEIGHT_BITS;
+    // Nobody chooses more rarely, and below it no product overflows.
+    let rate = if rate > 1 << 48 { 1 << 48 } else { rate };
+    // The chance is one, as near as a weight can say: exp(-8) is less than half of its last bit.
+    if rate <= 1 || size / 8 >= rate {
+        return WEIGHT_ONE;
+    }
+    if size == 0 {
+        return 0;
+    }
+    if size < rate >> 12 {
+        // 1/x + 1/2: the next term is below 1/49000.
+        return quotient((rate << WEIGHT_BITS) + size / 2, size) + WEIGHT_ONE / 2;
+    }
+    // Both are large where the rate is, so twelve bits or more stay.
+    let shift = if rate >> 40 != 0 {
+        16
+    } else if rate >> 32 != 0 {
+        8
+    } else {
+        0
+    };
+    let (size, rate) = (size >> shift, rate >> shift);
+    // Below one half the series converges fast: 1-exp(-x) = x(1 - x/2(1 - x/3(1 - …))).
+    let x = quotient(size << 26, rate);
+    let mut sum = ONE;
+    let mut term = 7;
+    while term > 1 {
+        sum = ONE - quotient((x * sum) >> 30, term);
+        term -= 1;
+    }
+    let mut chance = (x * sum) >> 30;
+    // The chance for twice as much is that for one half or, if not, the other: p(2 - p). The first line took a sixteenth.
+    let mut half = 0;
+    while half < 4 {
+        chance = (chance * (2 * ONE - chance)) >> 30;
+        half += 1;
+    }
+    quotient((ONE << WEIGHT_BITS) + chance / 2, chance)
+}
+
+/// A division that LLVM cannot give a panic to, which no BPF program may have. Nothing divides by zero here.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+const fn quotient(amount: u64, by: u64) -> u64 {
+    match amount.checked_div(by) {
+        Some(quotient) => quotient,
+        None => 0,
+    }
+}
+
+/// Where the object of a block begins that Go's `mallocgc` returned: in front of large ones with pointers Go 1.22 and later keep a word of their own
+/// (`mallocHeaderSize` in `src/runtime/mbitmap.go`). No other block of more than 512 bytes begins at an odd word.
+#[inline(always)]
+pub const fn go_block(address: u64, size: u64) -> u64 {
+    const LARGEST_WITHOUT: u64 = 512;
+    if size > LARGEST_WITHOUT && address & 15 == 8 { address - 8 } else { address }
 }
 
 /// Rates: one for each bucket of [`crate::histogram`].
@@ -135,19 +234,12 @@ pub struct HeapThread {
     /// One of the `CALL_` numbers.
     pub kind: u32,
     /// Bucket of the size.
-    pub bucket: u16,
-    /// One when calls inside it are part of it ([`Site::encloses`]).
-    pub encloses: u16,
+    pub bucket: u32,
     /// [`HeapControl::slice`] when the call began: what an earlier slice left behind is no outer call.
     pub slice: u32,
-    /// Number of the thread's outermost call, which changes with each of them. A signal handler's call has that of the call that it
-    /// interrupted, and is over with it.
-    pub turn: u32,
+    /// Zero.
+    pub padding: u32,
 }
-
-/// Set in the key of a thread's second entry: the call of a signal handler that interrupted another one. Thread IDs are below 2²² (`PID_MAX_LIMIT`,
-/// include/linux/threads.h).
-pub const HANDLER: u32 = 1 << 31;
 
 /// What blocks are found by.
 #[repr(C)]
@@ -197,6 +289,8 @@ pub struct HeapSum {
     pub unfollowed_bytes: u64,
     /// Their number, weighted.
     pub unfollowed_objects: u64,
+    /// Calls among those taken that the program itself had chosen, so that totals are estimates too.
+    pub chosen: u64,
 }
 
 /// What the agent tells the programs while they run.
@@ -225,7 +319,7 @@ const _: () = {
     assert!(size_of::<HeapThread>() == 48);
     assert!(size_of::<BlockKey>() == 16);
     assert!(size_of::<Block>() == 32);
-    assert!(size_of::<HeapSum>() == 72);
+    assert!(size_of::<HeapSum>() == 80);
     assert!(size_of::<HeapControl>() == 24);
 };
 
@@ -260,5 +354,32 @@ mod tests {
         let plain = Site::new(CALL_FREE, [0; 3], 0, false);
         assert!(!plain.encloses() && !plain.is_stepped() && plain.stepped().is_stepped());
         assert_eq!((site.stepped().kind(), site.stepped().pushed_words()), (CALL_RESIZE_ARRAY, 5));
+        let go = Site::new(CALL_GO_SAMPLED, [5, 11, 11], 0, false).growing();
+        for distance in [0, 8, -8, (1 << 32) - 1, -(1 << 32)] {
+            let found = go.with_rate_distance(distance).unwrap();
+            assert_eq!((found.rate_distance(), found.argument(1)), (distance, 11));
+            assert!(found.is_growing() && !found.is_stepped());
+        }
+        assert!(go.with_rate_distance(1 << 32).is_none() && go.with_rate_distance(i64::MIN).is_none());
+    }
+
+    #[test]
+    fn blocks_that_go_chose_are_weighed_as_go_weighs_them() {
+        for rate in [2, 3, 1000, 4096, GO_RATE, 1 << 30, 1 << 32, 1 << 39, 1 << 48] {
+            for size in (0..50).flat_map(|bits| [1_u64 << bits, (1 << bits) + (1 << bits) / 3]) {
+                let exact = -1.0 / (-(size as f64) / rate as f64).exp_m1();
+                let found = stands_for(size, rate) as f64 / 256.0;
+                // Half of the last bit, and a little for what was rounded on the way.
+                let near = exact * 3e-4 + 0.003;
+                assert!((found - exact).abs() <= near, "{size} bytes, one in {rate}: {found}, {exact} true");
+            }
+        }
+        assert_eq!(
+            (go_block(0x1008, 576), go_block(0x1008, 8), go_block(0x1000, 576)),
+            (0x1000, 0x1008, 0x1000)
+        );
+        assert_eq!(stands_for(4096, 1), 256);
+        assert_eq!((stands_for(0, GO_RATE), stands_for(u64::MAX, u64::MAX)), (0, 256));
+        assert_eq!(stands_for(1, u64::MAX), (1 << 56) + 128);
     }
 }

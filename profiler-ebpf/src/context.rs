@@ -25,6 +25,9 @@ mod layout {
     pub(super) const X86_PERIOD: u32 = 168;
     pub(super) const X86_WORDS: usize = 21;
     pub(super) const X86_AX: u32 = 80;
+    pub(super) const X86_BX: u32 = 40;
+    pub(super) const X86_CX: u32 = 88;
+    pub(super) const X86_FLAGS: u32 = 144;
     pub(super) const X86_DX: u32 = 96;
     pub(super) const X86_SI: u32 = 104;
     pub(super) const X86_USER_SP: u32 = 152;
@@ -140,6 +143,44 @@ pub(crate) fn register_word<C: EbpfContext>(ctx: &C, index: u64) -> u64 {
     // SAFETY: no preconditions; the value is only ever read through the checked helper.
     let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
     read_field(regs, (index as u32 & 63) * 8).unwrap_or(0)
+}
+
+/// One of the first three arguments of a function of Go's: Go passes them in registers of its own choice on x86_64 (`abi-internal.md`).
+#[inline(always)]
+pub(crate) fn argument_word<C: EbpfContext>(ctx: &C, index: u64) -> u64 {
+    let is_x86 = config!(arch) == ARCH_X86_64;
+    if index == 0 {
+        return if is_x86 { context_word!(ctx, layout::X86_AX) } else { context_word!(ctx, 0) };
+    }
+    if index == 1 {
+        return if is_x86 { context_word!(ctx, layout::X86_BX) } else { context_word!(ctx, 8) };
+    }
+    if is_x86 { context_word!(ctx, layout::X86_CX) } else { context_word!(ctx, 16) }
+}
+
+/// Whether the branch under a probe will be taken that a function of Go's has for too small a stack: `jbe` or `b.ls`, "below or the same".
+#[inline(always)]
+pub(crate) fn grows_stack<C: EbpfContext>(ctx: &C) -> bool {
+    if config!(arch) == ARCH_X86_64 {
+        /// Carry and zero of the flags.
+        const BELOW_OR_SAME: u64 = 1 | 1 << 6;
+        return context_word!(ctx, layout::X86_FLAGS) & BELOW_OR_SAME != 0;
+    }
+    /// Carry and zero of `PSTATE`.
+    const CARRY: u64 = 1 << 29;
+    const ZERO: u64 = 1 << 30;
+    let flags = context_word!(ctx, layout::ARM_PSTATE);
+    flags & CARRY == 0 || flags & ZERO != 0
+}
+
+/// The instruction under a probe in user code.
+#[inline(always)]
+pub(crate) fn instruction_pointer<C: EbpfContext>(ctx: &C) -> u64 {
+    if config!(arch) == ARCH_X86_64 {
+        context_word!(ctx, layout::X86_IP)
+    } else {
+        context_word!(ctx, layout::ARM_PC)
+    }
 }
 
 /// The stack pointer of a probe in user code.

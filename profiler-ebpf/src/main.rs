@@ -73,6 +73,12 @@ pub fn heap_entered(ctx: ProbeContext) -> u32 {
     probe::heap::entered(&ctx)
 }
 
+/// A function of Go's allocator begins.
+#[uprobe]
+pub fn go_heap_entered(ctx: ProbeContext) -> u32 {
+    probe::go_heap::entered(&ctx)
+}
+
 /// A function of an allocator returns.
 #[uretprobe]
 pub fn heap_returned(ctx: RetProbeContext) -> u32 {

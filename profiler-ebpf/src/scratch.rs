@@ -40,13 +40,22 @@ pub(crate) struct WalkState {
     pub(crate) space: u32,
     /// Thread whose wait the stack belongs to, by the kernel's own ID.
     pub(crate) owner: u32,
-    /// Of an allocation, the bucket of its size.
-    pub(crate) bucket: u32,
     /// Of an allocation, bytes.
     pub(crate) size: u64,
+    /// What it stands for: see [`profiler_common::heap::Rate::weight`].
+    pub(crate) weight: u64,
+    /// Its address; [`BLOCK_RETURNED`] while the function has not returned, [`BLOCK_UNKNOWN`] where nobody will know.
+    pub(crate) block: u64,
+    /// One where the program itself chose the block.
+    pub(crate) chosen: u64,
     /// Thread that takes a stack in this scratch, one more than its ID by the kernel: programs of allocations can be preempted. Zero for none.
     pub(crate) busy: u64,
 }
+
+/// The block's address comes with the return of the function.
+pub(crate) const BLOCK_RETURNED: u64 = 0;
+/// Nobody sees the block's address.
+pub(crate) const BLOCK_UNKNOWN: u64 = u64::MAX;
 
 /// This CPU's scratch for one of the `CHAIN_`s.
 #[inline(always)]

@@ -3,8 +3,6 @@
 //! Probes in user code: the context is the thread's user registers. The kernel keeps such a program on its CPU but may preempt it, so the
 //! scratch says who uses it, and sums are added to atomically.
 
-mod role;
-
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext;
@@ -14,7 +12,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::heap::{
     ALL_SIZES, BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE,
-    HeapSum, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
+    HeapSum, HeapThread, INNER_STACK_BYTES, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
 };
 use profiler_common::histogram::bucket_of;
 use profiler_common::limits::CHAIN_HEAP;
@@ -22,7 +20,6 @@ use profiler_common::off_cpu::{mix, stack_number};
 use profiler_common::stats::Stat;
 use profiler_common::unwind::KNOWN_RBX;
 
-use self::role::{returning, role_of, thread_of};
 use super::memory::has_room_for_copies;
 use super::off_cpu::stack::{hash_frames, hash_header, remember, was_sent};
 use crate::collect::{Next, begin};
@@ -30,8 +27,8 @@ use crate::context::{register_word, returned, stack_pointer};
 use crate::emit::{add_kernel_stack, has_copy, send};
 use crate::kernel::{TaskIds, current_ids, in_scope};
 use crate::maps::{BLOCKS, HEAP_CONTROL, HEAP_RATES, HEAP_SIZES, HEAP_SUMS, HEAP_THREADS, WALK_HEAP, config};
-use crate::scratch::{Scratch, opaque, put_user_frame, scratch};
-use crate::stats::{add, count};
+use crate::scratch::{BLOCK_RETURNED, BLOCK_UNKNOWN, Scratch, opaque, put_user_frame, scratch};
+use crate::stats::count;
 use crate::unwind::{Round, walk_on};
 
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
@@ -53,13 +50,16 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     wait(rounds);
     let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
     let owner = bpf_get_current_pid_tgid() as u32;
-    let Some(role) = role_of(owner, stack, slice) else { return 0 };
+    if is_inner(owner, stack, slice) {
+        count(Stat::HeapInner);
+        return 0;
+    }
     let a = register_word(ctx, site.argument(0));
     if site.kind() == CALL_FREE {
         if a != 0 {
             count(Stat::HeapFrees);
             if follows_blocks() {
-                count_known(release(ids.pid, a));
+                release(ids.pid, a);
             }
         }
         return 0;
@@ -77,29 +77,28 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
             } else {
                 0
             };
-        let Some(thread) = thread_of(role.key) else { return 0 };
+        let Some(thread) = thread_of(owner) else { return 0 };
         // SAFETY: the thread's own entry, here and below.
         unsafe {
             (*thread).size = size;
             (*thread).pointer = pointer;
             (*thread).number = 0;
             (*thread).kind = site.kind() as u32;
-            (*thread).bucket = bucket;
-            (*thread).encloses = u16::from(site.encloses());
+            (*thread).bucket = u32::from(bucket);
             (*thread).slice = slice;
-            (*thread).turn = role.turn.unwrap_or((*thread).turn.wrapping_add(1));
             (*thread).stack = stack;
         }
     }
     if taken {
-        take_stack(ctx, ids, owner, Wanted { site, key: role.key, stack, size, bucket });
+        let weight = rate.weight;
+        take_stack(ctx, ids, owner, Wanted { site, stack, size, weight, block: BLOCK_RETURNED, chosen: 0 });
     }
     0
 }
 
 /// Takes time: see [`profiler_common::heap::HeapControl::rounds`].
 #[inline(always)]
-fn wait(rounds: u32) {
+pub(super) fn wait(rounds: u32) {
     for round in 0..MAX_ROUNDS {
         if round >= rounds {
             break;
@@ -107,6 +106,35 @@ fn wait(rounds: u32) {
         // SAFETY: no preconditions.
         let _now = unsafe { bpf_ktime_get_ns() };
     }
+}
+
+/// Whether the call is part of another one of the same thread.
+#[inline(always)]
+fn is_inner(owner: u32, stack: u64, slice: u32) -> bool {
+    let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) else { return false };
+    // SAFETY: the thread's own entry.
+    let outer = unsafe { (*thread).stack };
+    if outer == 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    if unsafe { (*thread).slice } != slice {
+        // The probe at its return was taken out before it returned.
+        // SAFETY: as above.
+        unsafe { (*thread).stack = 0 };
+        return false;
+    }
+    // A function that jumps into another one hands its own return address on.
+    if outer.wrapping_sub(stack) < INNER_STACK_BYTES {
+        return true;
+    }
+    if stack > outer {
+        // The outer call's frame is gone: an exception or `longjmp` went past it.
+        count(Stat::HeapAbandoned);
+        // SAFETY: as above.
+        unsafe { (*thread).stack = 0 };
+    }
+    false
 }
 
 /// Bytes that a call asks for. What does not fit a word gets no memory.
@@ -127,13 +155,19 @@ fn size_of_call(ctx: &ProbeContext, site: Site, a: u64) -> u64 {
 /// Counts the call by its size; returns the size's bucket.
 #[inline(always)]
 fn add_size(size: u64) -> u16 {
+    add_calls(size, 1)
+}
+
+/// Counts so many calls by their size; returns the size's bucket.
+#[inline(always)]
+pub(super) fn add_calls(size: u64, calls: u64) -> u16 {
     let bucket = bucket_of(size);
     for index in [u32::from(bucket), ALL_SIZES] {
         if let Some(sum) = HEAP_SIZES.get_ptr_mut(index) {
             // SAFETY: this CPU's entry.
             unsafe {
-                (*sum).count = (*sum).count.wrapping_add(1);
-                (*sum).bytes = (*sum).bytes.wrapping_add(size);
+                (*sum).count = (*sum).count.wrapping_add(calls);
+                (*sum).bytes = (*sum).bytes.wrapping_add(size.wrapping_mul(calls));
             }
         }
     }
@@ -141,7 +175,7 @@ fn add_size(size: u64) -> u16 {
 }
 
 #[inline(always)]
-fn rate_of(bucket: u16) -> Rate {
+pub(super) fn rate_of(bucket: u16) -> Rate {
     let mut index = u64::from(bucket);
     opaque(&mut index);
     if index >= u64::from(RATES) {
@@ -152,25 +186,41 @@ fn rate_of(bucket: u16) -> Rate {
 }
 
 #[inline(always)]
-fn follows_blocks() -> bool {
+pub(super) fn follows_blocks() -> bool {
     // SAFETY: a single word, which the agent replaces as a whole.
     HEAP_CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).live } != 0)
 }
 
+/// The entry of a thread, made if need be.
+#[inline(always)]
+fn thread_of(owner: u32) -> Option<*mut HeapThread> {
+    if let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) {
+        return Some(thread);
+    }
+    let new =
+        HeapThread { stack: 0, size: 0, pointer: 0, number: 0, kind: 0, bucket: 0, slice: 0, padding: 0 };
+    if HEAP_THREADS.insert(owner, new, 0).is_err() {
+        count(Stat::HeapThreadsFull);
+        return None;
+    }
+    HEAP_THREADS.get_ptr_mut(owner)
+}
+
 /// What the stack is taken for.
-struct Wanted {
-    site: Site,
-    /// The entry of the thread.
-    key: u32,
+pub(super) struct Wanted {
+    pub(super) site: Site,
     /// Where the return address lies.
-    stack: u64,
-    size: u64,
-    bucket: u16,
+    pub(super) stack: u64,
+    pub(super) size: u64,
+    /// See the fields of these names in [`crate::scratch::WalkState`].
+    pub(super) weight: u64,
+    pub(super) block: u64,
+    pub(super) chosen: u64,
 }
 
 /// Walks the thread's stack for an allocation.
 #[inline(always)]
-fn take_stack(ctx: &ProbeContext, ids: TaskIds, owner: u32, wanted: Wanted) {
+pub(super) fn take_stack(ctx: &ProbeContext, ids: TaskIds, owner: u32, wanted: Wanted) {
     let Some(scratch) = scratch(CHAIN_HEAP) else {
         count(Stat::NoScratch);
         return;
@@ -184,9 +234,11 @@ fn take_stack(ctx: &ProbeContext, ids: TaskIds, owner: u32, wanted: Wanted) {
         (*scratch).walk.busy = u64::from(owner) + 1;
         count(Stat::HeapStacks);
         let next = begin(ctx, scratch, ids, 0);
-        (*scratch).walk.owner = wanted.key;
-        (*scratch).walk.bucket = u32::from(wanted.bucket);
+        (*scratch).walk.owner = owner;
         (*scratch).walk.size = wanted.size;
+        (*scratch).walk.weight = wanted.weight;
+        (*scratch).walk.block = wanted.block;
+        (*scratch).walk.chosen = wanted.chosen;
         if wanted.site.pushed_words() == 0 {
             step_to_caller(scratch, wanted.stack);
         }
@@ -247,13 +299,13 @@ fn finish(ctx: &ProbeContext) {
     let Some(frames) = (unsafe { add_kernel_stack(ctx, scratch) }) else { return };
     let hash = unsafe { hash_frames(scratch) };
     let copy = unsafe { has_copy(scratch) } && has_room_for_copies();
-    let (number, owner, size, bucket) = unsafe {
+    let number = unsafe {
         let hash = hash_header(scratch, hash);
         let hash = mix(hash, u64::from((*scratch).header.tid));
         // A stack that user space finishes is like no other: those that begin alike may go on differently.
         let number = stack_number(if copy { mix(hash, (*scratch).header.time_ns) } else { hash });
         (*scratch).header.number = number;
-        ((*scratch).header.number, (*scratch).walk.owner, (*scratch).walk.size, (*scratch).walk.bucket)
+        number
     };
     if copy || !was_sent(number) {
         // SAFETY: as above; a copy is sent by nobody else.
@@ -265,17 +317,35 @@ fn finish(ctx: &ProbeContext) {
             count(Stat::HeapStackLost);
         }
     }
-    // SAFETY: as above.
-    unsafe { (*scratch).walk.busy = 0 };
-    if follows_blocks() {
+    // SAFETY: as above. From the last line on the scratch is another thread's.
+    let (owner, pid, size, weight, block, chosen) = unsafe {
+        let walk = &raw const (*scratch).walk;
+        let of = (
+            (*walk).owner,
+            (*scratch).header.pid,
+            (*walk).size,
+            (*walk).weight,
+            (*walk).block,
+            (*walk).chosen,
+        );
+        (*scratch).walk.busy = 0;
+        of
+    };
+    if follows_blocks() && block == BLOCK_RETURNED {
         if let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) {
             // SAFETY: the thread's own entry.
             unsafe { (*thread).number = number };
         }
         return;
     }
-    if let Some(sum) = sum_of(number) {
-        add_call(sum, size, rate_of(bucket as u16));
+    if follows_blocks() && block != BLOCK_UNKNOWN {
+        keep(pid, block, size, number, weight, chosen);
+        return;
+    }
+    let Some(sum) = sum_of(number) else { return };
+    add_call(sum, size, weight, chosen);
+    if follows_blocks() {
+        add_unfollowed(sum, size, weight);
     }
 }
 
@@ -295,6 +365,7 @@ fn sum_of(number: u64) -> Option<*mut HeapSum> {
         brief_objects: 0,
         unfollowed_bytes: 0,
         unfollowed_objects: 0,
+        chosen: 0,
     };
     /// `BPF_NOEXIST`: another CPU may just have made it.
     const NO_EXIST: u64 = 1;
@@ -317,27 +388,38 @@ fn add_to(word: *mut u64, amount: u64) {
 }
 
 #[inline(always)]
-fn add_call(sum: *mut HeapSum, size: u64, rate: Rate) {
+fn add_call(sum: *mut HeapSum, size: u64, weight: u64, chosen: u64) {
     // SAFETY: only the addresses of fields are taken.
     unsafe {
         add_to(&raw mut (*sum).taken, 1);
-        if rate.weight != 1 << WEIGHT_BITS {
+        if weight != 1 << WEIGHT_BITS {
             add_to(&raw mut (*sum).uncertain, 1);
         }
-        add_to(&raw mut (*sum).objects, rate.weight);
-        add_to(&raw mut (*sum).bytes, size.wrapping_mul(rate.weight));
+        add_to(&raw mut (*sum).objects, weight);
+        add_to(&raw mut (*sum).bytes, size.wrapping_mul(weight));
+        add_to(&raw mut (*sum).chosen, chosen);
     }
 }
 
-/// A block is freed: its stack's sum hears of it. Returns what the block stood for, zero where it was not followed.
+/// Nobody will know what becomes of a block.
 #[inline(always)]
-fn release(pid: u32, address: u64) -> u64 {
+fn add_unfollowed(sum: *mut HeapSum, size: u64, weight: u64) {
+    // SAFETY: only the addresses of fields are taken.
+    unsafe {
+        add_to(&raw mut (*sum).unfollowed_bytes, size.wrapping_mul(weight));
+        add_to(&raw mut (*sum).unfollowed_objects, weight);
+    }
+}
+
+/// A block is freed: its stack's sum hears of it.
+#[inline(always)]
+pub(super) fn release(pid: u32, address: u64) {
     let key = BlockKey { address, pid, padding: 0 };
-    let Some(block) = BLOCKS.get_ptr(key) else { return 0 };
+    let Some(block) = BLOCKS.get_ptr(key) else { return };
     // SAFETY: the block belongs to this thread now, which frees it; nobody else writes the entry.
     let block = unsafe { *block };
     let _cannot_fail = BLOCKS.remove(key);
-    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return block.weight };
+    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return };
     // SAFETY: only the addresses of fields are taken; the clock has no preconditions.
     unsafe {
         add_to(&raw mut (*sum).freed_objects, block.weight);
@@ -346,29 +428,20 @@ fn release(pid: u32, address: u64) -> u64 {
             add_to(&raw mut (*sum).brief_objects, block.weight);
         }
     }
-    block.weight
-}
-
-/// Counts the free of a block that was followed: what is left of all frees is those of blocks that nobody saw allocated.
-#[inline(always)]
-fn count_known(weight: u64) {
-    if weight == 0 {
-        return;
-    }
-    add(Stat::HeapFreesKnown, weight);
-    let root = (weight >> (WEIGHT_BITS / 2)).min(u64::from(u32::MAX));
-    add(Stat::HeapFreesKnownSquares, root * root);
 }
 
 pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
     let owner = bpf_get_current_pid_tgid() as u32;
     let (result, stack) = returned(ctx);
-    let Some(thread) = returning(owner, stack) else {
-        // The return of an inner call, or of one that is not followed.
-        forget_reused(result);
-        return 0;
+    let thread = match HEAP_THREADS.get_ptr_mut(owner) {
+        // SAFETY: the thread's own entry, here and below.
+        Some(thread) if unsafe { (*thread).stack } == stack => thread,
+        _ => {
+            // The return of an inner call, or of one that is not followed.
+            forget_reused(result);
+            return 0;
+        }
     };
-    // SAFETY: the thread's own entry.
     let (size, pointer, number, kind, bucket) = unsafe {
         (*thread).stack = 0;
         ((*thread).size, (*thread).pointer, (*thread).number, u64::from((*thread).kind), (*thread).bucket)
@@ -393,7 +466,7 @@ pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
         return 0;
     }
     if number != 0 {
-        keep(pid, address, size, number, rate_of(bucket));
+        keep(pid, address, size, number, rate_of(bucket as u16).weight, 0);
     } else {
         forget_reused(address);
     }
@@ -420,7 +493,7 @@ fn forget_reused(address: u64) {
 
 /// Adds a call up and follows its block.
 #[inline(always)]
-fn keep(pid: u32, address: u64, size: u64, number: u64, rate: Rate) {
+fn keep(pid: u32, address: u64, size: u64, number: u64, weight: u64, chosen: u64) {
     let key = BlockKey { address, pid, padding: 0 };
     if BLOCKS.get_ptr(key).is_some() {
         // What is handed out again has been freed.
@@ -428,15 +501,11 @@ fn keep(pid: u32, address: u64, size: u64, number: u64, rate: Rate) {
         release(pid, address);
     }
     let Some(sum) = sum_of(number) else { return };
-    add_call(sum, size, rate);
+    add_call(sum, size, weight, chosen);
     // SAFETY: no preconditions.
-    let block = Block { number, size, since_ns: unsafe { bpf_ktime_get_ns() }, weight: rate.weight };
+    let block = Block { number, size, since_ns: unsafe { bpf_ktime_get_ns() }, weight };
     if BLOCKS.insert(key, block, 0).is_err() {
         count(Stat::BlocksFull);
-        // SAFETY: only the addresses of fields are taken.
-        unsafe {
-            add_to(&raw mut (*sum).unfollowed_bytes, size.wrapping_mul(rate.weight));
-            add_to(&raw mut (*sum).unfollowed_objects, rate.weight);
-        }
+        add_unfollowed(sum, size, weight);
     }
 }

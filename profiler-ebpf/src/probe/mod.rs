@@ -1,5 +1,6 @@
 //! One file per trigger: what fires, and what a sample of it is worth.
 
+pub(crate) mod go_heap;
 pub(crate) mod heap;
 pub(crate) mod lifecycle;
 pub(crate) mod memory;

@@ -11,6 +11,7 @@ use std::path::Path;
 use object::elf;
 use profiler_common::heap::{CALL_FREE, Site};
 
+use super::go::{GoAllocator, GoChoice, find_go};
 use super::names::{Call, call_of};
 use super::site::{Arch, Chosen, Jump, Wanted, choose};
 use crate::object::{Elf, Symbol, SymbolTable, open_in_root};
@@ -22,7 +23,7 @@ const CODE_BYTES: u64 = 4096;
 const MOST_ENTRIES: usize = 128;
 
 /// Whose allocator it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavour {
     /// The GNU C library's.
     Glibc,
@@ -34,6 +35,8 @@ pub enum Flavour {
     Tcmalloc,
     /// mimalloc.
     Mimalloc,
+    /// Go's own.
+    Go,
     /// Something else that defines `malloc`.
     Other,
 }
@@ -47,6 +50,7 @@ impl Flavour {
             Self::Jemalloc => "jemalloc",
             Self::Tcmalloc => "tcmalloc",
             Self::Mimalloc => "mimalloc",
+            Self::Go => "Go",
             Self::Other => "another allocator",
         }
     }
@@ -73,8 +77,21 @@ pub struct MappedFile {
     pub start: u64,
     /// Its end.
     pub end: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
     /// Path as the process sees it.
     pub path: Vec<u8>,
+}
+
+/// In which processes a function gets its probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// In all.
+    All,
+    /// In Go programs that choose blocks for their own heap profile.
+    GoChosen,
+    /// In Go programs that do not.
+    GoAll,
 }
 
 /// A function of the border, with the place of its probe.
@@ -92,7 +109,12 @@ pub struct Entry {
     pub encloses: bool,
     /// Whether it frees.
     pub frees: bool,
+    /// Where it gets its probe.
+    pub group: Group,
 }
+
+/// What an allocator is known by: device and inode of its object, and whose it is; an object can bring two.
+pub type Identity = (u64, u64, Flavour);
 
 /// An allocator in one object.
 #[derive(Debug)]
@@ -101,12 +123,14 @@ pub struct Allocator {
     pub flavour: Flavour,
     /// The object, open.
     pub file: File,
-    /// Device and inode of the object.
-    pub identity: (u64, u64),
+    /// What it is known by.
+    pub identity: Identity,
     /// Path as the process sees it, cleaned.
     pub path: String,
     /// Its functions.
     pub entries: Vec<Entry>,
+    /// How a Go program chooses blocks.
+    pub go: Option<GoChoice>,
 }
 
 /// The files that a process maps executable, each once.
@@ -116,7 +140,8 @@ pub fn mapped_files(pid: u32) -> Vec<MappedFile> {
     for line in maps.split(|byte| *byte == b'\n') {
         let mut fields = line.splitn(6, |byte| *byte == b' ');
         let (Some(range), Some(permissions)) = (fields.next(), fields.next()) else { continue };
-        let path = fields.nth(3).unwrap_or_default();
+        let offset = fields.next().and_then(|offset| std::str::from_utf8(offset).ok()).unwrap_or_default();
+        let path = fields.nth(2).unwrap_or_default();
         let path = &path[path.iter().position(|byte| *byte != b' ').unwrap_or(path.len())..];
         if permissions.get(2) != Some(&b'x')
             || !path.starts_with(b"/")
@@ -126,31 +151,47 @@ pub fn mapped_files(pid: u32) -> Vec<MappedFile> {
         }
         let range = std::str::from_utf8(range).ok().and_then(|range| range.split_once('-'));
         let number = |text| u64::from_str_radix(text, 16).ok();
-        if let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
-            files.push(MappedFile { start, end, path: path.to_vec() });
+        let place = range.and_then(|(start, end)| Some((number(start)?, number(end)?, number(offset)?)));
+        if let Some((start, end, offset)) = place {
+            files.push(MappedFile { start, end, offset, path: path.to_vec() });
         }
     }
     files
 }
 
-/// The allocator in a file of a process, if it has one. `live` says that returns are probed too.
-pub fn find(pid: u32, file: &MappedFile, live: bool) -> Option<Allocator> {
+/// The allocators in a file of a process. `live` says that returns are probed too.
+pub fn find(pid: u32, file: &MappedFile, live: bool) -> Vec<Allocator> {
     let name = file.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     if name.starts_with(b"ld-") {
         // The dynamic linker has a small one for the time before the real one is there.
-        return None;
+        return Vec::new();
     }
+    try_find(pid, file, live).unwrap_or_default()
+}
+
+fn try_find(pid: u32, file: &MappedFile, live: bool) -> Option<Vec<Allocator>> {
     let open = open_mapped(pid, file)?;
     let metadata = open.metadata().ok()?;
     let elf = Elf::open(open.try_clone().ok()?).ok()?;
-    let (flavour, entries) = entries_of(&elf, live)?;
-    Some(Allocator {
-        flavour,
-        identity: (metadata.dev(), metadata.ino()),
-        file: open,
-        path: clean(&file.path),
-        entries,
-    })
+    let arch = match elf.machine() {
+        elf::EM_X86_64 => Arch::X86_64,
+        elf::EM_AARCH64 => Arch::Aarch64,
+        _ => return None,
+    };
+    let of_c = entries_of(&elf, arch, live).map(|(flavour, entries)| (flavour, entries, None));
+    let of_go =
+        find_go(&elf, arch).map(|GoAllocator { entries, choice }| (Flavour::Go, entries, Some(choice)));
+    let allocator = |(flavour, entries, go)| {
+        Some(Allocator {
+            flavour,
+            identity: (metadata.dev(), metadata.ino(), flavour),
+            file: open.try_clone().ok()?,
+            path: clean(&file.path),
+            entries,
+            go,
+        })
+    };
+    Some(of_c.into_iter().chain(of_go).filter_map(allocator).collect())
 }
 
 /// Opens what is really mapped, whatever the path leads to by now.
@@ -170,12 +211,7 @@ struct Found {
 }
 
 /// The functions of an object's border, by address, if it defines both ends of it.
-fn entries_of(elf: &Elf, live: bool) -> Option<(Flavour, Vec<Entry>)> {
-    let arch = match elf.machine() {
-        elf::EM_X86_64 => Arch::X86_64,
-        elf::EM_AARCH64 => Arch::Aarch64,
-        _ => return None,
-    };
+fn entries_of(elf: &Elf, arch: Arch, live: bool) -> Option<(Flavour, Vec<Entry>)> {
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
     let mut flavour = Flavour::Other;
     for table in [SymbolTable::dynamic(elf), SymbolTable::full(elf)].into_iter().flatten() {
@@ -266,6 +302,7 @@ fn entry(
         emulated,
         encloses,
         frees,
+        group: Group::All,
     })
 }
 
@@ -291,7 +328,7 @@ mod tests {
     fn this_process_has_the_c_librarys_allocator() {
         let pid = std::process::id();
         let files = mapped_files(pid);
-        let found: Vec<Allocator> = files.iter().filter_map(|file| find(pid, file, false)).collect();
+        let found: Vec<Allocator> = files.iter().flat_map(|file| find(pid, file, false)).collect();
         let glibc = found.iter().find(|allocator| allocator.flavour == Flavour::Glibc);
         let names: Vec<&str> =
             glibc.iter().flat_map(|found| &found.entries).map(|entry| entry.name.as_str()).collect();
@@ -303,7 +340,7 @@ mod tests {
     #[test]
     fn objects_without_an_allocator_have_none() {
         let elf = Elf::from_bytes(crate::object::vdso_image().unwrap()).unwrap();
-        assert!(entries_of(&elf, false).is_none());
+        assert!(entries_of(&elf, Arch::X86_64, false).is_none() && find_go(&elf, Arch::X86_64).is_none());
     }
 
     #[test]

@@ -4,9 +4,12 @@
 //! symbols are read through [`crate::object`], code is decoded within bounds.
 
 mod find;
+mod go;
+mod go_code;
 mod names;
 mod site;
 
-pub use find::{Allocator, Entry, Flavour, MappedFile, find, mapped_files};
-pub use names::{Call, is_entry};
+pub use find::{Allocator, Entry, Flavour, Group, Identity, MappedFile, find, mapped_files};
+pub use go::GoChoice;
+pub use names::{Call, inner_frames};
 pub use site::{Arch, Chosen, Wanted, choose};

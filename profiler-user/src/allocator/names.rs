@@ -85,8 +85,22 @@ fn is_base(name: &str) -> bool {
     FUNCTIONS.iter().any(|(function, _)| *function == name)
 }
 
-/// Whether a frame of this name belongs to an allocator's border, for tables that show who called it.
-pub fn is_entry(name: &str) -> bool {
+/// How many of a stack's frames, leaf first, are the allocator's own, for tables that show who called it. Of Go's it is all of the runtime, as in Go's
+/// own heap profiles, unless there is nothing else.
+pub fn inner_frames<'n>(names: impl Iterator<Item = &'n str> + Clone) -> usize {
+    let runtime = |name: &&str| name.starts_with("runtime.");
+    let is_go = |name: &str| name.starts_with("runtime.profilealloc") || name.starts_with("runtime.mallocgc");
+    if !names.clone().next().is_some_and(is_go) {
+        return names.take_while(|name| is_entry(name)).count();
+    }
+    if names.clone().all(|name| runtime(&name)) {
+        return names.take_while(|name| is_go(name)).count();
+    }
+    names.take_while(runtime).count()
+}
+
+/// Whether a frame of this name belongs to an allocator's border.
+fn is_entry(name: &str) -> bool {
     let name = name.strip_prefix("__libc_").or_else(|| name.strip_prefix("__GI___libc_")).unwrap_or(name);
     call_of(name).is_some() || name.starts_with("operator new") || name.starts_with("operator delete")
 }
@@ -109,6 +123,10 @@ mod tests {
         for name in ["zalloc", "xmalloc", "mallo", "", "je_", "free_all", "_Znwm.cold"] {
             assert_eq!(call_of(name), None, "{name}");
         }
+        let inner = |names: &[&str]| inner_frames(names.iter().copied());
+        assert_eq!(inner(&["__libc_malloc", "operator new(unsigned long)", "main"]), 2);
+        let go = ["runtime.profilealloc", "runtime.mallocgc", "runtime.makeslice", "main.f", "runtime.main"];
+        assert_eq!((inner(&go), inner(&go[..3]), inner(&go[3..])), (3, 2, 0));
         assert!(is_entry("__libc_malloc") && is_entry("operator new(unsigned long)") && !is_entry("main"));
     }
 }

@@ -6,7 +6,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::heap::{ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
-use profiler_common::limits::{MAX_HEAP_SUMS, MAX_HEAP_THREADS};
+use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
 use super::entry::{ProgramRuns, Trigger};
@@ -19,21 +19,17 @@ use super::{LoadError, Probing, Programs, UprobeUnit, raw};
 pub enum HeapTables {
     /// Calls.
     Calls,
-    /// Calls, and this many blocks at most until they are freed.
-    Blocks(u32),
+    /// Calls, and blocks until they are freed.
+    Blocks,
 }
 
 /// Makes the tables as large as the recording needs them.
 pub(super) fn size_tables(loader: &mut EbpfLoader<'_>, tables: Option<HeapTables>) {
     let entries = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
-    let blocks = match tables {
-        Some(HeapTables::Blocks(entries)) => entries.max(1),
-        Some(HeapTables::Calls) | None => 1,
-    };
     loader
         .map_max_entries("HEAP_THREADS", entries(tables.is_some(), MAX_HEAP_THREADS))
         .map_max_entries("HEAP_SUMS", entries(tables.is_some(), MAX_HEAP_SUMS))
-        .map_max_entries("BLOCKS", blocks)
+        .map_max_entries("BLOCKS", entries(tables == Some(HeapTables::Blocks), MAX_BLOCKS))
         .map_max_entries("HEAP_SIZES", entries(tables.is_some(), ALL_SIZES + 1));
 }
 
@@ -120,19 +116,20 @@ impl HeapMaps {
 }
 
 /// The programs.
-const PROGRAMS: [&str; 3] = [ENTERED, RETURNED, WALK];
+const PROGRAMS: [&str; 4] = [ENTERED, GO_ENTERED, RETURNED, WALK];
 const ENTERED: &str = "heap_entered";
+const GO_ENTERED: &str = "go_heap_entered";
 const RETURNED: &str = "heap_returned";
 const WALK: &str = "walk_heap";
 
 /// Runs of the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HeapRuns {
-    /// Of the one at the beginning of calls.
+    /// Of those at the beginning of calls.
     pub entered: u64,
     /// Of the one at their return.
     pub returned: u64,
-    /// Time of both, nanoseconds.
+    /// Time of all, nanoseconds.
     pub run_ns: u64,
 }
 
@@ -219,7 +216,7 @@ impl Programs {
         if self.heap.loaded.is_empty() { UprobeUnit::find().map(Probing::Events) } else { Ok(Probing::Links) }
     }
 
-    /// One of the programs `heap_entered` and `heap_returned`, to link to a probe.
+    /// One of the programs `heap_entered`, `go_heap_entered` and `heap_returned`, to link to a probe.
     ///
     /// # Errors
     ///
@@ -236,8 +233,9 @@ impl Programs {
     /// How often the programs ran so far and how long; zeroes where the kernel keeps no run-time statistics.
     pub fn heap_runs(&self) -> HeapRuns {
         let (entered_ns, entered) = self.runs_of(ENTERED);
+        let (go_ns, go_entered) = self.runs_of(GO_ENTERED);
         let (returned_ns, returned) = self.runs_of(RETURNED);
-        HeapRuns { entered, returned, run_ns: entered_ns + returned_ns }
+        HeapRuns { entered: entered + go_entered, returned, run_ns: entered_ns + go_ns + returned_ns }
     }
 
     /// Nanoseconds of one program, with what it tail-calls, and how often it ran.

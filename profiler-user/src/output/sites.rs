@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::columns::cut;
 use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
-use crate::allocator::is_entry;
-use crate::profile::{Allocations, LeakSums, Profile, StackId, UnseenFrees};
+use crate::allocator::inner_frames;
+use crate::profile::{LeakSums, Profile, StackId};
 use crate::report::leaks::{Finding, Verdict, judge};
 use crate::report::{Detail, FunctionId, Functions};
 
@@ -93,12 +93,12 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
     let (space, objects) = (index("alloc_space")?, index("alloc_objects")?);
     let (live_space, live_objects) = (index("inuse_space"), index("inuse_objects"));
     let (temporary, sampled) = (index("temporary_objects"), index("sampled"));
-    let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.error_percent);
+    let common_error = profile.meta.allocations.as_ref().map_or(0.0, |all| all.common_error_percent);
     let functions = Functions::new(profile, Detail::Function);
     let mut by_stack: HashMap<Vec<FunctionId>, Site> = HashMap::new();
     let stack_of = |stack: StackId| {
         let mut stack: Vec<FunctionId> = functions.of_stack(profile.stack(stack)).collect();
-        let inside = stack.iter().take_while(|id| is_entry(functions.get(**id).name)).count();
+        let inside = inner_frames(stack.iter().map(|id| functions.get(*id).name));
         stack.drain(..inside.min(stack.len().saturating_sub(1)));
         stack
     };
@@ -170,17 +170,6 @@ pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
             bytes(mean),
             common_sizes(profile)
         )?;
-        if let Some(unseen) = unseen_frees(all) {
-            writeln!(out, "{unseen}")?;
-        }
-        if all.unfollowed_count > 0 {
-            writeln!(
-                out,
-                "live bytes are a lower bound: {} blocks with {} found the table full, and what became of them is not known",
-                thousands(all.unfollowed_count),
-                bytes(all.unfollowed_bytes)
-            )?;
-        }
     }
     let live = found.sites.iter().any(|site| site.live_bytes.is_some());
     let titles = if live {
@@ -204,28 +193,6 @@ pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
         writeln!(out, "{} more sites", thousands((found.sites.len() - top) as u64))?;
     }
     Ok(())
-}
-
-/// Frees of blocks that nobody saw allocated, in words; none where there were none as far as that is known.
-pub(super) fn unseen_frees(all: &Allocations) -> Option<String> {
-    let UnseenFrees { count, error } = all.unseen_frees?;
-    if count == 0 || count <= error {
-        return None;
-    }
-    let about = if error > 0 {
-        format!("about {} ± {}", thousands(count), thousands(error))
-    } else {
-        thousands(count)
-    };
-    let why = if all.unfollowed_count > 0 {
-        ", of copies that a fork made, or of blocks without room in the table"
-    } else {
-        " or of copies that a fork made"
-    };
-    Some(format!(
-        "{about} of {} frees were of blocks from before the recording{why}: no part of live bytes",
-        thousands(all.frees)
-    ))
 }
 
 /// The three sizes that were asked for most, with their shares of the calls.
@@ -269,7 +236,7 @@ pub fn sites_json(profile: &Profile) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::output::fixture;
-    use crate::profile::{SizeBucket, ValueType};
+    use crate::profile::{Allocations, SizeBucket, ValueType};
 
     fn allocations() -> Profile {
         let mut profile = fixture::hostile();

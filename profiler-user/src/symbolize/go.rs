@@ -41,16 +41,16 @@ pub(super) fn locate(elf: &Elf, addresses: &[u64], chains: &mut [Chain], names: 
 }
 
 /// Where the Go code of an object is.
-pub(crate) struct GoCode {
+pub(crate) struct GoCode<T> {
     /// From the first function's start to the last one's end.
     pub(crate) code: Range<u64>,
-    /// The functions that were asked for: index of the name, and addresses.
-    pub(crate) functions: Vec<(usize, Range<u64>)>,
+    /// The functions that were asked for: what they were taken for, and addresses.
+    pub(crate) functions: Vec<(T, Range<u64>)>,
 }
 
-/// Where Go code is, and the functions with one of `names`; none when the object is not Go's. A name stands for its
-/// variant in the older calling convention (`.abi0`) as well.
-pub(crate) fn go_code(elf: &Elf, names: &[&[u8]]) -> Option<GoCode> {
+/// Where Go code is, and the first `most` functions whose names `wanted` takes; none when the object is not Go's. Variants in the older calling
+/// convention end in `.abi0`.
+pub(crate) fn go_code<T>(elf: &Elf, most: usize, wanted: impl Fn(&[u8]) -> Option<T>) -> Option<GoCode<T>> {
     /// Longer than any name that is asked for.
     const NAME_BYTES: usize = 64;
 
@@ -62,10 +62,9 @@ pub(crate) fn go_code(elf: &Elf, names: &[&[u8]]) -> Option<GoCode> {
         let misses = table.data.misses();
         // Damage ends the search; what was found stays.
         let Some(name) = table.name(index, NAME_BYTES) else { break };
-        let name = name.strip_suffix(b".abi0").unwrap_or(&name);
-        if let Some(position) = names.iter().position(|wanted| *wanted == name) {
-            functions.push((position, table.start(index)?..table.start(index + 1)?));
-            if functions.len() == names.len() * 2 {
+        if let Some(found) = wanted(&name) {
+            functions.push((found, table.start(index)?..table.start(index + 1)?));
+            if functions.len() == most {
                 break;
             }
         }

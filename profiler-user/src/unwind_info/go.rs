@@ -51,12 +51,15 @@ pub(super) struct GoFunctions {
 impl GoFunctions {
     /// Reads the table of functions; empty for an object that is not Go's.
     pub(super) fn of(elf: &Elf) -> Self {
-        let names: Vec<&[u8]> = SPECIAL.iter().map(|special| special.name.as_bytes()).collect();
-        let Some(found) = go_code(elf, &names) else { return Self::default() };
-        let special = found.functions.into_iter().filter_map(|(index, range)| {
-            let special = SPECIAL.get(index)?;
+        // A name stands for its variant in the older calling convention as well.
+        let named = |name: &[u8]| {
+            let name = name.strip_suffix(b".abi0").unwrap_or(name);
+            SPECIAL.iter().find(|special| special.name.as_bytes() == name)
+        };
+        let Some(found) = go_code(elf, SPECIAL.len() * 2, named) else { return Self::default() };
+        let special = found.functions.into_iter().map(|(special, range)| {
             let before = u64::from(special.is_return_address);
-            Some((range.start.saturating_sub(before)..range.end, special.rule))
+            (range.start.saturating_sub(before)..range.end, special.rule)
         });
         Self { special: special.collect(), code: found.code }
     }

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use profiler_common::limits::MAX_BLOCKS;
 
 use super::waits::LengthArgs;
 use super::{ResultArgs, StackArgs, drive, plan};
@@ -62,9 +61,6 @@ struct LeakArgs {
     /// Watch every call, whatever it costs the target
     #[arg(long, conflicts_with = "max_overhead")]
     exact: bool,
-    /// Entries of the kernel's table of blocks, to see what happens when it is full
-    #[arg(long, value_name = "NUMBER", hide = true, default_value_t = MAX_BLOCKS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BLOCKS)))]
-    table_entries: u32,
 }
 
 /// Reads an age, nanoseconds: a duration, or nothing of one.
@@ -97,7 +93,6 @@ pub(in crate::cli) fn leaks(args: LeaksArgs) -> anyhow::Result<ExitCode> {
         exact: args.leaks.exact,
         max_overhead: args.leaks.max_overhead,
         leaks: Some(LeakOptions { older_ns: args.leaks.older, min_bytes: args.leaks.min_bytes }),
-        table_blocks: args.leaks.table_entries,
     };
     let mut plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
     plan.interval = args.leaks.interval.and_then(|interval| match interval {

@@ -6,6 +6,7 @@
 mod cohorts;
 mod cost;
 mod estimate;
+mod go;
 mod probes;
 mod rates;
 mod results;
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use profiler_common::heap::{HeapControl, HeapSum, WEIGHT_BITS};
-use profiler_common::limits::MAX_BLOCKS;
+use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
 use crate::bpf::{HeapMaps, HeapTables, LoadError, Programs};
@@ -26,8 +27,8 @@ use crate::process::{Moment, Processes};
 use crate::profile::ValueType;
 use crate::session::clock;
 use cost::SiteCosts;
-use probes::Probes;
 pub use probes::ProbesError;
+use probes::{Age, Probes};
 use results::Always;
 use slices::{BEFORE_NS, Slices, Total, Turn};
 use threads::Threads;
@@ -56,20 +57,11 @@ pub struct HeapOptions {
     pub max_overhead: f64,
     /// Look for leaks among the blocks that are followed.
     pub leaks: Option<LeakOptions>,
-    /// Blocks that can be followed at once.
-    pub table_blocks: u32,
 }
 
 impl Default for HeapOptions {
     fn default() -> Self {
-        Self {
-            sample_bytes: 512 << 10,
-            live: false,
-            exact: false,
-            max_overhead: 0.01,
-            leaks: None,
-            table_blocks: MAX_BLOCKS,
-        }
+        Self { sample_bytes: 512 << 10, live: false, exact: false, max_overhead: 0.01, leaks: None }
     }
 }
 
@@ -94,7 +86,7 @@ impl HeapOptions {
 
     /// The tables that the recording needs.
     pub fn tables(&self) -> HeapTables {
-        if self.live { HeapTables::Blocks(self.table_blocks) } else { HeapTables::Calls }
+        if self.live { HeapTables::Blocks } else { HeapTables::Calls }
     }
 
     fn values_of(&self, sum: &HeapSum, scale: f64) -> [u64; MAX_VALUES] {
@@ -141,8 +133,8 @@ pub struct Heap {
     stacks: HashMap<u64, SampleKey>,
     forgotten: u64,
     unknown_stacks: u64,
-    /// Blocks that found the table full, and their bytes, when the recording ended.
-    unfollowed: (u64, u64),
+    /// Half of the 95 % interval that blocks leave open which programs chose themselves, as a share of the totals.
+    chosen_error: f64,
 }
 
 impl Heap {
@@ -154,13 +146,16 @@ impl Heap {
     pub fn start(programs: &mut Programs, options: &HeapOptions, pids: &[u32]) -> Result<Self, ProbesError> {
         let mut maps = programs.load_heap()?;
         maps.set_rates(&rates::rates(options.sample_bytes))?;
-        let mut probes = Probes::new(programs, options.live)?;
+        let mut probes = Probes::new(programs, options.live, options.exact)?;
         let cost = SiteCosts::measure(programs);
         for pid in pids.iter().copied() {
-            probes.enter(programs, pid)?;
+            probes.enter(programs, pid, Age::Old)?;
         }
         if !pids.is_empty() {
             probes.need_one(pids)?;
+            if options.leaks.is_some() {
+                probes.need_followed()?;
+            }
         }
         // Blocks can be followed only as long as no call is missed; leaks are estimated from what slices see of them.
         let in_slices = !options.exact && (!options.live || options.leaks.is_some());
@@ -173,9 +168,7 @@ impl Heap {
             slices,
             begun: false,
             slice: 0,
-            watch: options
-                .leaks
-                .map(|leaks| Box::new(Watch::new(leaks, options.table_blocks, clock::monotonic_ns()))),
+            watch: options.leaks.map(|leaks| Box::new(Watch::new(leaks, clock::monotonic_ns()))),
             unread: 0,
             stopped_ns: None,
             traps_before_ns: 0,
@@ -185,7 +178,7 @@ impl Heap {
             stacks: HashMap::new(),
             forgotten: 0,
             unknown_stacks: 0,
-            unfollowed: (0, 0),
+            chosen_error: 0.0,
         };
         heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, 0);
@@ -213,7 +206,7 @@ impl Heap {
             calls: sum.count,
             bytes: sum.bytes,
             cpu_ns: self.probes.cpu_ns(),
-            probe_ns: self.cost.probe_ns(programs, sum.count),
+            probe_ns: self.cost.probe_ns(programs, programs.stat(Stat::HeapCalls)),
         }
     }
 
@@ -331,9 +324,9 @@ impl Heap {
 
     /// Time on the way into the programs, in the target, nanoseconds.
     pub fn trap_ns(&self, programs: &Programs) -> u64 {
-        let traps =
-            |calls| (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
-        traps(self.maps.total().count).saturating_sub(self.traps_before_ns)
+        let calls = programs.stat(Stat::HeapCalls);
+        let traps = (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
+        traps.saturating_sub(self.traps_before_ns)
     }
 
     fn set_sample_bytes(&mut self, bytes: u64) {

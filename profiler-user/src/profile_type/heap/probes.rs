@@ -1,5 +1,7 @@
 //! The probes in the processes of a recording: put in as allocators appear, taken out with their processes.
 
+mod report;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
@@ -7,9 +9,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::allocator::{Allocator, find, mapped_files};
+use super::go::{GoMode, GoProcess};
+use crate::allocator::{Allocator, Group, Identity, find, mapped_files};
 use crate::bpf::{LoadError, Place, Probing, Programs, Uprobe, When};
-use crate::profile::AllocatorReport;
 use crate::session::clock::cpu_ns_of;
 
 /// Processes that get probes. Each probe is a descriptor, and an allocator has up to forty.
@@ -49,15 +51,23 @@ pub enum ProbesError {
 pub(super) struct Probes {
     probing: Probing,
     live: bool,
-    by_process: HashMap<u32, Vec<Uprobe>>,
+    /// Every call is asked for, whatever it costs.
+    every: bool,
+    by_process: HashMap<u32, Vec<(Identity, Uprobe)>>,
+    /// How blocks are counted in the Go programs among them.
+    go: HashMap<(u32, Identity), GoProcess>,
+    /// The last of each object that has ended.
+    ended_go: HashMap<Identity, GoProcess>,
     /// Objects that were looked at, by process.
     looked_at: HashSet<(u32, Vec<u8>)>,
-    allocators: HashMap<(u64, u64), Arc<Allocator>>,
+    allocators: HashMap<Identity, Arc<Allocator>>,
     /// Which of them each process has.
-    objects: HashMap<u32, Vec<(u64, u64)>>,
+    objects: HashMap<u32, Vec<Identity>>,
     /// Processes to look at in the next tick.
     changed: BTreeSet<u32>,
     too_many: HashSet<u32>,
+    /// Go programs whose allocator was not found.
+    unknown_go: HashSet<u32>,
     entered: Vec<u32>,
     cpu_ns: HashMap<u32, u64>,
     /// Times that probes were refused, by process.
@@ -67,16 +77,21 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(programs: &Programs, live: bool) -> Result<Self, ProbesError> {
+    pub(super) fn new(programs: &Programs, live: bool, exact: bool) -> Result<Self, ProbesError> {
         Ok(Self {
             probing: programs.heap_probing().map_err(ProbesError::Unit)?,
             live,
+            // Only blocks that Go chooses can be followed.
+            every: exact && !live,
             by_process: HashMap::new(),
+            go: HashMap::new(),
+            ended_go: HashMap::new(),
             looked_at: HashSet::new(),
             allocators: HashMap::new(),
             objects: HashMap::new(),
             changed: BTreeSet::new(),
             too_many: HashSet::new(),
+            unknown_go: HashSet::new(),
             entered: Vec::new(),
             cpu_ns: HashMap::new(),
             tries: HashMap::new(),
@@ -84,8 +99,9 @@ impl Probes {
         })
     }
 
-    /// Puts probes into the allocators of a process that have none yet. A process that has ended is no error.
-    pub(super) fn enter(&mut self, programs: &Programs, pid: u32) -> Result<(), ProbesError> {
+    /// Puts probes into the allocators of a process that have none yet; one that has just begun may not have set itself up. A process that has ended
+    /// is no error.
+    pub(super) fn enter(&mut self, programs: &Programs, pid: u32, age: Age) -> Result<(), ProbesError> {
         if self.by_process.len() >= MOST_PROCESSES && !self.by_process.contains_key(&pid) {
             self.too_many.insert(pid);
             return Ok(());
@@ -94,20 +110,32 @@ impl Probes {
             if !self.looked_at.insert((pid, file.path.clone())) {
                 continue;
             }
-            let Some(found) = find(pid, &file, self.live) else { continue };
-            let allocator =
-                Arc::clone(self.allocators.entry(found.identity).or_insert_with(|| Arc::new(found)));
-            let probes = match self.attach(programs, pid, &allocator) {
-                Ok(probes) => probes,
-                Err(error) => {
+            for found in find(pid, &file, self.live) {
+                let allocator =
+                    Arc::clone(self.allocators.entry(found.identity).or_insert_with(|| Arc::new(found)));
+                if let Some(choice) = allocator.go {
+                    let go = GoProcess::new(choice, pid, file.clone(), self.every, age);
+                    self.go.insert((pid, allocator.identity), go);
+                }
+                if let Err(error) = self.add(programs, pid, &allocator) {
                     self.looked_at.remove(&(pid, file.path));
                     return Err(error);
                 }
-            };
-            self.by_process.entry(pid).or_default().extend(probes);
-            self.objects.entry(pid).or_default().push(allocator.identity);
-            self.entered.push(pid);
+                self.objects.entry(pid).or_default().push(allocator.identity);
+                self.entered.push(pid);
+            }
         }
+        let entered = self.objects.contains_key(&pid);
+        if entered && !self.go.keys().any(|(known, _)| *known == pid) && is_go(pid) {
+            self.unknown_go.insert(pid);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, programs: &Programs, pid: u32, allocator: &Allocator) -> Result<(), ProbesError> {
+        let probes = self.attach(programs, pid, allocator)?;
+        let probes = probes.into_iter().map(|probe| (allocator.identity, probe));
+        self.by_process.entry(pid).or_default().extend(probes);
         Ok(())
     }
 
@@ -118,10 +146,15 @@ impl Probes {
         allocator: &Allocator,
     ) -> Result<Vec<Uprobe>, ProbesError> {
         let mut probes = Vec::new();
+        let mode = self.go.get(&(pid, allocator.identity)).map(GoProcess::mode);
         // Returns first, frees last: a call whose beginning is seen has its end seen too, and no block is freed before it was known.
         let mut put = |name: &'static str, when: When, wanted: &dyn Fn(&crate::allocator::Entry) -> bool| {
             let program = programs.heap_program_fd(name)?;
-            let entries: Vec<_> = allocator.entries.iter().filter(|entry| wanted(entry)).collect();
+            let entries: Vec<_> = allocator
+                .entries
+                .iter()
+                .filter(|entry| wanted(entry) && has_probe(mode, entry.group))
+                .collect();
             let places: Vec<Place> = entries
                 .iter()
                 .map(|entry| Place { file_offset: entry.file_offset, cookie: entry.site.0 })
@@ -141,35 +174,10 @@ impl Probes {
             Ok(())
         };
         put("heap_returned", When::Return, &|entry| entry.encloses || (self.live && !entry.frees))?;
-        put("heap_entered", When::Entry, &|entry| !entry.frees)?;
-        put("heap_entered", When::Entry, &|entry| entry.frees && self.live)?;
+        let entered = if mode.is_some() { "go_heap_entered" } else { "heap_entered" };
+        put(entered, When::Entry, &|entry| !entry.frees)?;
+        put(entered, When::Entry, &|entry| entry.frees && self.live)?;
         Ok(probes)
-    }
-
-    /// Fails, in words that help, when no process has a probe.
-    pub(super) fn need_one(&self, pids: &[u32]) -> Result<(), ProbesError> {
-        if !self.by_process.is_empty() {
-            return Ok(());
-        }
-        let modules: Vec<String> = pids
-            .iter()
-            .flat_map(|pid| mapped_files(*pid))
-            .map(|file| {
-                crate::profile::clean(file.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())
-            })
-            .take(8)
-            .collect();
-        let go = pids.iter().any(|pid| is_go(*pid));
-        let why = if go {
-            "the target is a Go program: its allocator is inlined and has no border to probe; `perf-agent memory` shows where it grows, and the \
-             program's own heap profile (net/http/pprof) who allocates"
-        } else {
-            "a program that is linked statically needs its symbol table (.symtab) for this; `perf-agent memory` shows growth without one"
-        };
-        Err(ProbesError::NoAllocator(format!(
-            "no allocator was found: none of {} defines malloc and free; {why}",
-            if modules.is_empty() { "the target's files".to_owned() } else { modules.join(", ") }
-        )))
     }
 
     /// A process changed.
@@ -179,8 +187,10 @@ impl Probes {
 
     /// A process ended.
     pub(super) fn leave(&mut self, pid: u32) {
-        close_aside(self.by_process.remove(&pid).unwrap_or_default());
+        close_aside(self.by_process.remove(&pid).unwrap_or_default().into_iter().map(|(_, probe)| probe));
         self.objects.remove(&pid);
+        let ended = self.go.extract_if(|(known, _), _| *known == pid);
+        self.ended_go.extend(ended.map(|((_, identity), process)| (identity, process)));
         self.changed.remove(&pid);
         self.looked_at.retain(|(known, _)| *known != pid);
     }
@@ -197,7 +207,7 @@ impl Probes {
                 continue;
             }
             // A process that is just becoming another program may refuse; it is asked again.
-            if let Err(error) = self.enter(programs, pid)
+            if let Err(error) = self.enter(programs, pid, Age::New)
                 && std::path::Path::new(&format!("/proc/{pid}")).exists()
             {
                 let tries = self.tries.entry(pid).or_default();
@@ -205,10 +215,30 @@ impl Probes {
                 if *tries < MOST_TRIES {
                     self.changed.insert(pid);
                 } else {
-                    self.refused.get_or_insert_with(|| (0, with_causes(&error))).0 += 1;
+                    self.refuse(&error);
                 }
             }
         }
+        for (pid, identity) in self.look_at_rates() {
+            let probes = self.by_process.entry(pid).or_default();
+            let (old, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(probes).into_iter().partition(|(of, _)| *of == identity);
+            *probes = kept;
+            close_aside(old.into_iter().map(|(_, probe)| probe));
+            let Some(allocator) = self.allocators.get(&identity).map(Arc::clone) else { continue };
+            if let Err(error) = self.add(programs, pid, &allocator) {
+                self.refuse(&error);
+            }
+        }
+    }
+
+    /// Go programs that began or ceased to choose blocks since the last look.
+    fn look_at_rates(&mut self) -> Vec<(u32, Identity)> {
+        self.go.iter_mut().filter_map(|(key, process)| process.look(key.0).then_some(*key)).collect()
+    }
+
+    fn refuse(&mut self, error: &ProbesError) {
+        self.refused.get_or_insert_with(|| (0, with_causes(error))).0 += 1;
     }
 
     pub(super) fn take_entered(&mut self) -> Vec<u32> {
@@ -240,71 +270,43 @@ impl Probes {
 
     /// Takes all probes out, and does not wait until the kernel has put away what was behind them.
     pub(super) fn clear(&mut self) {
-        close_aside(self.by_process.drain().flat_map(|(_, probes)| probes).collect());
+        close_aside(self.by_process.drain().flat_map(|(_, probes)| probes).map(|(_, probe)| probe));
     }
 
     /// Takes all probes out for a while: the processes stay known.
     pub(super) fn pause(&mut self) {
-        close_aside(self.by_process.values_mut().flat_map(|probes| probes.drain(..)).collect());
+        close_aside(self.by_process.values_mut().flat_map(|probes| probes.drain(..)).map(|(_, probe)| probe));
     }
 
     /// Puts the probes back that [`Self::pause`] took out. Processes that have ended are passed over.
     pub(super) fn resume(&mut self, programs: &Programs) {
+        self.look_at_rates();
         for (pid, objects) in self.objects.clone() {
             for identity in objects {
                 let Some(allocator) = self.allocators.get(&identity).map(Arc::clone) else { continue };
-                match self.attach(programs, pid, &allocator) {
-                    Ok(probes) => self.by_process.entry(pid).or_default().extend(probes),
-                    Err(error) => self.refused.get_or_insert_with(|| (0, with_causes(&error))).0 += 1,
+                if let Err(error) = self.add(programs, pid, &allocator) {
+                    self.refuse(&error);
                 }
             }
         }
     }
+}
 
-    /// What was found, for the result.
-    pub(super) fn describe(&self) -> Vec<AllocatorReport> {
-        let mut reports: Vec<AllocatorReport> = self
-            .allocators
-            .values()
-            .map(|allocator| AllocatorReport {
-                name: allocator.flavour.name().to_owned(),
-                path: allocator.path.clone(),
-                functions: allocator.entries.len() as u64,
-                emulated: allocator.entries.iter().filter(|entry| entry.emulated).count() as u64,
-            })
-            .collect();
-        reports.sort_by(|a, b| a.path.cmp(&b.path));
-        reports
-    }
+/// When a process began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Before the recording.
+    Old,
+    /// It may be just beginning.
+    New,
+}
 
-    /// What the reader should know of the probes.
-    pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self
-            .describe()
-            .iter()
-            .map(|found| {
-                format!(
-                    "{} in {}: {} functions, {} of them probed at an instruction that the kernel emulates",
-                    found.name, found.path, found.functions, found.emulated
-                )
-            })
-            .collect();
-        if self.looked_at.iter().any(|(_, path)| is_python(path)) {
-            notes.push(
-                "Python keeps blocks of up to 512 bytes in pools of its own, which are no calls of malloc: perf-agent memory shows how they grow"
-                    .to_owned(),
-            );
-        }
-        if !self.too_many.is_empty() {
-            notes.push(format!(
-                "{} processes past the first {MOST_PROCESSES} got no probes; name the ones that matter",
-                self.too_many.len()
-            ));
-        }
-        if let Some((count, why)) = &self.refused {
-            notes.push(format!("probes were refused in {count} processes: {why}"));
-        }
-        notes
+/// Whether a function gets a probe where blocks are counted in this way; only Go programs have such ways.
+fn has_probe(mode: Option<GoMode>, group: Group) -> bool {
+    match group {
+        Group::All => true,
+        Group::GoChosen => mode == Some(GoMode::Chosen),
+        Group::GoAll => mode == Some(GoMode::All),
     }
 }
 
@@ -321,32 +323,13 @@ fn with_causes(error: &ProbesError) -> String {
 }
 
 /// Closes each probe on a thread of its own, all at once; here, where no thread can be had. Closing waits until no program runs any more.
-pub(super) fn close_aside(probes: Vec<Uprobe>) {
+pub(super) fn close_aside(probes: impl IntoIterator<Item = Uprobe>) {
     for probe in probes {
         let _on_this_thread = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(probe));
     }
 }
 
-/// Whether an object is an interpreter with `pymalloc`.
-fn is_python(path: &[u8]) -> bool {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    name.starts_with(b"libpython3") || name.starts_with(b"python3")
-}
-
 fn is_go(pid: u32) -> bool {
     let Ok(file) = std::fs::File::open(format!("/proc/{pid}/exe")) else { return false };
     crate::system::binary::Binary::inspect(file).is_ok_and(|binary| binary.go)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pythons_pools_are_known_by_name() {
-        assert!(
-            is_python(b"/usr/lib/x86_64-linux-gnu/libpython3.11.so.1.0") && is_python(b"/usr/bin/python3.11")
-        );
-        assert!(!is_python(b"/usr/lib/python3/apt.so") && !is_python(b""));
-    }
 }
