@@ -119,6 +119,10 @@ impl Site {
 /// Farthest that an inner call's stack lies below its outer one's, bytes. What is farther away is another stack: a signal handler's.
 pub const INNER_STACK_BYTES: u64 = 32 << 10;
 
+/// Nearest that a signal handler's stack lies below that of what it interrupts, where it has no stack of its own, bytes: what the kernel saves there
+/// takes that (x86-64: 128 bytes that belong to the function, 440 of registers, 512 of floating-point state at least; arm64: 4 KiB and more).
+pub const SIGNAL_FRAME_BYTES: u64 = 1 << 10;
+
 /// Lifetime below which a block was temporary, 1 ms.
 pub const BRIEF_NS: u64 = 1_000_000;
 
@@ -234,12 +238,19 @@ pub struct HeapThread {
     /// One of the `CALL_` numbers.
     pub kind: u32,
     /// Bucket of the size.
-    pub bucket: u32,
+    pub bucket: u16,
+    /// One when calls inside it are part of it ([`Site::encloses`]).
+    pub encloses: u16,
     /// [`HeapControl::slice`] when the call began: what an earlier slice left behind is no outer call.
     pub slice: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Number of the thread's outermost call, which changes with each of them. A signal handler's call has that of the call that it
+    /// interrupted, and is over with it.
+    pub turn: u32,
 }
+
+/// Set in the key of a thread's second entry: the call of a signal handler that interrupted another one. Thread IDs are below 2²² (`PID_MAX_LIMIT`,
+/// include/linux/threads.h).
+pub const HANDLER: u32 = 1 << 31;
 
 /// What blocks are found by.
 #[repr(C)]

@@ -84,11 +84,21 @@ pub enum Stat {
     HeapStacks = 38,
     /// Hits of probes of an allocator at instructions that the kernel steps.
     HeapStepped = 39,
+    /// Calls that signal handlers made in the middle of another call of the same thread, counted like any other.
+    HeapInHandlers = 40,
+    /// Of [`Self::HeapInner`], calls that are so far inside the other one that a signal handler may have made them.
+    HeapInnerFar = 41,
+    /// Calls of signal handlers in the middle of signal handlers' calls, left out.
+    HeapTooDeep = 42,
+    /// Calls that freed a block that was followed, each weighted by what the block stands for, in 256ths.
+    HeapFreesKnown = 43,
+    /// The squares of these weights, in 256ths.
+    HeapFreesKnownSquares = 44,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 45] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -129,6 +139,11 @@ impl Stat {
         Self::HeapStackLost,
         Self::HeapStacks,
         Self::HeapStepped,
+        Self::HeapInHandlers,
+        Self::HeapInnerFar,
+        Self::HeapTooDeep,
+        Self::HeapFreesKnown,
+        Self::HeapFreesKnownSquares,
     ];
 
     /// Stable identifier.
@@ -174,6 +189,11 @@ impl Stat {
             Self::HeapStackLost => "heap_stack_lost",
             Self::HeapStacks => "heap_stacks",
             Self::HeapStepped => "heap_stepped",
+            Self::HeapInHandlers => "heap_in_handlers",
+            Self::HeapInnerFar => "heap_inner_far",
+            Self::HeapTooDeep => "heap_too_deep",
+            Self::HeapFreesKnown => "heap_frees_known",
+            Self::HeapFreesKnownSquares => "heap_frees_known_squares",
         }
     }
 
@@ -222,6 +242,11 @@ impl Stat {
             Self::HeapStackLost => "stacks of allocations: ring buffer full",
             Self::HeapStacks => "stacks of allocations taken",
             Self::HeapStepped => "calls of an allocator probed at a stepped instruction",
+            Self::HeapInHandlers => "calls of an allocator by signal handlers that interrupted another one",
+            Self::HeapInnerFar => "calls far inside other calls of an allocator",
+            Self::HeapTooDeep => "calls of an allocator by signal handlers in signal handlers",
+            Self::HeapFreesKnown => "weights of frees of blocks that were followed",
+            Self::HeapFreesKnownSquares => "their squares",
         }
     }
 
@@ -238,6 +263,7 @@ impl Stat {
                 | Self::HeapSumsFull
                 | Self::HeapScratchBusy
                 | Self::HeapStackLost
+                | Self::HeapTooDeep
                 | Self::WaitStackLost
                 | Self::SyscallThreadsFull
                 | Self::SyscallCellsFull

@@ -10,16 +10,16 @@ use tests::{agent, finish, need_root, run, seconds, truth};
 use crate::recording::{Recorded, path_of, record_with, spawn};
 
 /// The sites of a recording whose stack has this function.
-fn sites<'r>(recorded: &'r Recorded, function: &str) -> Vec<&'r Value> {
+pub(crate) fn sites<'r>(recorded: &'r Recorded, function: &str) -> Vec<&'r Value> {
     let all = recorded.json["sites"].as_array().unwrap().iter();
     all.filter(|site| site["stack"].as_array().unwrap().iter().any(|name| name == function)).collect()
 }
 
-fn sum(recorded: &Recorded, function: &str, value: &str) -> f64 {
+pub(crate) fn sum(recorded: &Recorded, function: &str, value: &str) -> f64 {
     sites(recorded, function).iter().map(|site| site[value].as_f64().unwrap()).sum()
 }
 
-fn verdict(recorded: &Recorded, function: &str) -> String {
+pub(crate) fn verdict(recorded: &Recorded, function: &str) -> String {
     let first = sites(recorded, function).first().map(|site| site["verdict"].to_string());
     first.unwrap_or_default().trim_matches('"').to_owned()
 }

@@ -10,6 +10,7 @@ mod foreign;
 mod framehop;
 mod go_alloc;
 mod hosts;
+mod leak_lives;
 mod leaks;
 mod memory;
 mod off_cpu;

@@ -64,7 +64,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     if weight != 0 {
         let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
         let owner = bpf_get_current_pid_tgid() as u32;
-        take_stack(ctx, ids, owner, Wanted { site, stack, size, weight, block, chosen });
+        take_stack(ctx, ids, owner, Wanted { site, key: owner, stack, size, weight, block, chosen });
     }
     0
 }

@@ -3,6 +3,8 @@
 //! Probes in user code: the context is the thread's user registers. The kernel keeps such a program on its CPU but may preempt it, so the
 //! scratch says who uses it, and sums are added to atomically.
 
+mod role;
+
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext;
@@ -12,7 +14,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::heap::{
     ALL_SIZES, BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE,
-    HeapSum, HeapThread, INNER_STACK_BYTES, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
+    HeapSum, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
 };
 use profiler_common::histogram::bucket_of;
 use profiler_common::limits::CHAIN_HEAP;
@@ -20,6 +22,7 @@ use profiler_common::off_cpu::{mix, stack_number};
 use profiler_common::stats::Stat;
 use profiler_common::unwind::KNOWN_RBX;
 
+use self::role::{returning, role_of, thread_of};
 use super::memory::has_room_for_copies;
 use super::off_cpu::stack::{hash_frames, hash_header, remember, was_sent};
 use crate::collect::{Next, begin};
@@ -28,7 +31,7 @@ use crate::emit::{add_kernel_stack, has_copy, send};
 use crate::kernel::{TaskIds, current_ids, in_scope};
 use crate::maps::{BLOCKS, HEAP_CONTROL, HEAP_RATES, HEAP_SIZES, HEAP_SUMS, HEAP_THREADS, WALK_HEAP, config};
 use crate::scratch::{BLOCK_RETURNED, BLOCK_UNKNOWN, Scratch, opaque, put_user_frame, scratch};
-use crate::stats::count;
+use crate::stats::{add, count};
 use crate::unwind::{Round, walk_on};
 
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
@@ -50,16 +53,13 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     wait(rounds);
     let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
     let owner = bpf_get_current_pid_tgid() as u32;
-    if is_inner(owner, stack, slice) {
-        count(Stat::HeapInner);
-        return 0;
-    }
+    let Some(role) = role_of(owner, stack, slice) else { return 0 };
     let a = register_word(ctx, site.argument(0));
     if site.kind() == CALL_FREE {
         if a != 0 {
             count(Stat::HeapFrees);
             if follows_blocks() {
-                release(ids.pid, a);
+                count_known(release(ids.pid, a));
             }
         }
         return 0;
@@ -77,21 +77,28 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
             } else {
                 0
             };
-        let Some(thread) = thread_of(owner) else { return 0 };
+        let Some(thread) = thread_of(role.key) else { return 0 };
         // SAFETY: the thread's own entry, here and below.
         unsafe {
             (*thread).size = size;
             (*thread).pointer = pointer;
             (*thread).number = 0;
             (*thread).kind = site.kind() as u32;
-            (*thread).bucket = u32::from(bucket);
+            (*thread).bucket = bucket;
+            (*thread).encloses = u16::from(site.encloses());
             (*thread).slice = slice;
+            (*thread).turn = role.turn.unwrap_or((*thread).turn.wrapping_add(1));
             (*thread).stack = stack;
         }
     }
     if taken {
-        let weight = rate.weight;
-        take_stack(ctx, ids, owner, Wanted { site, stack, size, weight, block: BLOCK_RETURNED, chosen: 0 });
+        let (key, weight) = (role.key, rate.weight);
+        take_stack(
+            ctx,
+            ids,
+            owner,
+            Wanted { site, key, stack, size, weight, block: BLOCK_RETURNED, chosen: 0 },
+        );
     }
     0
 }
@@ -106,35 +113,6 @@ pub(super) fn wait(rounds: u32) {
         // SAFETY: no preconditions.
         let _now = unsafe { bpf_ktime_get_ns() };
     }
-}
-
-/// Whether the call is part of another one of the same thread.
-#[inline(always)]
-fn is_inner(owner: u32, stack: u64, slice: u32) -> bool {
-    let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) else { return false };
-    // SAFETY: the thread's own entry.
-    let outer = unsafe { (*thread).stack };
-    if outer == 0 {
-        return false;
-    }
-    // SAFETY: as above.
-    if unsafe { (*thread).slice } != slice {
-        // The probe at its return was taken out before it returned.
-        // SAFETY: as above.
-        unsafe { (*thread).stack = 0 };
-        return false;
-    }
-    // A function that jumps into another one hands its own return address on.
-    if outer.wrapping_sub(stack) < INNER_STACK_BYTES {
-        return true;
-    }
-    if stack > outer {
-        // The outer call's frame is gone: an exception or `longjmp` went past it.
-        count(Stat::HeapAbandoned);
-        // SAFETY: as above.
-        unsafe { (*thread).stack = 0 };
-    }
-    false
 }
 
 /// Bytes that a call asks for. What does not fit a word gets no memory.
@@ -191,24 +169,11 @@ pub(super) fn follows_blocks() -> bool {
     HEAP_CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).live } != 0)
 }
 
-/// The entry of a thread, made if need be.
-#[inline(always)]
-fn thread_of(owner: u32) -> Option<*mut HeapThread> {
-    if let Some(thread) = HEAP_THREADS.get_ptr_mut(owner) {
-        return Some(thread);
-    }
-    let new =
-        HeapThread { stack: 0, size: 0, pointer: 0, number: 0, kind: 0, bucket: 0, slice: 0, padding: 0 };
-    if HEAP_THREADS.insert(owner, new, 0).is_err() {
-        count(Stat::HeapThreadsFull);
-        return None;
-    }
-    HEAP_THREADS.get_ptr_mut(owner)
-}
-
 /// What the stack is taken for.
 pub(super) struct Wanted {
     pub(super) site: Site,
+    /// The entry of the thread.
+    pub(super) key: u32,
     /// Where the return address lies.
     pub(super) stack: u64,
     pub(super) size: u64,
@@ -234,7 +199,7 @@ pub(super) fn take_stack(ctx: &ProbeContext, ids: TaskIds, owner: u32, wanted: W
         (*scratch).walk.busy = u64::from(owner) + 1;
         count(Stat::HeapStacks);
         let next = begin(ctx, scratch, ids, 0);
-        (*scratch).walk.owner = owner;
+        (*scratch).walk.owner = wanted.key;
         (*scratch).walk.size = wanted.size;
         (*scratch).walk.weight = wanted.weight;
         (*scratch).walk.block = wanted.block;
@@ -411,15 +376,15 @@ fn add_unfollowed(sum: *mut HeapSum, size: u64, weight: u64) {
     }
 }
 
-/// A block is freed: its stack's sum hears of it.
+/// A block is freed: its stack's sum hears of it. Returns what the block stood for, zero where it was not followed.
 #[inline(always)]
-pub(super) fn release(pid: u32, address: u64) {
+pub(super) fn release(pid: u32, address: u64) -> u64 {
     let key = BlockKey { address, pid, padding: 0 };
-    let Some(block) = BLOCKS.get_ptr(key) else { return };
+    let Some(block) = BLOCKS.get_ptr(key) else { return 0 };
     // SAFETY: the block belongs to this thread now, which frees it; nobody else writes the entry.
     let block = unsafe { *block };
     let _cannot_fail = BLOCKS.remove(key);
-    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return };
+    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return block.weight };
     // SAFETY: only the addresses of fields are taken; the clock has no preconditions.
     unsafe {
         add_to(&raw mut (*sum).freed_objects, block.weight);
@@ -428,20 +393,29 @@ pub(super) fn release(pid: u32, address: u64) {
             add_to(&raw mut (*sum).brief_objects, block.weight);
         }
     }
+    block.weight
+}
+
+/// Counts the free of a block that was followed: what is left of all frees is those of blocks that nobody saw allocated.
+#[inline(always)]
+fn count_known(weight: u64) {
+    if weight == 0 {
+        return;
+    }
+    add(Stat::HeapFreesKnown, weight);
+    let root = (weight >> (WEIGHT_BITS / 2)).min(u64::from(u32::MAX));
+    add(Stat::HeapFreesKnownSquares, root * root);
 }
 
 pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
     let owner = bpf_get_current_pid_tgid() as u32;
     let (result, stack) = returned(ctx);
-    let thread = match HEAP_THREADS.get_ptr_mut(owner) {
-        // SAFETY: the thread's own entry, here and below.
-        Some(thread) if unsafe { (*thread).stack } == stack => thread,
-        _ => {
-            // The return of an inner call, or of one that is not followed.
-            forget_reused(result);
-            return 0;
-        }
+    let Some(thread) = returning(owner, stack) else {
+        // The return of an inner call, or of one that is not followed.
+        forget_reused(result);
+        return 0;
     };
+    // SAFETY: the thread's own entry.
     let (size, pointer, number, kind, bucket) = unsafe {
         (*thread).stack = 0;
         ((*thread).size, (*thread).pointer, (*thread).number, u64::from((*thread).kind), (*thread).bucket)
@@ -466,7 +440,7 @@ pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
         return 0;
     }
     if number != 0 {
-        keep(pid, address, size, number, rate_of(bucket as u16).weight, 0);
+        keep(pid, address, size, number, rate_of(bucket).weight, 0);
     } else {
         forget_reused(address);
     }

@@ -6,7 +6,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::heap::{ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
-use profiler_common::limits::{MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
+use profiler_common::limits::{MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
 use super::entry::{ProgramRuns, Trigger};
@@ -19,17 +19,21 @@ use super::{LoadError, Probing, Programs, UprobeUnit, raw};
 pub enum HeapTables {
     /// Calls.
     Calls,
-    /// Calls, and blocks until they are freed.
-    Blocks,
+    /// Calls, and this many blocks at most until they are freed.
+    Blocks(u32),
 }
 
 /// Makes the tables as large as the recording needs them.
 pub(super) fn size_tables(loader: &mut EbpfLoader<'_>, tables: Option<HeapTables>) {
     let entries = |wanted: bool, entries: u32| if wanted { entries } else { 1 };
+    let blocks = match tables {
+        Some(HeapTables::Blocks(entries)) => entries.max(1),
+        Some(HeapTables::Calls) | None => 1,
+    };
     loader
         .map_max_entries("HEAP_THREADS", entries(tables.is_some(), MAX_HEAP_THREADS))
         .map_max_entries("HEAP_SUMS", entries(tables.is_some(), MAX_HEAP_SUMS))
-        .map_max_entries("BLOCKS", entries(tables == Some(HeapTables::Blocks), MAX_BLOCKS))
+        .map_max_entries("BLOCKS", blocks)
         .map_max_entries("HEAP_SIZES", entries(tables.is_some(), ALL_SIZES + 1));
 }
 

@@ -3,7 +3,7 @@
 //! What a site in JSON has besides the rest: `verdict`, `growth_bytes_per_s` with its standard error `growth_error` and bounds `growth_low` and
 //! `growth_high` (95 of 100), `sure_growing` (0 to 1), `mean_age_s`, `oldest_s`, and `live_over_time` (bytes at `meta.leaks.moments_ns`; in time
 //! slices `kept_by_slice`: bytes that outlived the slice that saw them allocated). Live numbers are those of blocks older than
-//! `meta.leaks.older_ns`.
+//! `meta.leaks.older_ns`; they are lower bounds where `unfollowed_bytes` is not zero: bytes of blocks that could not be followed.
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::cut;
 use super::numbers::{bytes, duration, percent, thousands};
-use super::sites::{Site, SiteLeak, sites};
+use super::sites::{Site, SiteLeak, sites, unseen_frees};
 use super::text::TextStyle;
 use crate::profile::{Leaks, Profile};
 use crate::report::leaks::{Finding, Verdict, sure_of_order};
@@ -24,7 +24,8 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
     let (Some(leaks), Some(found)) = (&profile.meta.leaks, sites(profile)) else { return Ok(()) };
     let rows: Vec<(&Site, &SiteLeak)> =
         found.sites.iter().filter_map(|site| Some((site, site.leak.as_ref()?))).collect();
-    write_summary(out, leaks, &rows)?;
+    let unseen = profile.meta.allocations.as_ref().and_then(unseen_frees);
+    write_summary(out, leaks, unseen, &rows)?;
     let large =
         |leak: &SiteLeak| leak.sums.live_bytes >= leaks.min_bytes as f64 && leak.sums.live_bytes > 0.0;
     let shown: Vec<_> = rows.iter().filter(|(_, leak)| large(leak)).collect();
@@ -36,7 +37,7 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
         writeln!(
             out,
             "{:>10} {:>5.1} {:>8} {:>11} {:>15} {:>8}  {:<8} {:>5}  {}",
-            bytes(leak.sums.live_bytes.round() as u64),
+            at_least(leak.sums.unfollowed_bytes, bytes(leak.sums.live_bytes.round() as u64)),
             site.error_percent(),
             thousands(leak.sums.live_count.round() as u64),
             signed(growth * 60.0),
@@ -63,14 +64,28 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
             bytes(leaks.min_bytes)
         )?;
     }
+    if leaks.unfollowed_count > 0 {
+        writeln!(
+            out,
+            "≥: lower bounds. {} blocks with {} could not be followed, and what became of them is not known.",
+            thousands(leaks.unfollowed_count),
+            bytes(leaks.unfollowed_bytes)
+        )?;
+    }
     write_order(out, &shown.iter().map(|(_, leak)| leak.finding).collect::<Vec<_>>())
 }
 
-fn write_summary(out: &mut dyn Write, leaks: &Leaks, rows: &[(&Site, &SiteLeak)]) -> io::Result<()> {
+fn write_summary(
+    out: &mut dyn Write,
+    leaks: &Leaks,
+    unseen: Option<String>,
+    rows: &[(&Site, &SiteLeak)],
+) -> io::Result<()> {
     let sum = |of: fn(&SiteLeak) -> f64| rows.iter().map(|(_, leak)| of(leak)).sum::<f64>().round() as u64;
     write!(
         out,
-        "{}{} in {} blocks allocated in {} and not {}, {} old or older",
+        "{}{}{} in {} blocks allocated in {} and not {}, {} old or older",
+        if leaks.unfollowed_count > 0 { "at least " } else { "" },
         if leaks.slices.is_some() { "about " } else { "" },
         bytes(sum(|leak| leak.sums.live_bytes)),
         thousands(sum(|leak| leak.sums.live_count)),
@@ -94,7 +109,13 @@ fn write_summary(out: &mut dyn Write, leaks: &Leaks, rows: &[(&Site, &SiteLeak)]
             thousands(leaks.ended_count)
         )?;
     }
-    writeln!(out)
+    writeln!(out)?;
+    unseen.map_or(Ok(()), |unseen| writeln!(out, "{unseen}"))
+}
+
+/// A number that may be too low.
+fn at_least(hidden: f64, text: String) -> String {
+    if hidden > 0.0 { format!("≥{text}") } else { text }
 }
 
 /// How sure the first places are.
@@ -148,6 +169,7 @@ pub(super) fn leak_json(leak: &SiteLeak) -> Map<String, Value> {
         "growth_low": finding.bounds.0,
         "growth_high": finding.bounds.1,
         "sure_growing": finding.sure,
+        "unfollowed_bytes": sums.unfollowed_bytes,
         "mean_age_s": sums.mean_age_s(),
         "oldest_s": sums.oldest_ns as f64 / 1e9,
         "live_over_time": sums.series,
@@ -207,6 +229,27 @@ mod tests {
         assert!(lines[0].contains("5 s old or older; 300 B in 3 younger ones left out"), "{text}");
         assert!(lines[2].contains("leaking") && lines[2].contains("+2.9 KiB"), "{text}");
         assert!(text.contains("more sites") && text.ends_with("No other site is seen to grow.\n"), "{text}");
+    }
+
+    #[test]
+    fn blocks_without_room_make_lower_bounds_of_live_bytes() {
+        let mut profile = profile();
+        if let Some(leaks) = &mut profile.meta.leaks {
+            (leaks.unfollowed_count, leaks.unfollowed_bytes) = (1000, 2_048_000);
+            leaks.stacks[0].sums.unfollowed_bytes = 2_048_000.0;
+        }
+        profile.meta.allocations = Some(crate::profile::Allocations {
+            frees: 500,
+            unseen_frees: Some(crate::profile::UnseenFrees { count: 70, error: 20 }),
+            ..Default::default()
+        });
+        let mut out = Vec::new();
+        write_leaks(&mut out, &profile, 10, TextStyle { width: None, colour: false }).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("at least ") && text.contains("  ≥4.0 KiB"), "{text}");
+        assert!(text.contains("1 000 blocks with 2.0 MiB could not be followed"), "{text}");
+        assert!(text.contains("about 70 ± 20 of 500 frees were of blocks from before"), "{text}");
+        assert_eq!(crate::output::sites_json(&profile).unwrap()[0]["verdict"], "leaking");
     }
 
     #[test]

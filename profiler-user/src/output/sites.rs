@@ -12,7 +12,7 @@ use super::columns::cut;
 use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
 use crate::allocator::inner_frames;
-use crate::profile::{LeakSums, Profile, StackId};
+use crate::profile::{Allocations, LeakSums, Profile, StackId, UnseenFrees};
 use crate::report::leaks::{Finding, Verdict, judge};
 use crate::report::{Detail, FunctionId, Functions};
 
@@ -170,6 +170,17 @@ pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
             bytes(mean),
             common_sizes(profile)
         )?;
+        if let Some(unseen) = unseen_frees(all) {
+            writeln!(out, "{unseen}")?;
+        }
+        if all.unfollowed_count > 0 {
+            writeln!(
+                out,
+                "live bytes are a lower bound: {} blocks with {} could not be followed, and what became of them is not known",
+                thousands(all.unfollowed_count),
+                bytes(all.unfollowed_bytes)
+            )?;
+        }
     }
     let live = found.sites.iter().any(|site| site.live_bytes.is_some());
     let titles = if live {
@@ -193,6 +204,28 @@ pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
         writeln!(out, "{} more sites", thousands((found.sites.len() - top) as u64))?;
     }
     Ok(())
+}
+
+/// Frees of blocks that nobody saw allocated, in words; none where there were none as far as that is known.
+pub(super) fn unseen_frees(all: &Allocations) -> Option<String> {
+    let UnseenFrees { count, error } = all.unseen_frees?;
+    if count == 0 || count <= error {
+        return None;
+    }
+    let about = if error > 0 {
+        format!("about {} ± {}", thousands(count), thousands(error))
+    } else {
+        thousands(count)
+    };
+    let why = if all.unfollowed_count > 0 {
+        ", of copies that a fork made, or of blocks without room in the table"
+    } else {
+        " or of copies that a fork made"
+    };
+    Some(format!(
+        "{about} of {} frees were of blocks from before the recording{why}: no part of live bytes",
+        thousands(all.frees)
+    ))
 }
 
 /// The three sizes that were asked for most, with their shares of the calls.
@@ -236,7 +269,7 @@ pub fn sites_json(profile: &Profile) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::output::fixture;
-    use crate::profile::{Allocations, SizeBucket, ValueType};
+    use crate::profile::{SizeBucket, ValueType};
 
     fn allocations() -> Profile {
         let mut profile = fixture::hostile();

@@ -30,6 +30,12 @@ pub struct Leaks {
     pub young_count: u64,
     /// Their bytes.
     pub young_bytes: u64,
+    /// Blocks that could not be followed, mostly because the table of blocks was full: what became of them is not known, and live bytes are a lower bound.
+    #[serde(default)]
+    pub unfollowed_count: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub unfollowed_bytes: u64,
     /// Blocks of processes that ended while others went on: their memory went with them.
     pub ended_count: u64,
     /// Their bytes.
@@ -60,6 +66,9 @@ pub struct LeakSums {
     pub oldest_ns: u64,
     /// Bytes of blocks that were allocated in the first half of the recording and are still in use.
     pub early_bytes: f64,
+    /// Bytes of blocks that could not be followed: in use or not, nobody knows.
+    #[serde(default)]
+    pub unfollowed_bytes: f64,
     /// Live bytes at each moment; empty in time slices.
     pub series: Vec<f64>,
     /// What slices saw; empty when every call was watched.
@@ -130,13 +139,17 @@ impl LeakSums {
         self.byte_seconds += other.byte_seconds;
         self.oldest_ns = self.oldest_ns.max(other.oldest_ns);
         self.early_bytes += other.early_bytes;
+        self.unfollowed_bytes += other.unfollowed_bytes;
         add_all(&mut self.series, &other.series);
         self.cohorts.add(&other.cohorts);
     }
 
     /// Whether anything of it was ever seen in use.
     pub fn says_something(&self) -> bool {
-        self.live_bytes > 0.0 || self.series.iter().any(|bytes| *bytes > 0.0) || !self.cohorts.kept.is_empty()
+        self.live_bytes > 0.0
+            || self.unfollowed_bytes > 0.0
+            || self.series.iter().any(|bytes| *bytes > 0.0)
+            || !self.cohorts.kept.is_empty()
     }
 
     /// Mean age of a byte, seconds.

@@ -195,6 +195,15 @@ pub struct Allocations {
     pub bytes: u64,
     /// Calls that free memory; zero where frees are not followed.
     pub frees: u64,
+    /// Of these, calls that freed blocks that nobody saw allocated; none in time slices, and where blocks are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen_frees: Option<UnseenFrees>,
+    /// Blocks that could not be followed, mostly because the table of blocks was full: what became of them is not known.
+    #[serde(default)]
+    pub unfollowed_count: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub unfollowed_bytes: u64,
     /// Half of the 95 % interval of calls and bytes, percent: zero where every call was counted, else what time slices leave open, and programs that
     /// choose themselves which blocks are seen.
     #[serde(default)]
@@ -206,6 +215,15 @@ pub struct Allocations {
     pub sizes: Vec<SizeBucket>,
     /// Where the calls were seen.
     pub allocators: Vec<AllocatorReport>,
+}
+
+/// Frees of blocks that nobody saw allocated: they are older than the recording, or copies that a fork made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnseenFrees {
+    /// How many.
+    pub count: u64,
+    /// Half of the 95 % interval of that; zero where every block was followed.
+    pub error: u64,
 }
 
 /// Calls of similar size.

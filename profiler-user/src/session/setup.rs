@@ -7,7 +7,7 @@ use profiler_common::config::{
     STACK_USER,
 };
 
-use profiler_common::limits::MEMORY_RING_BYTES;
+use profiler_common::limits::{MAX_BLOCKS, MEMORY_RING_BYTES};
 use profiler_common::off_cpu::SwitchConfig;
 use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 
@@ -227,7 +227,7 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         waits: Some(WaitTables::default()),
         turns: true,
         growth: true,
-        heap: Some(HeapTables::Blocks),
+        heap: Some(HeapTables::Blocks(MAX_BLOCKS)),
         syscalls,
     })?;
     programs.follow_processes()?;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use profiler_common::limits::MAX_BLOCKS;
 
 use super::waits::LengthArgs;
 use super::{ResultArgs, StackArgs, drive, plan};
@@ -45,6 +46,9 @@ pub(super) struct HeapArgs {
     /// Count every call, whatever it costs the target
     #[arg(long, conflicts_with = "max_overhead")]
     exact: bool,
+    /// Entries of the kernel's table of blocks, to see what happens when it is full
+    #[arg(long, value_name = "NUMBER", hide = true, default_value_t = MAX_BLOCKS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BLOCKS)))]
+    table_entries: u32,
 }
 
 /// Runs `alloc`.
@@ -66,6 +70,7 @@ pub(in crate::cli) fn alloc(args: AllocArgs) -> anyhow::Result<ExitCode> {
         exact: args.heap.exact,
         max_overhead: args.heap.max_overhead,
         leaks: None,
+        table_blocks: args.heap.table_entries,
     };
     let plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
     drive::run(plan, args.results)

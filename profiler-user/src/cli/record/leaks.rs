@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use profiler_common::limits::MAX_BLOCKS;
 
 use super::waits::LengthArgs;
 use super::{ResultArgs, StackArgs, drive, plan};
@@ -61,6 +62,9 @@ struct LeakArgs {
     /// Watch every call, whatever it costs the target
     #[arg(long, conflicts_with = "max_overhead")]
     exact: bool,
+    /// Entries of the kernel's table of blocks, to see what happens when it is full
+    #[arg(long, value_name = "NUMBER", hide = true, default_value_t = MAX_BLOCKS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BLOCKS)))]
+    table_entries: u32,
 }
 
 /// Reads an age, nanoseconds: a duration, or nothing of one.
@@ -93,6 +97,7 @@ pub(in crate::cli) fn leaks(args: LeaksArgs) -> anyhow::Result<ExitCode> {
         exact: args.leaks.exact,
         max_overhead: args.leaks.max_overhead,
         leaks: Some(LeakOptions { older_ns: args.leaks.older, min_bytes: args.leaks.min_bytes }),
+        table_blocks: args.leaks.table_entries,
     };
     let mut plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
     plan.interval = args.leaks.interval.and_then(|interval| match interval {

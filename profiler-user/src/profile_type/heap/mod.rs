@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use profiler_common::heap::{HeapControl, HeapSum, WEIGHT_BITS};
+use profiler_common::limits::MAX_BLOCKS;
 use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
@@ -57,11 +58,20 @@ pub struct HeapOptions {
     pub max_overhead: f64,
     /// Look for leaks among the blocks that are followed.
     pub leaks: Option<LeakOptions>,
+    /// Blocks that can be followed at once.
+    pub table_blocks: u32,
 }
 
 impl Default for HeapOptions {
     fn default() -> Self {
-        Self { sample_bytes: 512 << 10, live: false, exact: false, max_overhead: 0.01, leaks: None }
+        Self {
+            sample_bytes: 512 << 10,
+            live: false,
+            exact: false,
+            max_overhead: 0.01,
+            leaks: None,
+            table_blocks: MAX_BLOCKS,
+        }
     }
 }
 
@@ -86,7 +96,7 @@ impl HeapOptions {
 
     /// The tables that the recording needs.
     pub fn tables(&self) -> HeapTables {
-        if self.live { HeapTables::Blocks } else { HeapTables::Calls }
+        if self.live { HeapTables::Blocks(self.table_blocks) } else { HeapTables::Calls }
     }
 
     fn values_of(&self, sum: &HeapSum, scale: f64) -> [u64; MAX_VALUES] {
@@ -135,6 +145,8 @@ pub struct Heap {
     unknown_stacks: u64,
     /// Half of the 95 % interval that blocks leave open which programs chose themselves, as a share of the totals.
     chosen_error: f64,
+    /// Blocks that could not be followed, and their bytes, when the recording ended.
+    unfollowed: (u64, u64),
 }
 
 impl Heap {
@@ -168,7 +180,9 @@ impl Heap {
             slices,
             begun: false,
             slice: 0,
-            watch: options.leaks.map(|leaks| Box::new(Watch::new(leaks, clock::monotonic_ns()))),
+            watch: options
+                .leaks
+                .map(|leaks| Box::new(Watch::new(leaks, options.table_blocks, clock::monotonic_ns()))),
             unread: 0,
             stopped_ns: None,
             traps_before_ns: 0,
@@ -179,6 +193,7 @@ impl Heap {
             forgotten: 0,
             unknown_stacks: 0,
             chosen_error: 0.0,
+            unfollowed: (0, 0),
         };
         heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, 0);

@@ -13,7 +13,7 @@ use crate::bpf::{HeapMaps, LoadError};
 use crate::ingest::RawSample;
 use crate::output::thousands;
 use crate::process::Processes;
-use crate::profile::{Allocations, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId};
+use crate::profile::{Allocations, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId, UnseenFrees};
 use crate::session::clock;
 
 /// Stacks of which a table is made while the recording goes on. Each takes time to name.
@@ -66,16 +66,35 @@ fn chosen_error<'s>(sums: impl Iterator<Item = &'s HeapSum>, total: SizeSum) -> 
     NORMAL * (objects.sqrt() / total.count.max(1) as f64).max(bytes.sqrt() / total.bytes.max(1) as f64)
 }
 
-/// What a watch knows of a stack's blocks, with what its sum knows of all of them.
-fn leak_sums(known: Option<&LeakSums>, sum: &HeapSum) -> LeakSums {
+/// What a watch knows of a stack's blocks, with what its sum knows of all of them. A block that was counted stands for `scale` of them.
+fn leak_sums(known: Option<&LeakSums>, sum: &HeapSum, scale: f64) -> LeakSums {
     let whole = f64::from(1_u32 << WEIGHT_BITS);
     let mut found = known.cloned().unwrap_or_default();
+    found.unfollowed_bytes = sum.unfollowed_bytes as f64 / whole * scale;
     if !found.cohorts.kept.is_empty() {
         let mean = sum.bytes as f64 / (sum.objects as f64).max(1.0);
         found.cohorts.born = sum.bytes as f64 / whole;
         found.cohorts.brief = sum.brief_objects as f64 * mean / whole;
     }
     found
+}
+
+/// Blocks that could not be followed, with their bytes. One that was counted stands for `scale` of them.
+fn unfollowed<'s>(sums: impl Iterator<Item = &'s HeapSum>, scale: f64) -> (u64, u64) {
+    let (count, bytes) = sums.fold((0, 0), |(count, bytes): (u64, u64), sum| {
+        (count.saturating_add(sum.unfollowed_objects), bytes.saturating_add(sum.unfollowed_bytes))
+    });
+    let whole = |weighted: u64| (weighted as f64 * scale / f64::from(1_u32 << WEIGHT_BITS)).round() as u64;
+    (whole(count), whole(bytes))
+}
+
+/// Of all frees those that blocks which were followed do not account for; `known` is what these stand for, `squares` the squares of that.
+fn unseen_frees(frees: u64, known: u64, squares: u64) -> UnseenFrees {
+    let whole = f64::from(1_u32 << WEIGHT_BITS);
+    let (known, squares) = (known as f64 / whole, squares as f64 / whole);
+    // Each was taken with a chance of one in what it stands for: the variance of a Horvitz-Thompson sum (1952).
+    let error = 1.96 * (squares - known).max(0.0).sqrt();
+    UnseenFrees { count: (frees as f64 - known).max(0.0).round() as u64, error: error.round() as u64 }
 }
 
 impl Heap {
@@ -95,6 +114,7 @@ impl Heap {
         self.chosen_error = chosen_error(sums.iter().map(|(_, sum)| sum), self.maps.total());
         let scale = self.slices.scale();
         let leaks = self.leaks()?;
+        self.unfollowed = unfollowed(sums.iter().map(|(_, sum)| sum), scale);
         let mut by_stack: BTreeMap<u32, LeakSums> = BTreeMap::new();
         for (number, sum) in sums {
             let always = self.always.sums.get(&number).copied().unwrap_or_default();
@@ -115,7 +135,7 @@ impl Heap {
                 *value += more;
             }
             if let Some((_, by_number)) = &leaks {
-                let found = leak_sums(by_number.get(&number), &sum);
+                let found = leak_sums(by_number.get(&number), &sum, scale);
                 values[4] = found.live_count.round() as u64;
                 values[5] = found.live_bytes.round() as u64;
                 by_stack.entry(key.stack).or_default().add(&found);
@@ -124,7 +144,9 @@ impl Heap {
         }
         Ok(leaks.map(|(leaks, _)| {
             let stacks = by_stack.into_iter().map(|(stack, sums)| LeakStack { stack: StackId(stack), sums });
-            Leaks { stacks: stacks.filter(|stack| stack.sums.says_something()).collect(), ..leaks }
+            let stacks = stacks.filter(|stack| stack.sums.says_something()).collect();
+            let (unfollowed_count, unfollowed_bytes) = self.unfollowed;
+            Leaks { stacks, unfollowed_count, unfollowed_bytes, ..leaks }
         }))
     }
 
@@ -136,10 +158,12 @@ impl Heap {
     pub fn leaks_now(&mut self, aggregate: &Aggregate) -> Result<Option<(Aggregate, Leaks)>, LoadError> {
         let Some((leaks, by_number)) = self.leaks()? else { return Ok(None) };
         let sums = self.maps.sums()?;
+        let scale = self.slices.scale();
+        let (unfollowed_count, unfollowed_bytes) = unfollowed(sums.iter().map(|(_, sum)| sum), scale);
         let known = |number: &u64| self.stacks.get(number).copied();
         let mut found: Vec<(SampleKey, LeakSums)> = sums
             .iter()
-            .filter_map(|(number, sum)| Some((known(number)?, leak_sums(by_number.get(number), sum))))
+            .filter_map(|(number, sum)| Some((known(number)?, leak_sums(by_number.get(number), sum, scale))))
             .filter(|(_, sums)| sums.says_something())
             .collect();
         found.sort_by(|(a_key, a), (b_key, b)| {
@@ -154,7 +178,7 @@ impl Heap {
             part.add_values(key, 1, values([0, 0, 0, 0, live[0], live[1]]));
             stacks.push(LeakStack { stack: StackId(key.stack), sums });
         }
-        Ok(Some((part, Leaks { stacks, ..leaks })))
+        Ok(Some((part, Leaks { stacks, unfollowed_count, unfollowed_bytes, ..leaks })))
     }
 
     fn leaks(&mut self) -> Result<Option<Found>, LoadError> {
@@ -188,6 +212,15 @@ impl Heap {
             calls: sum(|size| size.count),
             bytes: sum(|size| size.bytes),
             frees: stat(Stat::HeapFrees),
+            unseen_frees: (self.options.live && !self.slices.is_sliced()).then(|| {
+                unseen_frees(
+                    stat(Stat::HeapFrees),
+                    stat(Stat::HeapFreesKnown),
+                    stat(Stat::HeapFreesKnownSquares),
+                )
+            }),
+            unfollowed_count: self.unfollowed.0,
+            unfollowed_bytes: self.unfollowed.1,
             error_percent: self.slices.error_percent().hypot(self.chosen_error * 100.0),
             common_error_percent: self.slices.error_percent(),
             sizes: buckets.collect(),
@@ -239,7 +272,24 @@ impl Heap {
         tell(Stat::HeapFailed, "calls got no memory");
         tell(Stat::HeapAbandoned, "calls were left by an exception or longjmp");
         tell(Stat::BlocksReused, "blocks were freed unseen: their addresses were handed out again");
-        tell(Stat::BlocksFull, "blocks found the table full: what became of them is not known");
+        tell(
+            Stat::HeapInHandlers,
+            "calls were a signal handler's in the middle of another one, and counted like any other",
+        );
+        tell(
+            Stat::HeapInnerFar,
+            "calls were left out as parts of others although they came from far inside: signal handlers' may be among them",
+        );
+        if stat(Stat::BlocksFull) > 0 {
+            let (count, bytes) = self.unfollowed;
+            notes.push(format!(
+                "the table of {} blocks was full: what became of {} blocks with {} is not known, and live bytes are a lower bound (a larger \
+                 --sample-bytes follows fewer)",
+                thousands(u64::from(self.options.table_blocks)),
+                thousands(count),
+                crate::output::bytes(bytes)
+            ));
+        }
         notes
     }
 }
@@ -263,5 +313,22 @@ mod tests {
         assert!((found - 0.098).abs() < 1e-6, "{found}");
         // Blocks so large that each is chosen stand for themselves.
         assert!(chosen_error([sum(100, 0)].iter(), total) < f64::EPSILON);
+    }
+
+    #[test]
+    fn frees_that_no_block_accounts_for_are_unseen() {
+        assert_eq!(unseen_frees(100, 100 << 8, 100 << 8), UnseenFrees { count: 0, error: 0 });
+        assert_eq!(unseen_frees(100, 60 << 8, 60 << 8), UnseenFrees { count: 40, error: 0 });
+        // Ten blocks that stand for a hundred each.
+        let found = unseen_frees(1500, 1000 << 8, 100_000 << 8);
+        assert_eq!((found.count, found.error), (500, 617));
+        assert_eq!(unseen_frees(0, u64::MAX, 0).count, 0);
+    }
+
+    #[test]
+    fn blocks_without_room_add_up() {
+        let sum = HeapSum { unfollowed_objects: 2 << 8, unfollowed_bytes: 300 << 8, ..HeapSum::default() };
+        assert_eq!(unfollowed([&sum, &sum].into_iter(), 2.0), (8, 1200));
+        assert_eq!(unfollowed([].into_iter(), 2.0), (0, 0));
     }
 }

@@ -1,12 +1,11 @@
 //! Blocks that are not freed, looked at again and again while a recording runs.
 //!
 //! In: the kernel's table of blocks, at moments of our choice while every call is watched, and at the end of each slice where not. Out: for each
-//! stack what [`crate::report::leaks`] needs. What a table of 131 072 blocks cannot hold, and processes that end, are looked after here too.
+//! stack what [`crate::report::leaks`] needs. What the table cannot hold, and processes that end, are looked after here too.
 
 use std::collections::HashMap;
 
 use profiler_common::heap::{Block, BlockKey, WEIGHT_BITS};
-use profiler_common::limits::MAX_BLOCKS;
 
 use super::cohorts::{SliceCohorts, weighted_bytes};
 use crate::bpf::{HeapMaps, LoadError};
@@ -36,8 +35,6 @@ const LOOK_SHARE: u64 = 50;
 const FEWEST_LOOKS: u64 = 24;
 /// Stacks whose live bytes are kept over time.
 const MOST_STACKS: usize = 16_384;
-/// Half of the table.
-const CROWDED: usize = MAX_BLOCKS as usize / 2;
 /// A process that ended this long ago leaves nothing that anybody asks for, 1 s.
 const FORGET_AFTER_NS: u64 = 1_000_000_000;
 /// Processes that end together: the last of a target, 200 ms.
@@ -56,6 +53,8 @@ pub(super) type Found = (Leaks, HashMap<u64, LeakSums>);
 /// The state of a watch.
 pub(super) struct Watch {
     options: LeakOptions,
+    /// Blocks that the table holds.
+    table_blocks: usize,
     began_ns: u64,
     next_look_ns: u64,
     every_ns: u64,
@@ -82,9 +81,11 @@ pub(super) enum Room {
 }
 
 impl Watch {
-    pub(super) fn new(options: LeakOptions, now_ns: u64) -> Self {
+    pub(super) fn new(options: LeakOptions, table_blocks: u32, now_ns: u64) -> Self {
+        let table_blocks = table_blocks as usize;
         Self {
             options,
+            table_blocks,
             began_ns: now_ns,
             next_look_ns: now_ns + FIRST_EVERY_NS,
             every_ns: FIRST_EVERY_NS,
@@ -95,7 +96,7 @@ impl Watch {
             ended_count: 0.0,
             ended_bytes: 0.0,
             crowded_out: 0,
-            room_until: CROWDED,
+            room_until: table_blocks / 2,
             thinned: 0,
         }
     }
@@ -150,7 +151,7 @@ impl Watch {
             return Room::Enough;
         }
         // Those that are in it stay.
-        self.room_until = blocks + (MAX_BLOCKS as usize).saturating_sub(blocks) / 2;
+        self.room_until = blocks + self.table_blocks.saturating_sub(blocks) / 2;
         self.thinned += 1;
         Room::Little
     }
@@ -308,6 +309,8 @@ impl Watch {
             stacks: Vec::new(),
             young_count: young_count as u64,
             young_bytes: young_bytes as u64,
+            unfollowed_count: 0,
+            unfollowed_bytes: 0,
             ended_count: self.ended_count as u64,
             ended_bytes: self.ended_bytes as u64,
         };

@@ -18,6 +18,9 @@ const SWING: f64 = 0.5;
 /// Least share of the growth of the first half that is still there at the end, of a leak.
 const STAYS: f64 = 0.25;
 
+/// Share of a site's live bytes below which blocks that were not followed change no verdict.
+const FEW_HIDDEN: f64 = 0.01;
+
 /// Blocks that outlive their slice, from which they are no chance.
 const FEW: f64 = 3.0;
 
@@ -65,22 +68,41 @@ pub struct Finding {
     pub bounds: (f64, f64),
     /// Probability that it grows, 0 to 1.
     pub sure: f64,
+    /// Growth at most that is hidden by blocks that could not be followed, bytes a second. `growth` is a lower bound where it is not zero.
+    pub hidden: f64,
 }
 
 /// Judges a site.
 pub fn judge(leaks: &Leaks, sums: &LeakSums) -> Finding {
-    match &leaks.slices {
+    let found = match &leaks.slices {
         Some(slices) => by_slices(leaks, slices, sums),
         None => by_series(leaks, sums),
+    };
+    if sums.unfollowed_bytes > 0.0 { with_hidden(leaks, sums, found) } else { found }
+}
+
+/// What still holds when some blocks were not followed: all of them may be in use, or none.
+fn with_hidden(leaks: &Leaks, sums: &LeakSums, found: Finding) -> Finding {
+    let hidden = sums.unfollowed_bytes / (leaks.watched_ns as f64 / 1e9).max(1e-9);
+    let (low, high) = found.bounds;
+    let found = Finding { hidden, bounds: (low, high + hidden), ..found };
+    match found.verdict {
+        // What is seen to grow grows, however much more there is.
+        Verdict::Leaking | Verdict::Growing => found,
+        _ if sums.unfollowed_bytes < FEW_HIDDEN * sums.live_bytes => found,
+        // Nobody saw what came later.
+        _ => Finding { verdict: Verdict::Unknown, sure: 0.5, ..found },
     }
 }
 
-/// Probability that the first of two sites grows faster.
+/// Probability that the first of two sites grows faster, at least: all that is hidden of the second one may be growth.
 pub fn sure_of_order(first: &Finding, second: &Finding) -> f64 {
     let error = first.error.hypot(second.error);
-    let away = first.growth - second.growth;
+    let away = first.growth - second.growth - second.hidden;
     if error > 0.0 {
         normal(away / error)
+    } else if away < 0.0 {
+        0.0
     } else if away > 0.0 {
         1.0
     } else {
@@ -91,7 +113,7 @@ pub fn sure_of_order(first: &Finding, second: &Finding) -> f64 {
 fn finding(verdict: Verdict, trend: Trend) -> Finding {
     let Trend { slope, error, .. } = trend;
     let bounds = (slope - 2.0 * error, slope + 2.0 * error);
-    Finding { verdict, growth: slope, error, bounds, sure: trend.sure() }
+    Finding { verdict, growth: slope, error, bounds, sure: trend.sure(), hidden: 0.0 }
 }
 
 fn by_series(leaks: &Leaks, sums: &LeakSums) -> Finding {
@@ -179,7 +201,7 @@ fn by_slices(leaks: &Leaks, slices: &WatchedSlices, sums: &LeakSums) -> Finding 
         Verdict::Unknown
     };
     let sure = if error > 0.0 { normal(growth / error) } else { 0.5 };
-    Finding { verdict, growth, error, bounds, sure }
+    Finding { verdict, growth, error, bounds, sure, hidden: 0.0 }
 }
 
 struct Rate {

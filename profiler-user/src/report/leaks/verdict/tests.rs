@@ -96,9 +96,42 @@ fn too_few_looks_say_nothing() {
 
 #[test]
 fn the_order_of_two_sites_is_as_sure_as_their_errors_let_it_be() {
-    let of =
-        |growth, error| Finding { verdict: Verdict::Growing, growth, error, bounds: (0.0, 0.0), sure: 1.0 };
+    let of = |growth, error| Finding {
+        verdict: Verdict::Growing,
+        growth,
+        error,
+        bounds: (0.0, 0.0),
+        sure: 1.0,
+        hidden: 0.0,
+    };
     assert!(sure_of_order(&of(100.0, 1.0), &of(50.0, 1.0)) > 0.999);
     assert!((sure_of_order(&of(100.0, 50.0), &of(100.0, 50.0)) - 0.5).abs() < 1e-6);
     assert!(sure_of_order(&of(2.0, 0.0), &of(1.0, 0.0)) > 0.999);
+    // All that is hidden of the second one may be growth.
+    let hidden = Finding { hidden: 60.0, ..of(50.0, 1.0) };
+    assert!(sure_of_order(&of(100.0, 1.0), &hidden) < 0.001);
+    assert!(sure_of_order(&of(2.0, 0.0), &Finding { hidden: 5.0, ..of(1.0, 0.0) }) < 0.001);
+}
+
+#[test]
+fn nothing_is_claimed_of_blocks_that_were_not_followed() {
+    let leaks = |live: &dyn Fn(f64) -> f64, unfollowed_bytes: f64| {
+        let moments_ns: Vec<u64> = (0..MOMENTS as u64).map(|index| index * 500_000_000).collect();
+        let series: Vec<f64> = moments_ns.iter().map(|moment| live(*moment as f64 / 1e9)).collect();
+        let leaks = Leaks { watched_ns: 25_000_000_000, moments_ns, ..Leaks::default() };
+        let (live_bytes, early_bytes) = (series[MOMENTS - 1], series[MOMENTS / 2]);
+        judge(&leaks, &LeakSums { live_bytes, early_bytes, unfollowed_bytes, series, ..LeakSums::default() })
+    };
+    // The table was full from two seconds on: what came then may be a leak of this size, or nothing.
+    let full = |time: f64| 64_000.0 * time.min(2.0);
+    assert_eq!(leaks(&full, 0.0).verdict, Verdict::Filled);
+    let found = leaks(&full, 64_000.0 * 22.0);
+    assert_eq!((found.verdict, found.sure), (Verdict::Unknown, 0.5));
+    assert!(found.bounds.1 > 50_000.0, "{found:?}");
+    // What grows in spite of it grows, and faster perhaps.
+    let found = leaks(&|time| 64_000.0 * time, 25e6);
+    assert_eq!(found.verdict, Verdict::Leaking);
+    assert!((found.hidden - 1e6).abs() < 1.0 && found.bounds.1 > 1_050_000.0, "{found:?}");
+    // A few of many change nothing.
+    assert_eq!(leaks(&full, 100.0).verdict, Verdict::Filled);
 }
