@@ -148,6 +148,24 @@ fn what_the_collector_frees_is_not_in_use() {
     }
 }
 
+/// Go copies a stack that grows, and stops at a return address that is not its own: nothing of ours may lie on one, whoever is followed.
+#[test]
+fn programs_whose_stacks_grow_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), true, &[]);
+    for (verb, options) in
+        [("alloc", &["--live"][..]), ("leaks", &["--exact"]), ("alloc", &["--exact", "--sample-bytes", "1"])]
+    {
+        let (recorded, truth) = record(verb, options, &program, &[&*seconds(2), "1000", "1"]);
+        let (found, true_value) = (sum(&recorded, "siteDeep", "alloc_count"), truth["siteDeep_count"]);
+        assert!(
+            (found / true_value - 1.0).abs() < 0.5,
+            "{found} of {true_value}: {}",
+            recorded.json["quality"]["notes"]
+        );
+    }
+}
+
 #[test]
 fn leaks_of_a_program_that_chooses_no_blocks_are_refused() {
     need_root();

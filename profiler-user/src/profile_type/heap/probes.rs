@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::go::{GoMode, GoProcess};
-use crate::allocator::{Allocator, Group, Identity, find, mapped_files};
+use crate::allocator::{Allocator, Entry, Group, Identity, find, mapped_files};
 use crate::bpf::{LoadError, Place, Probing, Programs, Uprobe, When};
 use crate::session::clock::cpu_ns_of;
 
@@ -148,7 +148,7 @@ impl Probes {
         let mut probes = Vec::new();
         let mode = self.go.get(&(pid, allocator.identity)).map(GoProcess::mode);
         // Returns first, frees last: a call whose beginning is seen has its end seen too, and no block is freed before it was known.
-        let mut put = |name: &'static str, when: When, wanted: &dyn Fn(&crate::allocator::Entry) -> bool| {
+        let mut put = |name: &'static str, when: When, wanted: &dyn Fn(&Entry) -> bool| {
             let program = programs.heap_program_fd(name)?;
             let entries: Vec<_> = allocator
                 .entries
@@ -173,7 +173,7 @@ impl Probes {
             }
             Ok(())
         };
-        put("heap_returned", When::Return, &|entry| entry.encloses || (self.live && !entry.frees))?;
+        put("heap_returned", When::Return, &|entry| has_return_probe(entry, self.live))?;
         let entered = if mode.is_some() { "go_heap_entered" } else { "heap_entered" };
         put(entered, When::Entry, &|entry| !entry.frees)?;
         put(entered, When::Entry, &|entry| entry.frees && self.live)?;
@@ -301,6 +301,12 @@ pub(super) enum Age {
     New,
 }
 
+/// Whether a function gets a probe at its return. None of Go's does: Go moves stacks with their return addresses, and ends the program when it finds one
+/// that is not its own.
+fn has_return_probe(entry: &Entry, live: bool) -> bool {
+    entry.group == Group::All && (entry.encloses || (live && !entry.frees))
+}
+
 /// Whether a function gets a probe where blocks are counted in this way; only Go programs have such ways.
 fn has_probe(mode: Option<GoMode>, group: Group) -> bool {
     match group {
@@ -332,4 +338,31 @@ pub(super) fn close_aside(probes: impl IntoIterator<Item = Uprobe>) {
 fn is_go(pid: u32) -> bool {
     let Ok(file) = std::fs::File::open(format!("/proc/{pid}/exe")) else { return false };
     crate::system::binary::Binary::inspect(file).is_ok_and(|binary| binary.go)
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::heap::{CALL_ALLOCATE, Site};
+
+    use super::*;
+
+    #[test]
+    fn no_probe_stands_at_a_return_in_go_code() {
+        let site = Site::new(CALL_ALLOCATE, [0; 3], 0, false);
+        let entry = |group, encloses| Entry {
+            name: String::new(),
+            file_offset: 0,
+            site,
+            emulated: true,
+            encloses,
+            frees: false,
+            group,
+        };
+        for encloses in [false, true] {
+            assert!(has_return_probe(&entry(Group::All, encloses), true));
+            for group in [Group::GoChosen, Group::GoAll] {
+                assert!(!has_return_probe(&entry(group, encloses), true));
+            }
+        }
+    }
 }
