@@ -175,6 +175,51 @@ fn each_interval_has_its_table() {
 }
 
 #[test]
+fn a_saved_recording_shows_the_same_table() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let mut recording = agent();
+    let program = path_of("leak_sites");
+    recording.args([
+        "leaks", "--exact", "--older", "0", "-o", "x.pb.gz", "-o", "x.folded", "--", &program, "0.5", "5",
+        "1000",
+    ]);
+    let recorded = run(recording.current_dir(folder.path())).unwrap();
+    assert_eq!(recorded.code, 0, "{}", recorded.stderr);
+    let table = |text: &str| -> Vec<String> {
+        let lines = text.lines().skip_while(|line| !line.contains("VERDICT"));
+        let rows = lines.take_while(|line| line.contains("VERDICT") || line.contains(" < "));
+        let mut table: Vec<String> = rows.map(str::to_owned).collect();
+        // Those that are alike come in any order.
+        table.sort();
+        table
+    };
+    let report = |arguments: &[&str]| {
+        let run = run(agent().arg("report").args(arguments).current_dir(folder.path())).unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run.stdout
+    };
+    let again = report(&["x.pb.gz"]);
+    assert!(table(&again).len() > 4, "{again}");
+    assert_eq!(table(&recorded.stdout), table(&again));
+    let json: Value = serde_json::from_str(&report(&["--json", "x.pb.gz"])).unwrap();
+    assert!(
+        json["sites"][0]["verdict"].is_string() && json["totals"]["calls"].is_u64(),
+        "{}",
+        json["sites"][0]
+    );
+    // Functions, when they are asked for.
+    assert!(!report(&["--sort", "total", "x.pb.gz"]).contains("VERDICT"));
+    assert!(!report(&["x.folded"]).contains("VERDICT"));
+    let top = run(Command::new("go")
+        .args(["tool", "pprof", "-sample_index=inuse_space", "-top", "x.pb.gz"])
+        .current_dir(folder.path()));
+    let top = top.unwrap();
+    assert_eq!(top.code, 0, "{}", top.stderr);
+    assert!(top.stdout.contains("Type: inuse_space") && top.stdout.contains("site_leak"), "{}", top.stdout);
+}
+
+#[test]
 fn the_whole_host_is_no_target_for_leaks() {
     let run = run(agent().arg("leaks")).unwrap();
     assert_eq!(run.code, 2, "{}", run.stderr);

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use crate::output::{
-    hotspots_json, neighbours_json, write_header, write_hotspots, write_neighbours, write_quality,
+    TextStyle, hotspots_json, neighbours_json, write_header, write_hotspots, write_leaks, write_neighbours,
+    write_quality, write_sites,
 };
 use crate::profile::Profile;
 use crate::report::{Detail, Side, SortBy, hotspots, neighbours};
@@ -18,9 +19,9 @@ use super::terminal::{Colour, stdout_style};
 pub(super) struct ReportArgs {
     #[command(flatten)]
     input: InputArgs,
-    /// Sort by the function's own cost, or with everything it calls
-    #[arg(long, value_enum, default_value_t, value_name = "COLUMN")]
-    sort: SortArg,
+    /// Sort by the function's own cost, or with everything it calls [default: self; allocations and leaks by site]
+    #[arg(long, value_enum, value_name = "COLUMN")]
+    sort: Option<SortArg>,
     /// Show who calls this function (a part of its name is enough)
     #[arg(long, value_name = "FUNCTION")]
     callers: Option<String>,
@@ -50,10 +51,9 @@ pub(super) struct ReportArgs {
     color: Colour,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SortArg {
     /// Cost of the function's own code
-    #[default]
     #[value(name = "self")]
     Own,
     /// Cost with everything it calls
@@ -91,13 +91,15 @@ fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Re
     if answers.is_empty() {
         let detail = if args.lines { Detail::Line } else { Detail::Function };
         let sort = match args.sort {
-            SortArg::Own => SortBy::Own,
-            SortArg::Total => SortBy::Total,
+            Some(SortArg::Own) | None => SortBy::Own,
+            Some(SortArg::Total) => SortBy::Total,
         };
         let table = hotspots(profile, value, detail, sort);
+        let by_function =
+            args.lines || args.sort.is_some() || args.value.is_some() || args.min_percent.is_some();
         if args.json {
             writeln!(out, "{}", hotspots_json(profile, &table, args.top))?;
-        } else {
+        } else if by_function || !write_memory(out, profile, args.top, style)? {
             write_hotspots(out, &table, args.top, args.min_percent.unwrap_or(0.0), style)?;
         }
     }
@@ -105,4 +107,21 @@ fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Re
         write_quality(out, profile, style)?;
     }
     Ok(())
+}
+
+/// The table that a recording of memory ends with; says whether the profile is one.
+fn write_memory(out: &mut dyn Write, profile: &Profile, top: usize, style: TextStyle) -> io::Result<bool> {
+    match &profile.meta.leaks {
+        Some(leaks) if leaks.stacks.is_empty() && profile.total(profile.default_value()) > 0 => {
+            writeln!(
+                out,
+                "This file says what is in use, but not since when: it has no verdicts and no ages of blocks (written by an older perf-agent)."
+            )?;
+            Ok(false)
+        }
+        Some(_) => write_leaks(out, profile, top, style).map(|()| true),
+        // Foreign heap profiles have no totals and no errors.
+        None if profile.meta.allocations.is_some() => write_sites(out, profile, top, style).map(|()| true),
+        None => Ok(false),
+    }
 }

@@ -18,8 +18,8 @@ use super::wire::Fields;
 use crate::output::pprof::extra::{Extra, guess_kind};
 use crate::output::pprof::proto;
 use crate::profile::{
-    Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, Profile, ProfileBuilder,
-    Quality, ValueType,
+    Frame, FrameKind, Labels, LeakStack, Location, LocationId, Mapping, MappingId, Meta, Profile,
+    ProfileBuilder, Quality, StackId, ValueType,
 };
 
 /// Reads a pprof profile.
@@ -61,6 +61,8 @@ struct Model<'t, 'a> {
     kinds: HashMap<u64, FrameKind>,
     process: Arc<str>,
     frames: usize,
+    /// The stack of each sample, where something refers to it.
+    stacks: Vec<StackId>,
 }
 
 impl<'t, 'a> Model<'t, 'a> {
@@ -89,6 +91,7 @@ impl<'t, 'a> Model<'t, 'a> {
             kinds,
             process: Arc::from("[unknown]"),
             frames: 0,
+            stacks: Vec::new(),
         };
         for (index, mapping) in tables.mappings.iter().enumerate() {
             let path = model.name(mapping.filename)?;
@@ -123,10 +126,18 @@ impl<'t, 'a> Model<'t, 'a> {
                 self.sample(&sample, field.offset)?;
             }
         }
-        let Self { tables, builder, extra, .. } = self;
+        let Self { tables, builder, extra, stacks, .. } = self;
         let mut profile = builder.finish(Meta::default(), Quality::default());
         if let Some(extra) = extra {
             profile.meta = cleaned_meta(extra.meta.into_owned());
+            let known = extra.leaks.into_iter().filter_map(|(sample, sums)| {
+                let stack = *stacks.get(usize::try_from(sample).ok()?)?;
+                Some(LeakStack { stack, sums: sums.into_owned() })
+            });
+            if let Some(leaks) = &mut profile.meta.leaks {
+                leaks.stacks = known.collect();
+                leaks.cut();
+            }
             profile.quality = cleaned_quality(extra.quality.into_owned());
         } else {
             let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -223,6 +234,10 @@ impl<'t, 'a> Model<'t, 'a> {
         self.budget.spend(size_of::<Labels>())?;
         let labels = self.builder.labels(labels);
         let stack = self.builder.stack(stack);
+        if self.extra.as_ref().is_some_and(|extra| !extra.leaks.is_empty()) {
+            self.budget.spend(2 * size_of::<StackId>())?;
+            self.stacks.push(stack);
+        }
         self.builder.add(stack, labels, &values);
         Ok(())
     }

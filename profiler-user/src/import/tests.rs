@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::output::{Format, OutputOptions, fixture};
-use crate::profile::FrameKind;
+use crate::profile::{FrameKind, LeakStack, LeakSums, Leaks};
 use crate::report::Roots;
 
 fn written(format: &str, profile: &Profile, options: &OutputOptions) -> Vec<u8> {
@@ -40,6 +40,32 @@ fn kinds_that_a_mapping_does_not_show_survive() {
     b.sample(&[location, bare], (1, 1), (b"p", b"p"), [1, 1]);
     let profile = b.inner.finish(fixture::meta(), crate::profile::Quality::default());
     assert_eq!(read_bytes(&written("pprof", &profile, &OutputOptions::default())).unwrap(), profile);
+}
+
+#[test]
+fn what_is_known_of_leaks_survives() {
+    let mut profile = fixture::hostile();
+    let sums = |bytes: f64| LeakSums { live_bytes: bytes, series: vec![bytes; 300], ..LeakSums::default() };
+    let stacks = profile
+        .samples
+        .iter()
+        .zip(1..)
+        .map(|(sample, bytes)| LeakStack { stack: sample.stack, sums: sums(f64::from(bytes)) });
+    profile.meta.leaks =
+        Some(Leaks { watched_ns: 7, moments_ns: vec![1, 2], stacks: stacks.collect(), ..Leaks::default() });
+    let read = read_pprof(&written("pprof", &profile, &OutputOptions::default())).unwrap();
+    let (wrote, read_back) = (profile.meta.leaks.as_ref().unwrap(), read.meta.leaks.as_ref().unwrap());
+    assert_eq!((read_back.watched_ns, &read_back.moments_ns), (7, &wrote.moments_ns));
+    let frames = |profile: &Profile, known: &LeakStack| -> Vec<_> {
+        profile.stack(known.stack).iter().map(|id| profile.location(*id).frames.clone()).collect()
+    };
+    assert_eq!(wrote.stacks.len(), read_back.stacks.len());
+    for (a, b) in wrote.stacks.iter().zip(&read_back.stacks) {
+        assert_eq!(frames(&profile, a), frames(&read, b));
+        assert!((a.sums.live_bytes - b.sums.live_bytes).abs() < f64::EPSILON);
+        // No recording has as many moments.
+        assert!(b.sums.series.len() < 300);
+    }
 }
 
 #[test]

@@ -90,7 +90,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The hotspot table as JSON: percentages refer to `total`.
+/// The hotspot table as JSON: percentages refer to `total`. Of allocations also `totals` and `sites`.
 pub fn hotspots_json(profile: &Profile, table: &Hotspots<'_>, top: usize) -> Value {
     let share = |value: u64| share(value, table.total);
     let row = |row: &crate::report::Hotspot| {
@@ -107,7 +107,7 @@ pub fn hotspots_json(profile: &Profile, table: &Hotspots<'_>, top: usize) -> Val
             "total_percent": share(row.total),
         })
     };
-    json!({
+    let mut found = json!({
         "schema": SCHEMA,
         "meta": profile.meta,
         "quality": profile.quality,
@@ -115,7 +115,12 @@ pub fn hotspots_json(profile: &Profile, table: &Hotspots<'_>, top: usize) -> Val
         "value_type": profile.value_types.get(table.value),
         "total": table.total,
         "functions": table.rows.iter().take(top).map(row).collect::<Vec<_>>(),
-    })
+    });
+    if let (Some(allocations), Some(sites)) = (&profile.meta.allocations, sites_json(profile)) {
+        found["totals"] = json!(allocations);
+        found["sites"] = sites;
+    }
+    found
 }
 
 /// Callers or callees as JSON: a tree whose percentages refer to the function's own `total`.

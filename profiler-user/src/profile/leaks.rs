@@ -130,6 +130,23 @@ pub fn ages_of_bucket(bucket: usize) -> (u64, u64) {
     (first, first + (1 << (power - 2)) - 1)
 }
 
+/// Moments of a recording, and buckets of ages: more than either has.
+const MOST_ENTRIES: usize = 256;
+
+impl Leaks {
+    /// Cuts lists to what a recording can have, where they come from a file that may hold anything: judging a site takes time for each moment.
+    pub fn cut(&mut self) {
+        self.moments_ns.truncate(MOST_ENTRIES);
+        self.open_ns.truncate(MOST_ENTRIES);
+        for LeakStack { sums, .. } in &mut self.stacks {
+            let Cohorts { kept, at_risk, gone, .. } = &mut sums.cohorts;
+            for list in [&mut sums.series, kept, at_risk, gone] {
+                list.truncate(MOST_ENTRIES);
+            }
+        }
+    }
+}
+
 impl LeakSums {
     /// Adds another stack's numbers.
     pub fn add(&mut self, other: &Self) {

@@ -20,6 +20,7 @@ use crate::session::Scope;
   perf-agent leaks 4242 -i 10 -d inf       a fresh table every ten seconds until Ctrl-C
   perf-agent leaks --exact -- ./a.out      every block of a command, whatever that costs it
   perf-agent leaks 4242 -o live.svg        a flamegraph of live bytes
+  perf-agent report leaks.pb.gz            the table of a recording again; .folded and .svg carry live bytes alone
 
 Verdicts: leaking (grows all the time, and the first blocks are still there), growing? (grows, but that may be
 chance, or the blocks do get freed later), filled (grew and stopped), swings, steady, unclear (too little seen).

@@ -1,11 +1,11 @@
 //! The hidden string that carries what profile.proto has no field for.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{FrameKind, Location, Meta, Profile, Quality};
+use crate::profile::{FrameKind, LeakSums, Location, Meta, Profile, Quality};
 
 /// Begins the string; JSON follows.
 pub(crate) const PREFIX: &str = "perf-agent: ";
@@ -22,6 +22,9 @@ pub(crate) struct Extra<'a> {
     /// Location IDs whose kind is not the one that [`guess_kind`] gives.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) kinds: BTreeMap<FrameKind, Vec<u64>>,
+    /// What is known of blocks that were not freed, by the index of a sample with their stack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) leaks: Vec<(u64, Cow<'a, LeakSums>)>,
 }
 
 impl<'a> Extra<'a> {
@@ -38,6 +41,7 @@ impl<'a> Extra<'a> {
             meta: Cow::Borrowed(&profile.meta),
             quality: Cow::Borrowed(&profile.quality),
             kinds,
+            leaks: leaks_of(profile),
         }
     }
 
@@ -70,6 +74,17 @@ pub(crate) fn guess_kind(mapping: Option<&str>, function: &str) -> FrameKind {
         _ if module.strip_suffix(".ko").is_some() => FrameKind::Kernel,
         _ => FrameKind::Native,
     }
+}
+
+/// Stacks have no numbers in the file: each is named by the first sample that has it.
+fn leaks_of(profile: &Profile) -> Vec<(u64, Cow<'_, LeakSums>)> {
+    let Some(leaks) = &profile.meta.leaks else { return Vec::new() };
+    let mut by_stack = HashMap::new();
+    for (sample, index) in profile.samples.iter().zip(0_u64..) {
+        by_stack.entry(sample.stack).or_insert(index);
+    }
+    let known = leaks.stacks.iter();
+    known.filter_map(|known| Some((*by_stack.get(&known.stack)?, Cow::Borrowed(&known.sums)))).collect()
 }
 
 fn mapping_path<'p>(profile: &'p Profile, location: &Location) -> Option<&'p str> {

@@ -81,8 +81,8 @@ fn at_most(cohorts: &Cohorts, slices: &WatchedSlices, all: f64) -> (f64, f64) {
     let count = count.max(1.0);
     let (square, middle) = (SIDES * SIDES, share + SIDES * SIDES / (2.0 * count));
     let half = SIDES * (spread / count + square / (4.0 * count * count)).sqrt();
-    // A share of all is its own upper bound, whatever rounding says.
-    (share, ((middle + half) / (1.0 + square / count)).clamp(share, 1.0))
+    // A share of all is its own upper bound, whatever rounding says. No `clamp`, which panics at what files may hold.
+    (share, ((middle + half) / (1.0 + square / count)).max(share).min(1.0))
 }
 
 fn at_least(cohorts: &Cohorts, slices: &WatchedSlices, all: f64) -> f64 {
@@ -115,7 +115,7 @@ fn followed(cohorts: &Cohorts, slices: &WatchedSlices, (first, last): (u64, u64)
     let merged = slices.merged.max(1);
     let old_enough = slices.count.saturating_sub(age);
     let part = |index: usize| {
-        let begin = index as u64 * merged;
+        let begin = (index as u64).saturating_mul(merged);
         let here = merged.min(slices.count.saturating_sub(begin)).max(1);
         old_enough.saturating_sub(begin).min(here) as f64 / here as f64
     };

@@ -135,3 +135,35 @@ fn nothing_is_claimed_of_blocks_that_were_not_followed() {
     // A few of many change nothing.
     assert_eq!(leaks(&full, 100.0).verdict, Verdict::Filled);
 }
+
+proptest::proptest! {
+    /// A file may hold anything.
+    #[test]
+    fn whatever_is_known_of_a_site_it_is_judged(
+        moments_ns in proptest::collection::vec(proptest::num::u64::ANY, 0..20),
+        series in proptest::collection::vec(proptest::num::f64::ANY, 0..20),
+        ages in proptest::collection::vec(proptest::num::f64::ANY, 0..20),
+        numbers in proptest::array::uniform6(proptest::num::u64::ANY),
+        sizes in proptest::array::uniform6(proptest::num::f64::ANY),
+        in_slices in proptest::bool::ANY,
+    ) {
+        let [count, merged, open_ns, span_ns, watched_ns, oldest_ns] = numbers;
+        let slices = in_slices.then_some(WatchedSlices { count, merged, open_ns, span_ns });
+        let leaks = Leaks { watched_ns, open_ns: moments_ns.clone(), moments_ns, slices, ..Leaks::default() };
+        let [live_bytes, early_bytes, unfollowed_bytes, born, kept_squares, gone_squares] = sizes;
+        let cohorts = crate::profile::Cohorts {
+            born,
+            brief: born,
+            kept: series.clone(),
+            kept_squares,
+            at_risk: ages.clone(),
+            gone: ages,
+            gone_squares,
+        };
+        let sums = LeakSums {
+            live_bytes, oldest_ns, early_bytes, unfollowed_bytes, series, cohorts, ..LeakSums::default()
+        };
+        let found = judge(&leaks, &sums);
+        proptest::prop_assert!(!found.verdict.word().is_empty());
+    }
+}
