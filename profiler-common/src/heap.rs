@@ -274,8 +274,49 @@ pub struct Block {
     pub size: u64,
     /// When, nanoseconds of the monotonic clock.
     pub since_ns: u64,
-    /// What it stands for: see [`Rate::weight`].
+    /// What it stands for: see [`Rate::weight`]. Zero for one that is followed only as part of a chain.
     pub weight: u64,
+    /// How it came to be, if it was resized.
+    pub chain: Chain,
+}
+
+/// Calls that resized one block, one after the other. It is followed as long as its first block would have been, whichever of the calls are taken.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chain {
+    /// Number of the stack that asked for the first block.
+    pub number: u64,
+    /// What the first block stands for.
+    pub weight: u64,
+    /// Calls so far; zero for a block that was never resized, [`Chain::UNKNOWN`] where its beginning was not seen.
+    pub steps: u64,
+}
+
+impl Chain {
+    /// The block came from one that was not followed, so another one stands for its chain, or the recording came too late.
+    pub const UNKNOWN: u64 = u64::MAX;
+}
+
+/// The sum of chains whose first blocks have the same stack. Several CPUs add to it at once.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainSum {
+    /// Chains, weighted.
+    pub chains: u64,
+    /// Chains that were followed.
+    pub followed: u64,
+    /// Calls that resized, weighted.
+    pub steps: u64,
+    /// Calls of the longest.
+    pub longest: u64,
+    /// Bytes of first blocks, weighted.
+    pub first_bytes: u64,
+    /// Bytes of last blocks, weighted.
+    pub last_bytes: u64,
+    /// Bytes that had to be copied because the block's address changed, weighted.
+    pub moved_bytes: u64,
+    /// Calls that changed the address, weighted.
+    pub moves: u64,
 }
 
 /// The sum of calls with one stack. Several CPUs add to it at once.
@@ -329,7 +370,8 @@ const _: () = {
     assert!(size_of::<SizeSum>() == 16);
     assert!(size_of::<HeapThread>() == 48);
     assert!(size_of::<BlockKey>() == 16);
-    assert!(size_of::<Block>() == 32);
+    assert!(size_of::<Block>() == 56);
+    assert!(size_of::<ChainSum>() == 64);
     assert!(size_of::<HeapSum>() == 80);
     assert!(size_of::<HeapControl>() == 24);
 };
@@ -347,6 +389,8 @@ mod pod {
     unsafe impl aya::Pod for super::BlockKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Block {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ChainSum {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::HeapSum {}
     // SAFETY: as above.

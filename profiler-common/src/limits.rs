@@ -50,6 +50,8 @@ pub const MEMORY_RING_BYTES: u32 = 4 << 20;
 pub const MAX_HEAP_THREADS: u32 = 16_384;
 /// Distinct stacks that memory is allocated by.
 pub const MAX_HEAP_SUMS: u32 = 32_768;
+/// Distinct stacks whose blocks are resized.
+pub const MAX_CHAIN_SUMS: u32 = 4096;
 /// Blocks that are followed until they are freed.
 pub const MAX_BLOCKS: u32 = 131_072;
 

@@ -94,11 +94,13 @@ pub enum Stat {
     HeapFreesKnown = 43,
     /// The squares of these weights, in 256ths.
     HeapFreesKnownSquares = 44,
+    /// Calls that resized a block of a stack that found the table of such stacks full.
+    ChainSumsFull = 45,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -144,6 +146,7 @@ impl Stat {
         Self::HeapTooDeep,
         Self::HeapFreesKnown,
         Self::HeapFreesKnownSquares,
+        Self::ChainSumsFull,
     ];
 
     /// Stable identifier.
@@ -194,6 +197,7 @@ impl Stat {
             Self::HeapTooDeep => "heap_too_deep",
             Self::HeapFreesKnown => "heap_frees_known",
             Self::HeapFreesKnownSquares => "heap_frees_known_squares",
+            Self::ChainSumsFull => "chain_sums_full",
         }
     }
 
@@ -247,6 +251,7 @@ impl Stat {
             Self::HeapTooDeep => "calls of an allocator by signal handlers in signal handlers",
             Self::HeapFreesKnown => "weights of frees of blocks that were followed",
             Self::HeapFreesKnownSquares => "their squares",
+            Self::ChainSumsFull => "resized blocks of stacks past the limit of 4 096",
         }
     }
 

@@ -6,11 +6,11 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use profiler_common::config::{Config, SelfCheck};
 use profiler_common::heap::{
-    ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum,
+    ALL_SIZES, Block, BlockKey, ChainSum, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum,
 };
 use profiler_common::limits::{
-    CHAINS, MAX_BLOCKS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_STACKS_SENT, MAX_TARGETS, MAX_TURN_BUCKETS,
-    MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS,
+    CHAINS, MAX_BLOCKS, MAX_CHAIN_SUMS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_STACKS_SENT, MAX_TARGETS,
+    MAX_TURN_BUCKETS, MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS,
 };
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
@@ -242,6 +242,11 @@ pub(crate) static HEAP_SUMS: HashMap<u64, HeapSum> = HashMap::with_max_entries(M
 /// Blocks that are followed. Written by [`crate::probe::heap`], read by the agent. Full: counted as [`Stat::BlocksFull`].
 #[map]
 pub(crate) static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(MAX_BLOCKS, 0);
+
+/// Sums of resized blocks by the number of the stack that asked for the first one. Written by [`crate::probe::heap`], read by the agent. Full:
+/// counted as [`Stat::ChainSumsFull`].
+#[map]
+pub(crate) static CHAIN_SUMS: HashMap<u64, ChainSum> = HashMap::with_max_entries(MAX_CHAIN_SUMS, 0);
 
 /// How calls of each size are taken. Written by the agent.
 #[map]

@@ -16,6 +16,7 @@ mod memory;
 mod off_cpu;
 mod pprof_golden;
 mod preloaded;
+mod realloc_chains;
 mod recording;
 mod sched;
 mod syscalls;

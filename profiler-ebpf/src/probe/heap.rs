@@ -3,6 +3,7 @@
 //! Probes in user code: the context is the thread's user registers. The kernel keeps such a program on its CPU but may preempt it, so the
 //! scratch says who uses it, and sums are added to atomically.
 
+mod chain;
 mod role;
 
 use core::arch::asm;
@@ -14,7 +15,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::heap::{
     ALL_SIZES, BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE,
-    HeapSum, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
+    Chain, HeapSum, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
 };
 use profiler_common::histogram::bucket_of;
 use profiler_common::limits::CHAIN_HEAP;
@@ -22,6 +23,7 @@ use profiler_common::off_cpu::{mix, stack_number};
 use profiler_common::stats::Stat;
 use profiler_common::unwind::KNOWN_RBX;
 
+use self::chain::resized;
 use self::role::{returning, role_of, thread_of};
 use super::memory::has_room_for_copies;
 use super::off_cpu::stack::{hash_frames, hash_header, remember, was_sent};
@@ -33,6 +35,9 @@ use crate::maps::{BLOCKS, HEAP_CONTROL, HEAP_RATES, HEAP_SIZES, HEAP_SUMS, HEAP_
 use crate::scratch::{BLOCK_RETURNED, BLOCK_UNKNOWN, Scratch, opaque, put_user_frame, scratch};
 use crate::stats::{add, count};
 use crate::unwind::{Round, walk_on};
+
+/// Of a block that is not resized.
+const NO_CHAIN: Chain = Chain { number: 0, weight: 0, steps: 0 };
 
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     let Some(control) = HEAP_CONTROL.get_ptr(0) else { return 0 };
@@ -59,7 +64,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
         if a != 0 {
             count(Stat::HeapFrees);
             if follows_blocks() {
-                count_known(release(ids.pid, a));
+                count_known(release(ids.pid, a).map_or(0, |block| block.weight));
             }
         }
         return 0;
@@ -304,7 +309,7 @@ fn finish(ctx: &ProbeContext) {
         return;
     }
     if follows_blocks() && block != BLOCK_UNKNOWN {
-        keep(pid, block, size, number, weight, chosen);
+        keep(pid, block, size, number, weight, chosen, NO_CHAIN);
         return;
     }
     let Some(sum) = sum_of(number) else { return };
@@ -344,7 +349,7 @@ fn sum_of(number: u64) -> Option<*mut HeapSum> {
 
 /// Adds to a word that other CPUs add to as well.
 #[inline(always)]
-fn add_to(word: *mut u64, amount: u64) {
+pub(super) fn add_to(word: *mut u64, amount: u64) {
     // In assembly, because the target has no compare-and-swap and the library then offers no atomic addition either.
     // SAFETY: a word of a map's value, aligned; the kernel keeps the value while the program runs.
     unsafe {
@@ -376,15 +381,18 @@ fn add_unfollowed(sum: *mut HeapSum, size: u64, weight: u64) {
     }
 }
 
-/// A block is freed: its stack's sum hears of it. Returns what the block stood for, zero where it was not followed.
+/// A block is freed: its stack's sum hears of it. Returns what was known of it.
 #[inline(always)]
-pub(super) fn release(pid: u32, address: u64) -> u64 {
+pub(super) fn release(pid: u32, address: u64) -> Option<Block> {
     let key = BlockKey { address, pid, padding: 0 };
-    let Some(block) = BLOCKS.get_ptr(key) else { return 0 };
+    let block = BLOCKS.get_ptr(key)?;
     // SAFETY: the block belongs to this thread now, which frees it; nobody else writes the entry.
     let block = unsafe { *block };
     let _cannot_fail = BLOCKS.remove(key);
-    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return block.weight };
+    if block.weight == 0 {
+        return Some(block);
+    }
+    let Some(sum) = HEAP_SUMS.get_ptr_mut(block.number) else { return Some(block) };
     // SAFETY: only the addresses of fields are taken; the clock has no preconditions.
     unsafe {
         add_to(&raw mut (*sum).freed_objects, block.weight);
@@ -393,7 +401,7 @@ pub(super) fn release(pid: u32, address: u64) -> u64 {
             add_to(&raw mut (*sum).brief_objects, block.weight);
         }
     }
-    block.weight
+    Some(block)
 }
 
 /// Counts the free of a block that was followed: what is left of all frees is those of blocks that nobody saw allocated.
@@ -430,8 +438,13 @@ pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
     if !follows_blocks() {
         return 0;
     }
+    let mut chain = NO_CHAIN;
     if (kind == CALL_RESIZE || kind == CALL_RESIZE_ARRAY) && pointer != 0 && (address != 0 || size == 0) {
-        release(pid, pointer);
+        let resizes = address != 0 && size != 0;
+        match release(pid, pointer) {
+            Some(block) if resizes => chain = resized(&block, size, address != pointer),
+            _ => chain.steps = Chain::UNKNOWN,
+        }
     }
     if address == 0 {
         if size != 0 {
@@ -440,9 +453,14 @@ pub(crate) fn left(ctx: &RetProbeContext) -> u32 {
         return 0;
     }
     if number != 0 {
-        keep(pid, address, size, number, rate_of(bucket).weight, 0);
-    } else {
-        forget_reused(address);
+        keep(pid, address, size, number, rate_of(bucket).weight, 0, chain);
+        return 0;
+    }
+    forget_reused(address);
+    if chain.steps != 0 && chain.steps != Chain::UNKNOWN {
+        // SAFETY: no preconditions.
+        let since_ns = unsafe { bpf_ktime_get_ns() };
+        follow(pid, address, Block { number: 0, size, since_ns, weight: 0, chain });
     }
     0
 }
@@ -467,7 +485,7 @@ fn forget_reused(address: u64) {
 
 /// Adds a call up and follows its block.
 #[inline(always)]
-fn keep(pid: u32, address: u64, size: u64, number: u64, weight: u64, chosen: u64) {
+fn keep(pid: u32, address: u64, size: u64, number: u64, weight: u64, chosen: u64, chain: Chain) {
     let key = BlockKey { address, pid, padding: 0 };
     if BLOCKS.get_ptr(key).is_some() {
         // What is handed out again has been freed.
@@ -477,9 +495,19 @@ fn keep(pid: u32, address: u64, size: u64, number: u64, weight: u64, chosen: u64
     let Some(sum) = sum_of(number) else { return };
     add_call(sum, size, weight, chosen);
     // SAFETY: no preconditions.
-    let block = Block { number, size, since_ns: unsafe { bpf_ktime_get_ns() }, weight };
-    if BLOCKS.insert(key, block, 0).is_err() {
-        count(Stat::BlocksFull);
+    let since_ns = unsafe { bpf_ktime_get_ns() };
+    if !follow(pid, address, Block { number, size, since_ns, weight, chain }) {
         add_unfollowed(sum, size, weight);
     }
+}
+
+/// Follows a block until it is freed; false where the table is full.
+#[inline(always)]
+fn follow(pid: u32, address: u64, block: Block) -> bool {
+    let key = BlockKey { address, pid, padding: 0 };
+    let is_followed = BLOCKS.insert(key, block, 0).is_ok();
+    if !is_followed {
+        count(Stat::BlocksFull);
+    }
+    is_followed
 }

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::UProbe;
 use aya::{Ebpf, EbpfLoader};
-use profiler_common::heap::{ALL_SIZES, Block, BlockKey, HeapControl, HeapSum, RATES, Rate, SizeSum};
-use profiler_common::limits::{MAX_HEAP_SUMS, MAX_HEAP_THREADS};
+use profiler_common::heap::{
+    ALL_SIZES, Block, BlockKey, ChainSum, HeapControl, HeapSum, RATES, Rate, SizeSum,
+};
+use profiler_common::limits::{MAX_CHAIN_SUMS, MAX_HEAP_SUMS, MAX_HEAP_THREADS};
 
 use super::batch::{self, Read};
 use super::entry::{ProgramRuns, Trigger};
@@ -34,6 +36,7 @@ pub(super) fn size_tables(loader: &mut EbpfLoader<'_>, tables: Option<HeapTables
         .map_max_entries("HEAP_THREADS", entries(tables.is_some(), MAX_HEAP_THREADS))
         .map_max_entries("HEAP_SUMS", entries(tables.is_some(), MAX_HEAP_SUMS))
         .map_max_entries("BLOCKS", blocks)
+        .map_max_entries("CHAIN_SUMS", entries(matches!(tables, Some(HeapTables::Blocks(_))), MAX_CHAIN_SUMS))
         .map_max_entries("HEAP_SIZES", entries(tables.is_some(), ALL_SIZES + 1));
 }
 
@@ -44,6 +47,7 @@ pub struct HeapMaps {
     sizes: PerCpuArray<MapData, SizeSum>,
     sums: MapData,
     blocks: MapData,
+    chains: MapData,
     /// The kernel runs a tail call only as long as somebody holds the table.
     _walk: MapData,
 }
@@ -96,6 +100,16 @@ impl HeapMaps {
     pub fn sums(&self) -> Result<Vec<(u64, HeapSum)>, LoadError> {
         batch::entries(self.sums.fd().as_fd(), Read::Keep)
             .map_err(|source| LoadError::Batch { map: "HEAP_SUMS", source })
+    }
+
+    /// Sums of resized blocks by stack, so far.
+    ///
+    /// # Errors
+    ///
+    /// What `bpf(2)` reports.
+    pub fn chains(&self) -> Result<Vec<(u64, ChainSum)>, LoadError> {
+        batch::entries(self.chains.fd().as_fd(), Read::Keep)
+            .map_err(|source| LoadError::Batch { map: "CHAIN_SUMS", source })
     }
 
     /// Blocks that were not freed, so far.
@@ -207,6 +221,7 @@ impl Programs {
             sizes: PerCpuArray::try_from(sizes).map_err(|source| map_error("HEAP_SIZES", source))?,
             sums: hash(&mut self.ebpf, "HEAP_SUMS")?,
             blocks: hash(&mut self.ebpf, "BLOCKS")?,
+            chains: hash(&mut self.ebpf, "CHAIN_SUMS")?,
             _walk: walk,
         })
     }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chains;
 mod columns;
 pub mod file;
 #[cfg(test)]

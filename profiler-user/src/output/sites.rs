@@ -1,7 +1,7 @@
 //! Where memory is allocated: one row for each distinct stack, as a table and as JSON.
 //!
 //! A site in JSON: `stack` (root first), `alloc_bytes`, `alloc_count`, `live_bytes`, `live_count`, `temporary_percent`, `error_pct`. What was
-//! not recorded is null. Where leaks were looked for there is more: see [`super::leaks`].
+//! not recorded is null. A site whose blocks were resized has `realloc_chains` as well: see [`super::chains`]. Where leaks were looked for there is more: see [`super::leaks`].
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use super::columns::cut;
 use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
 use crate::allocator::inner_frames;
-use crate::profile::{Allocations, LeakSums, Profile, StackId, UnseenFrees};
+use crate::profile::{Allocations, ChainSums, LeakSums, Profile, StackId, UnseenFrees};
 use crate::report::leaks::{Finding, Verdict, judge};
 use crate::report::{Detail, FunctionId, Functions};
 
@@ -40,6 +40,8 @@ pub struct Site {
     pub common_error: f64,
     /// What becomes of its blocks, where leaks were looked for.
     pub leak: Option<SiteLeak>,
+    /// Blocks that it asked for first and that were resized later, by whomever.
+    pub chains: Option<ChainSums>,
 }
 
 /// Blocks of a site that are not freed.
@@ -114,6 +116,7 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
             sampled: 0,
             common_error,
             leak: None,
+            chains: None,
         });
         let add = |sum: &mut Option<u64>, index: Option<usize>| {
             if let (Some(sum), Some(index)) = (sum, index) {
@@ -126,6 +129,11 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
         add(&mut site.live_count, live_objects);
         add(&mut site.temporary_count, temporary);
         site.sampled = site.sampled.saturating_add(sampled.map_or(0, value));
+    }
+    for known in profile.meta.allocations.iter().flat_map(|all| &all.chains) {
+        if let Some(site) = by_stack.get_mut(&stack_of(known.stack)) {
+            site.chains.get_or_insert_default().add(&known.sums);
+        }
     }
     let mut leaking: HashMap<Vec<FunctionId>, LeakSums> = HashMap::new();
     for known in profile.meta.leaks.iter().flat_map(|leaks| &leaks.stacks) {
@@ -203,7 +211,7 @@ pub fn write_sites(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
     if found.sites.len() > top {
         writeln!(out, "{} more sites", thousands((found.sites.len() - top) as u64))?;
     }
-    Ok(())
+    super::chains::write_chains(out, &found, top, style)
 }
 
 /// Frees of blocks that nobody saw allocated, in words; none where there were none as far as that is known.
@@ -257,6 +265,9 @@ pub fn sites_json(profile: &Profile) -> Option<Value> {
             "temporary_percent": site.temporary_percent(),
             "error_pct": site.error_percent(),
         });
+        if let (Some(chains), Some(row)) = (&site.chains, row.as_object_mut()) {
+            row.insert("realloc_chains".to_owned(), super::chains::chains_json(chains));
+        }
         if let (Some(leak), Some(row)) = (&site.leak, row.as_object_mut()) {
             row.extend(super::leaks::leak_json(leak));
         }
@@ -269,7 +280,7 @@ pub fn sites_json(profile: &Profile) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::output::fixture;
-    use crate::profile::{SizeBucket, ValueType};
+    use crate::profile::{ChainStack, SizeBucket, ValueType};
 
     fn allocations() -> Profile {
         let mut profile = fixture::hostile();
@@ -283,9 +294,41 @@ mod tests {
             SizeBucket { first: 16, last: 16, count: 3 },
             SizeBucket { first: 1024, last: 1087, count: 1 },
         ];
+        let sums = ChainSums {
+            chains: 2.0,
+            followed: 1,
+            steps: 20.0,
+            longest: 12,
+            first_bytes: 128.0,
+            last_bytes: 131_072.0,
+            moves: 16.0,
+            moved_bytes: 65_408.0,
+        };
+        let chains = vec![ChainStack { stack: profile.samples[0].stack, sums }];
         profile.meta.allocations =
-            Some(Allocations { calls: 4, bytes: 1100, sizes, ..Allocations::default() });
+            Some(Allocations { calls: 4, bytes: 1100, sizes, chains, ..Allocations::default() });
         profile
+    }
+
+    #[test]
+    fn resized_blocks_are_told_of_where_they_were_asked_for_first() {
+        let json = sites_json(&allocations()).unwrap();
+        let with: Vec<_> =
+            json.as_array().unwrap().iter().filter_map(|site| site.get("realloc_chains")).collect();
+        let wanted = json!({
+            "chains": 2.0, "followed": 1, "mean_length": 10.0, "longest": 12, "mean_first_bytes": 64.0, "mean_last_bytes": 65_536.0,
+            "moves": 16.0, "moved_bytes_at_most": 65_408.0,
+        });
+        assert_eq!(with, [&wanted]);
+        let mut out = Vec::new();
+        let style = TextStyle { width: Some(120), colour: false };
+        write_sites(&mut out, &allocations(), 3, style).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("Realloc chains"), "{text}");
+        assert!(
+            text.contains("    64 KiB          2       10.0       12        64 B →     64 KiB"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -215,6 +215,58 @@ pub struct Allocations {
     pub sizes: Vec<SizeBucket>,
     /// Where the calls were seen.
     pub allocators: Vec<AllocatorReport>,
+    /// Blocks that were resized, where blocks were followed and every call was watched. Written as sites, not as it is.
+    #[serde(skip)]
+    pub chains: Vec<ChainStack>,
+}
+
+/// Blocks of one stack that were resized.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChainStack {
+    /// The stack that asked for the first block.
+    pub stack: StackId,
+    /// Numbers that add up.
+    pub sums: ChainSums,
+}
+
+/// What resizing one block again and again comes to, for all such blocks of a stack or a site: estimates, where some stand for others.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ChainSums {
+    /// Blocks that were resized at least once, each with all that became of it.
+    pub chains: f64,
+    /// Of these, those that were followed.
+    pub followed: u64,
+    /// Calls that resized them.
+    pub steps: f64,
+    /// Calls that resized the one that was resized most.
+    pub longest: u64,
+    /// Bytes of first blocks.
+    pub first_bytes: f64,
+    /// Bytes of last blocks.
+    pub last_bytes: f64,
+    /// Calls that gave the block another address.
+    pub moves: f64,
+    /// Bytes that were copied then, at most: an allocator may have moved pages instead.
+    pub moved_bytes: f64,
+}
+
+impl ChainSums {
+    /// Adds other blocks.
+    pub fn add(&mut self, other: &Self) {
+        self.chains += other.chains;
+        self.followed = self.followed.saturating_add(other.followed);
+        self.steps += other.steps;
+        self.longest = self.longest.max(other.longest);
+        self.first_bytes += other.first_bytes;
+        self.last_bytes += other.last_bytes;
+        self.moves += other.moves;
+        self.moved_bytes += other.moved_bytes;
+    }
+
+    /// A sum's share of one block.
+    pub fn mean(&self, sum: f64) -> f64 {
+        sum / self.chains.max(f64::MIN_POSITIVE)
+    }
 }
 
 /// Frees of blocks that nobody saw allocated: they are older than the recording, or copies that a fork made.

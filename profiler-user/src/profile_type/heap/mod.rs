@@ -25,7 +25,7 @@ use crate::aggregate::{Aggregate, MAX_VALUES, SampleKey, values};
 use crate::bpf::{HeapMaps, HeapTables, LoadError, Programs};
 use crate::ingest::{EventKind, ProcessEvent, RawSample};
 use crate::process::{Moment, Processes};
-use crate::profile::ValueType;
+use crate::profile::{ChainStack, ValueType};
 use crate::session::clock;
 use cost::SiteCosts;
 pub use probes::ProbesError;
@@ -147,6 +147,8 @@ pub struct Heap {
     chosen_error: f64,
     /// Blocks that could not be followed, and their bytes, when the recording ended.
     unfollowed: (u64, u64),
+    /// Blocks that were resized, by stack, when the recording has ended.
+    chains: Vec<ChainStack>,
 }
 
 impl Heap {
@@ -194,6 +196,7 @@ impl Heap {
             unknown_stacks: 0,
             chosen_error: 0.0,
             unfollowed: (0, 0),
+            chains: Vec::new(),
         };
         heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, 0);

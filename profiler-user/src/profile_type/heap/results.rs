@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use profiler_common::heap::{HeapSum, SizeSum, WEIGHT_BITS};
+use profiler_common::heap::{ChainSum, HeapSum, SizeSum, WEIGHT_BITS};
 use profiler_common::histogram::bounds;
 use profiler_common::stats::Stat;
 
@@ -13,7 +13,9 @@ use crate::bpf::{HeapMaps, LoadError};
 use crate::ingest::RawSample;
 use crate::output::thousands;
 use crate::process::Processes;
-use crate::profile::{Allocations, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId, UnseenFrees};
+use crate::profile::{
+    Allocations, ChainStack, ChainSums, Counter, LeakStack, LeakSums, Leaks, SizeBucket, StackId, UnseenFrees,
+};
 use crate::session::clock;
 
 /// Stacks of which a table is made while the recording goes on. Each takes time to name.
@@ -66,6 +68,20 @@ fn chosen_error<'s>(sums: impl Iterator<Item = &'s HeapSum>, total: SizeSum) -> 
     NORMAL * (objects.sqrt() / total.count.max(1) as f64).max(bytes.sqrt() / total.bytes.max(1) as f64)
 }
 
+fn chain_sums(sum: &ChainSum) -> ChainSums {
+    let whole = |weighted: u64| weighted as f64 / f64::from(1_u32 << WEIGHT_BITS);
+    ChainSums {
+        chains: whole(sum.chains),
+        followed: sum.followed,
+        steps: whole(sum.steps),
+        longest: sum.longest,
+        first_bytes: whole(sum.first_bytes),
+        last_bytes: whole(sum.last_bytes),
+        moves: whole(sum.moves),
+        moved_bytes: whole(sum.moved_bytes),
+    }
+}
+
 /// What a watch knows of a stack's blocks, with what its sum knows of all of them. A block that was counted stands for `scale` of them.
 fn leak_sums(known: Option<&LeakSums>, sum: &HeapSum, scale: f64) -> LeakSums {
     let whole = f64::from(1_u32 << WEIGHT_BITS);
@@ -111,6 +127,7 @@ impl Heap {
         let mut sums = self.maps.sums()?;
         // The map's order is random; equal recordings should give equal files.
         sums.sort_unstable_by_key(|(number, _)| *number);
+        self.chains = self.resized()?;
         self.chosen_error = chosen_error(sums.iter().map(|(_, sum)| sum), self.maps.total());
         let scale = self.slices.scale();
         let leaks = self.leaks()?;
@@ -148,6 +165,20 @@ impl Heap {
             let (unfollowed_count, unfollowed_bytes) = self.unfollowed;
             Leaks { stacks, unfollowed_count, unfollowed_bytes, ..leaks }
         }))
+    }
+
+    /// Blocks that were resized. Slices see parts of what became of a block, which say nothing of it.
+    fn resized(&self) -> Result<Vec<ChainStack>, LoadError> {
+        if !self.options.live || self.slices.is_sliced() {
+            return Ok(Vec::new());
+        }
+        let mut by_stack: BTreeMap<u32, ChainSums> = BTreeMap::new();
+        for (number, sum) in self.maps.chains()? {
+            // Whose stack was lost was counted with its calls.
+            let Some(key) = self.stacks.get(&number) else { continue };
+            by_stack.entry(key.stack).or_default().add(&chain_sums(&sum));
+        }
+        Ok(by_stack.into_iter().map(|(stack, sums)| ChainStack { stack: StackId(stack), sums }).collect())
     }
 
     /// What is known of leaks while the recording goes on: of the stacks that hold most, with an aggregate of nothing else.
@@ -225,6 +256,7 @@ impl Heap {
             common_error_percent: self.slices.error_percent(),
             sizes: buckets.collect(),
             allocators: self.probes.describe(),
+            chains: self.chains.clone(),
         }
     }
 

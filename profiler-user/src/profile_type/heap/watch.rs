@@ -183,7 +183,10 @@ impl Watch {
         lives: impl Fn(u32) -> bool,
     ) -> Result<Vec<(BlockKey, Block)>, LoadError> {
         let mut blocks = maps.blocks()?;
+        // Those without weight are parts of chains and stand for nothing.
+        let counts = |(_, block): &(BlockKey, Block)| block.weight > 0;
         if self.ended.is_empty() {
+            blocks.retain(counts);
             return Ok(blocks);
         }
         let last_ns = self.ended.values().copied().max().unwrap_or(0);
@@ -206,6 +209,7 @@ impl Watch {
             false
         });
         maps.forget_blocks(&forgotten)?;
+        blocks.retain(counts);
         Ok(blocks)
     }
 

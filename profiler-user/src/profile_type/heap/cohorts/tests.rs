@@ -84,8 +84,10 @@ fn watch(lives: Lives, addresses: Addresses, gap_s: f64, seed: u64) -> Survival 
             let number = if of_site { SITE } else { OTHERS };
             born += f64::from(u8::from(of_site)) * 64.0;
             brief += f64::from(u8::from(of_site && lives_s < MS && now + lives_s < open_to)) * 64.0;
-            blocks
-                .insert(key(address), Block { number, size: 64, since_ns: (now * 1e9) as u64, weight: 256 });
+            blocks.insert(
+                key(address),
+                Block { number, size: 64, since_ns: (now * 1e9) as u64, weight: 256, ..Block::default() },
+            );
         }
     }
     let (_, _, slices) = cohorts.slices().unwrap();
@@ -135,7 +137,7 @@ fn a_leak_and_its_opposite_are_told_apart() {
 #[test]
 fn old_entries_are_merged_and_nothing_is_lost() {
     let mut cohorts = SliceCohorts::default();
-    let block = Block { number: 7, size: 10, since_ns: 0, weight: 256 };
+    let block = Block { number: 7, size: 10, since_ns: 0, weight: 256, ..Block::default() };
     let mut blocks = Vec::new();
     for slice in 0..1_000 {
         blocks.push((BlockKey { address: slice, pid: 1, padding: 0 }, block));
