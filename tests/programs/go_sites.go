@@ -12,6 +12,9 @@ import (
 var sink [64][]byte
 var kept [][]byte
 
+// What another language allocates, if there is one.
+var foreign func()
+
 // Sizes are those of Go's own classes, so that nothing is rounded up.
 const smallBytes, middleBytes, largeBytes, keptBytes, deepBytes = 32, 1024, 200 << 10, 64 << 10, 48
 
@@ -64,6 +67,9 @@ func main() {
 		}
 		siteLarge(i)
 		siteKept()
+		if foreign != nil {
+			foreign()
+		}
 		go func() { done <- siteDeep(i%200, i) }()
 		<-done
 		if i%100 == 0 {

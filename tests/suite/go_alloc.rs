@@ -13,15 +13,20 @@ const SITES: [&str; 5] = ["siteSmall", "siteMiddle", "siteLarge", "siteKept", "s
 
 /// Builds the program; the linker of one that cannot ask for a heap profile switches Go's sampling off.
 fn build(folder: &Path, profiled: bool, options: &[&str]) -> PathBuf {
+    let more: &[&str] = if profiled { &["go_sites_profiled.go"] } else { &[] };
+    build_from(folder, more, options)
+}
+
+/// Builds the program with these files.
+fn build_from(folder: &Path, more: &[&str], options: &[&str]) -> PathBuf {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
     let program = folder.join("sites");
     let mut go = Command::new("go");
     go.args(["build", "-o"]).arg(&program).args(options).arg(programs.join("go_sites.go"));
-    if profiled {
-        go.arg(programs.join("go_sites_profiled.go"));
-    }
+    go.args(more.iter().map(|file| programs.join(file)));
+    let needs_c = if more.contains(&"go_sites_cgo.go") { "1" } else { "0" };
     let cache = std::env::temp_dir().join("perf-agent-go-cache");
-    let built = go.env("GOCACHE", cache).env("CGO_ENABLED", "0").output();
+    let built = go.env("GOCACHE", cache).env("CGO_ENABLED", needs_c).output();
     let built = built.expect("this test profiles a Go program: install Debian's golang-go");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     program
@@ -145,6 +150,29 @@ fn what_the_collector_frees_is_not_in_use() {
             assert!(live < 0.01 * all, "{site}: {live} of {all} bytes are in use: {notes}");
         }
         assert!(notes.to_string().contains("until the collector frees it"), "{notes}");
+    }
+}
+
+#[test]
+fn allocators_of_both_languages_of_a_program_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    for options in [&[][..], &["-ldflags=-linkmode external -extldflags -static"]] {
+        let program = build_from(folder.path(), &["go_sites_profiled.go", "go_sites_cgo.go"], options);
+        let (recorded, truth) =
+            record("alloc", &["--exact", "--sample-bytes", "1"], &program, &[&*seconds(4), "1000"]);
+        assert_near(&recorded, &truth, |_| 0.0005);
+        let sites = recorded.json["sites"].as_array().unwrap().iter();
+        let of_c = sites.filter(|site| site["stack"].to_string().contains("cgo_site"));
+        let bytes: f64 = of_c.map(|site| site["alloc_bytes"].as_f64().unwrap()).sum();
+        let notes = &recorded.json["quality"]["notes"];
+        assert!((bytes - 1_000_000.0).abs() < 0.5, "{bytes} bytes of 1000 blocks of 1000: {notes}");
+        let found: Vec<&str> = recorded.json["totals"]["allocators"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|allocator| allocator["name"].as_str().unwrap())
+            .collect();
+        assert!(found.contains(&"Go") && found.contains(&"glibc"), "{found:?}");
     }
 }
 

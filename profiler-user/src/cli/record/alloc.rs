@@ -43,7 +43,7 @@ pub(super) struct HeapArgs {
     /// What the probes may cost, as a share of one CPU; above it calls are counted in time slices only. Not with --live
     #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = share)]
     max_overhead: f64,
-    /// Count every call, whatever it costs the target
+    /// Count every call, whatever it costs the target; in Go programs too, which choose blocks themselves otherwise
     #[arg(long, conflicts_with = "max_overhead")]
     exact: bool,
     /// Entries of the kernel's table of blocks, to see what happens when it is full
