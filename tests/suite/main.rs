@@ -11,6 +11,7 @@ mod framehop;
 mod go_alloc;
 mod hosts;
 mod leak_lives;
+mod leak_strangers;
 mod leaks;
 mod memory;
 mod off_cpu;

@@ -65,6 +65,8 @@ pub(super) struct Probes {
     objects: HashMap<u32, Vec<Identity>>,
     /// Processes to look at in the next tick.
     changed: BTreeSet<u32>,
+    /// Allocators that came to a process that was watched already.
+    late: HashSet<Identity>,
     too_many: HashSet<u32>,
     /// Go programs whose allocator was not found.
     unknown_go: HashSet<u32>,
@@ -90,6 +92,7 @@ impl Probes {
             allocators: HashMap::new(),
             objects: HashMap::new(),
             changed: BTreeSet::new(),
+            late: HashSet::new(),
             too_many: HashSet::new(),
             unknown_go: HashSet::new(),
             entered: Vec::new(),
@@ -106,6 +109,7 @@ impl Probes {
             self.too_many.insert(pid);
             return Ok(());
         }
+        let watched = self.objects.contains_key(&pid);
         for file in mapped_files(pid) {
             if !self.looked_at.insert((pid, file.path.clone())) {
                 continue;
@@ -120,6 +124,9 @@ impl Probes {
                 if let Err(error) = self.add(programs, pid, &allocator) {
                     self.looked_at.remove(&(pid, file.path));
                     return Err(error);
+                }
+                if watched {
+                    self.late.insert(allocator.identity);
                 }
                 self.objects.entry(pid).or_default().push(allocator.identity);
                 self.entered.push(pid);

@@ -106,6 +106,18 @@ impl Probes {
                     .to_owned(),
             );
         }
+        let mut late: Vec<&str> = self
+            .late
+            .iter()
+            .filter_map(|identity| self.allocators.get(identity))
+            .map(|allocator| &*allocator.path)
+            .collect();
+        late.sort_unstable();
+        for path in late {
+            notes.push(format!(
+                "{path} came to a process while it was watched: blocks that it gave out before its probes were in are not known"
+            ));
+        }
         if !self.unknown_go.is_empty() {
             notes.push(format!(
                 "Go's own allocator was not found in {} processes, only that of C: {OLD_GO}; perf-agent memory shows growth",
