@@ -353,17 +353,14 @@ pub struct HeapControl {
     pub live: u32,
     /// One while calls are counted.
     pub counting: u32,
-    /// Rounds that every probe waits: the target is slowed down on purpose, to learn how it bears being slowed down.
-    pub rounds: u32,
+    /// One while stacks may be taken.
+    pub stacks: u32,
     /// Number of the time slice.
     pub slice: u32,
     /// When the slice began, nanoseconds of the monotonic clock. A block from before it whose address is handed out again was freed while nobody
     /// looked. Zero while every call is watched.
     pub since_ns: u64,
 }
-
-/// Most rounds of [`HeapControl::rounds`]. Each reads the clock once, some tens of nanoseconds.
-pub const MAX_ROUNDS: u32 = 64;
 
 const _: () = {
     assert!(size_of::<Rate>() == 16);

@@ -12,7 +12,7 @@ use profiler_common::heap::{
 };
 use profiler_common::stats::Stat;
 
-use super::heap::{Wanted, add_calls, follows_blocks, rate_of, release, take_stack, wait};
+use super::heap::{Wanted, add_calls, follows_blocks, rate_of, release, take_stack};
 use crate::context::{argument_word, grows_stack, instruction_pointer, stack_pointer};
 use crate::kernel::{current_ids, in_scope};
 use crate::maps::HEAP_CONTROL;
@@ -22,7 +22,7 @@ use crate::stats::count;
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     let Some(control) = HEAP_CONTROL.get_ptr(0) else { return 0 };
     // SAFETY: plain words, which the agent replaces between slices.
-    let (counting, rounds) = unsafe { ((*control).counting, (*control).rounds) };
+    let (counting, stacks) = unsafe { ((*control).counting, (*control).stacks) };
     if counting == 0 {
         return 0;
     }
@@ -38,7 +38,6 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     if site.is_growing() && grows_stack(ctx) {
         return 0;
     }
-    wait(rounds);
     let a = argument_word(ctx, site.argument(0));
     if site.kind() == CALL_GO_FREE {
         if follows_blocks() {
@@ -61,7 +60,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
         (a, if taken { rate.weight } else { 0 }, BLOCK_UNKNOWN, 0)
     };
     count(Stat::HeapCalls);
-    if weight != 0 {
+    if weight != 0 && stacks != 0 {
         let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
         let owner = bpf_get_current_pid_tgid() as u32;
         take_stack(ctx, ids, owner, Wanted { site, key: owner, stack, size, weight, block, chosen });

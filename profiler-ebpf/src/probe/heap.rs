@@ -15,7 +15,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use profiler_common::config::ARCH_X86_64;
 use profiler_common::heap::{
     ALL_SIZES, BRIEF_NS, Block, BlockKey, CALL_ARRAY, CALL_FREE, CALL_RESIZE, CALL_RESIZE_ARRAY, CALL_STORE,
-    Chain, HeapSum, MAX_ROUNDS, RATES, Rate, Site, WEIGHT_BITS,
+    Chain, HeapSum, RATES, Rate, Site, WEIGHT_BITS,
 };
 use profiler_common::histogram::bucket_of;
 use profiler_common::limits::CHAIN_HEAP;
@@ -42,7 +42,7 @@ const NO_CHAIN: Chain = Chain { number: 0, weight: 0, steps: 0 };
 pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     let Some(control) = HEAP_CONTROL.get_ptr(0) else { return 0 };
     // SAFETY: plain words, which the agent replaces between slices.
-    let (counting, rounds, slice) = unsafe { ((*control).counting, (*control).rounds, (*control).slice) };
+    let (counting, stacks, slice) = unsafe { ((*control).counting, (*control).stacks, (*control).slice) };
     if counting == 0 {
         return 0;
     }
@@ -55,7 +55,6 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     if site.is_stepped() {
         count(Stat::HeapStepped);
     }
-    wait(rounds);
     let stack = stack_pointer(ctx).wrapping_add(site.pushed_words() * 8);
     let owner = bpf_get_current_pid_tgid() as u32;
     let Some(role) = role_of(owner, stack, slice) else { return 0 };
@@ -74,7 +73,7 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
     let bucket = add_size(size);
     let rate = rate_of(bucket);
     // SAFETY: no preconditions.
-    let taken = u64::from(unsafe { bpf_get_prandom_u32() } as u32) < rate.threshold;
+    let taken = stacks != 0 && u64::from(unsafe { bpf_get_prandom_u32() } as u32) < rate.threshold;
     if site.encloses() || (taken && follows_blocks()) {
         let pointer =
             if site.kind() == CALL_RESIZE || site.kind() == CALL_RESIZE_ARRAY || site.kind() == CALL_STORE {
@@ -106,18 +105,6 @@ pub(crate) fn entered(ctx: &ProbeContext) -> u32 {
         );
     }
     0
-}
-
-/// Takes time: see [`profiler_common::heap::HeapControl::rounds`].
-#[inline(always)]
-pub(super) fn wait(rounds: u32) {
-    for round in 0..MAX_ROUNDS {
-        if round >= rounds {
-            break;
-        }
-        // SAFETY: no preconditions.
-        let _now = unsafe { bpf_ktime_get_ns() };
-    }
 }
 
 /// Bytes that a call asks for. What does not fit a word gets no memory.

@@ -12,3 +12,4 @@ pub mod privileges;
 pub mod probe;
 pub(crate) mod read;
 pub mod target;
+pub mod urgent;

@@ -5,7 +5,6 @@ use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use profiler_common::heap::MAX_ROUNDS;
 use profiler_common::stats::Stat;
 
 use crate::bpf::{Place, Probing, Programs, When};
@@ -153,13 +152,6 @@ impl SiteCosts {
         self.linger_ns
     }
 
-    /// Rounds of [`profiler_common::heap::HeapControl`] that make a hit cost about half as much again.
-    pub(super) fn rounds(&self) -> u32 {
-        /// One round reads the clock.
-        const ROUND_NS: f64 = 35.0;
-        ((self.emulated_ns / 2.0 / ROUND_NS) as u32).clamp(8, MAX_ROUNDS)
-    }
-
     /// The table of costs, in words.
     pub(super) fn notes(&self) -> Vec<String> {
         vec![format!(
@@ -219,11 +211,5 @@ mod tests {
             "{note}"
         );
         assert!(note.contains("usual values"), "{note}");
-    }
-
-    #[test]
-    fn slowing_down_adds_about_half_of_the_cost() {
-        assert_eq!(SiteCosts { emulated_ns: 700.0, ..USUAL }.rounds(), 10);
-        assert_eq!(SiteCosts { emulated_ns: 1e9, ..USUAL }.rounds(), MAX_ROUNDS);
     }
 }

@@ -27,9 +27,10 @@ use crate::ingest::{EventKind, ProcessEvent, RawSample};
 use crate::process::{Moment, Processes};
 use crate::profile::{ChainStack, ValueType};
 use crate::session::clock;
+use crate::system::urgent::Urgent;
 use cost::SiteCosts;
 pub use probes::ProbesError;
-use probes::{Age, Probes};
+use probes::{Age, Probed, Probes};
 use results::Always;
 use slices::{BEFORE_NS, Slices, Total, Turn};
 use threads::Threads;
@@ -173,8 +174,12 @@ impl Heap {
         }
         // Blocks can be followed only as long as no call is missed; leaks are estimated from what slices see of them.
         let in_slices = !options.exact && (!options.live || options.leaks.is_some());
-        let slices =
-            Slices::new(in_slices.then_some(options.max_overhead), cost.linger_ns(), clock::monotonic_ns());
+        let slices = Slices::new(
+            in_slices.then_some(options.max_overhead),
+            cost.linger_ns(),
+            options.live,
+            clock::monotonic_ns(),
+        );
         let mut heap = Self {
             options: options.clone(),
             maps,
@@ -199,16 +204,21 @@ impl Heap {
             chains: Vec::new(),
         };
         heap.traps_before_ns = heap.trap_ns(programs);
-        heap.count(true, 0);
+        heap.count(true, heap.usual());
         Ok(heap)
     }
 
-    /// Lets the programs count, or not, and wait for so many rounds at each call.
-    fn count(&mut self, counting: bool, rounds: u32) {
+    /// Where probes are.
+    fn usual(&self) -> Probed {
+        if self.options.live { Probed::Blocks } else { Probed::Calls }
+    }
+
+    /// Lets the programs count calls at these probes, or not.
+    fn count(&mut self, counting: bool, at: Probed) {
         let control = HeapControl {
-            live: u32::from(self.options.live),
+            live: u32::from(at == Probed::Blocks),
             counting: u32::from(counting),
-            rounds,
+            stacks: u32::from(at == self.usual()),
             slice: self.slice,
             since_ns: if self.slice > 0 { clock::monotonic_ns() } else { 0 },
         };
@@ -267,7 +277,7 @@ impl Heap {
         match self.slices.look(now_ns, || total) {
             Turn::Stay => {}
             Turn::Close => {
-                self.count(false, 0);
+                self.count(false, self.usual());
                 self.slices.closed(clock::monotonic_ns(), total);
                 self.probes.pause();
                 self.always = Always::read(&self.maps);
@@ -278,14 +288,14 @@ impl Heap {
                     self.slice_ended(length_ns);
                 }
             }
-            Turn::Slice { length_ns, slowed } => {
-                self.slice(programs, &in_scope, Duration::from_nanos(length_ns), slowed);
+            Turn::Slice { length_ns, other } => {
+                self.slice(programs, &in_scope, Duration::from_nanos(length_ns), other);
             }
         }
     }
 
     /// Counts for so long. The thread waits meanwhile: whoever else could be asked to take the probes out in time would come late.
-    fn slice(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool, length: Duration, slowed: bool) {
+    fn slice(&mut self, programs: &Programs, in_scope: impl Fn(u32) -> bool, length: Duration, other: bool) {
         // Few calls are seen, so more of them can have their stacks taken.
         if self.watch.is_none() {
             let bytes = (self.options.sample_bytes as f64 * self.slices.share_of_time()) as u64;
@@ -296,22 +306,33 @@ impl Heap {
             );
         }
         self.slice = self.slice.wrapping_add(1).max(1);
-        self.probes.resume(programs);
-        self.probes.tick(programs, in_scope);
-        let rounds = if slowed { self.cost.rounds() } else { 0 };
+        let probed = match (self.usual(), other) {
+            (Probed::Blocks, true) => Probed::Calls,
+            (Probed::Calls, true) => Probed::CallsAndFrees,
+            (usual, _) => usual,
+        };
         let threads = Threads::open(self.probes.processes());
+        let before_ns = self.cost.probe_ns(programs, self.maps.total().count);
+        // From here on the target pays for every moment that we are late.
+        let urgent = Urgent::begin();
+        self.probes.resume(programs, probed);
+        self.probes.tick(programs, in_scope);
         let look = |heap: &mut Self| (clock::monotonic_ns(), heap.total(programs), threads.time());
         let came = look(self);
-        self.count(true, rounds);
+        self.count(true, probed);
         std::thread::sleep(Duration::from_nanos(BEFORE_NS as u64));
         let began = look(self);
         std::thread::sleep(length);
         let ended = look(self);
-        self.count(false, 0);
+        self.count(false, self.usual());
         self.probes.pause();
-        self.slice_ended(ended.0.saturating_sub(came.0));
+        drop(urgent);
+        if probed == self.usual() {
+            self.slice_ended(ended.0.saturating_sub(came.0));
+        }
         std::thread::sleep(AFTER);
-        self.slices.add([came, began, ended], threads.time(), slowed);
+        let paid_ns = self.cost.probe_ns(programs, self.maps.total().count) - before_ns;
+        self.slices.add([came, began, ended], threads.time(), other, paid_ns);
     }
 
     /// Looks at the blocks while every call is watched.
@@ -390,7 +411,7 @@ impl Heap {
 
     /// Takes the probes out; calls in flight are still counted.
     pub fn stop(&mut self, programs: &Programs) {
-        self.count(false, 0);
+        self.count(false, self.usual());
         let total = self.total(programs);
         self.stopped_ns = Some(clock::monotonic_ns());
         self.slices.end(clock::monotonic_ns(), || total);

@@ -47,6 +47,17 @@ pub enum ProbesError {
     Load(#[from] LoadError),
 }
 
+/// What is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// Calls that allocate.
+    Calls,
+    /// Those, and calls that free.
+    CallsAndFrees,
+    /// Those, and returns: what a block needs to be followed.
+    Blocks,
+}
+
 /// All probes of a recording.
 pub(super) struct Probes {
     probing: Probing,
@@ -121,7 +132,7 @@ impl Probes {
                     let go = GoProcess::new(choice, pid, file.clone(), self.every, age);
                     self.go.insert((pid, allocator.identity), go);
                 }
-                if let Err(error) = self.add(programs, pid, &allocator) {
+                if let Err(error) = self.add(programs, pid, &allocator, self.usual()) {
                     self.looked_at.remove(&(pid, file.path));
                     return Err(error);
                 }
@@ -139,8 +150,18 @@ impl Probes {
         Ok(())
     }
 
-    fn add(&mut self, programs: &Programs, pid: u32, allocator: &Allocator) -> Result<(), ProbesError> {
-        let probes = self.attach(programs, pid, allocator)?;
+    fn usual(&self) -> Probed {
+        if self.live { Probed::Blocks } else { Probed::Calls }
+    }
+
+    fn add(
+        &mut self,
+        programs: &Programs,
+        pid: u32,
+        allocator: &Allocator,
+        probed: Probed,
+    ) -> Result<(), ProbesError> {
+        let probes = self.attach(programs, pid, allocator, probed)?;
         let probes = probes.into_iter().map(|probe| (allocator.identity, probe));
         self.by_process.entry(pid).or_default().extend(probes);
         Ok(())
@@ -151,6 +172,7 @@ impl Probes {
         programs: &Programs,
         pid: u32,
         allocator: &Allocator,
+        probed: Probed,
     ) -> Result<Vec<Uprobe>, ProbesError> {
         let mut probes = Vec::new();
         let mode = self.go.get(&(pid, allocator.identity)).map(GoProcess::mode);
@@ -180,10 +202,10 @@ impl Probes {
             }
             Ok(())
         };
-        put("heap_returned", When::Return, &|entry| has_return_probe(entry, self.live))?;
+        put("heap_returned", When::Return, &|entry| has_return_probe(entry, probed == Probed::Blocks))?;
         let entered = if mode.is_some() { "go_heap_entered" } else { "heap_entered" };
         put(entered, When::Entry, &|entry| !entry.frees)?;
-        put(entered, When::Entry, &|entry| entry.frees && self.live)?;
+        put(entered, When::Entry, &|entry| entry.frees && probed != Probed::Calls)?;
         Ok(probes)
     }
 
@@ -233,7 +255,7 @@ impl Probes {
             *probes = kept;
             close_aside(old.into_iter().map(|(_, probe)| probe));
             let Some(allocator) = self.allocators.get(&identity).map(Arc::clone) else { continue };
-            if let Err(error) = self.add(programs, pid, &allocator) {
+            if let Err(error) = self.add(programs, pid, &allocator, self.usual()) {
                 self.refuse(&error);
             }
         }
@@ -286,12 +308,12 @@ impl Probes {
     }
 
     /// Puts the probes back that [`Self::pause`] took out. Processes that have ended are passed over.
-    pub(super) fn resume(&mut self, programs: &Programs) {
+    pub(super) fn resume(&mut self, programs: &Programs, probed: Probed) {
         self.look_at_rates();
         for (pid, objects) in self.objects.clone() {
             for identity in objects {
                 let Some(allocator) = self.allocators.get(&identity).map(Arc::clone) else { continue };
-                if let Err(error) = self.add(programs, pid, &allocator) {
+                if let Err(error) = self.add(programs, pid, &allocator, probed) {
                     self.refuse(&error);
                 }
             }
@@ -335,7 +357,8 @@ fn with_causes(error: &ProbesError) -> String {
     text
 }
 
-/// Closes each probe on a thread of its own, all at once; here, where no thread can be had. Closing waits until no program runs any more.
+/// Closes each probe on a thread of its own, all at once; here, where no thread can be had. It is out at once, but closing waits until no program
+/// runs any more, and the next one would be out only then.
 pub(super) fn close_aside(probes: impl IntoIterator<Item = Uprobe>) {
     for probe in probes {
         let _on_this_thread = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(probe));

@@ -129,7 +129,7 @@ impl Heap {
         sums.sort_unstable_by_key(|(number, _)| *number);
         self.chains = self.resized()?;
         self.chosen_error = chosen_error(sums.iter().map(|(_, sum)| sum), self.maps.total());
-        let scale = self.slices.scale();
+        let scale = self.slices.scale_of_stacks();
         let leaks = self.leaks()?;
         self.unfollowed = unfollowed(sums.iter().map(|(_, sum)| sum), scale);
         let mut by_stack: BTreeMap<u32, LeakSums> = BTreeMap::new();
@@ -189,7 +189,7 @@ impl Heap {
     pub fn leaks_now(&mut self, aggregate: &Aggregate) -> Result<Option<(Aggregate, Leaks)>, LoadError> {
         let Some((leaks, by_number)) = self.leaks()? else { return Ok(None) };
         let sums = self.maps.sums()?;
-        let scale = self.slices.scale();
+        let scale = self.slices.scale_of_stacks();
         let (unfollowed_count, unfollowed_bytes) = unfollowed(sums.iter().map(|(_, sum)| sum), scale);
         let known = |number: &u64| self.stacks.get(number).copied();
         let mut found: Vec<(SampleKey, LeakSums)> = sums
@@ -222,7 +222,7 @@ impl Heap {
     /// Totals of all calls, by size.
     pub fn allocations(&self, stats: &[(Stat, u64)]) -> Allocations {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
-        let scale = self.slices.scale();
+        let scale = self.slices.scale_of_calls();
         let scaled = |size: &SizeSum, always: &SizeSum, of: fn(&SizeSum) -> u64| {
             of(always) + (of(size).saturating_sub(of(always)) as f64 * scale).round() as u64
         };
@@ -242,7 +242,7 @@ impl Heap {
         Allocations {
             calls: sum(|size| size.count),
             bytes: sum(|size| size.bytes),
-            frees: stat(Stat::HeapFrees),
+            frees: if self.options.live { stat(Stat::HeapFrees) } else { 0 },
             unseen_frees: (self.options.live && !self.slices.is_sliced()).then(|| {
                 unseen_frees(
                     stat(Stat::HeapFrees),

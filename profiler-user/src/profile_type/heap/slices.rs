@@ -4,7 +4,7 @@
 //! inside the budget, it goes on to the end. Else the probes are in for a slice and out for longer, so that both together stay inside, at
 //! random times, so that a program with a rhythm does not hide from them. What slices say of all calls is [`super::estimate`]'s part.
 
-use super::estimate::{Estimate, Slice, estimate, is_unclear};
+use super::estimate::{Estimate, Slice, USUALLY_DEARER, estimate, is_saturated};
 use super::threads::ThreadsTime;
 use crate::output::{duration, percent, thousands};
 
@@ -22,12 +22,12 @@ pub(super) const BEFORE_NS: f64 = 1e6;
 const LONGEST_NS: f64 = 5e7;
 /// Longest pause between slices, 10 s.
 const LONGEST_PAUSE_NS: f64 = 1e10;
-/// One slice in so many slows the target down on purpose.
-const SLOWED: u64 = 3;
-/// Slices after which it shows how busy the target is outside of them.
-const FIRST_SLICES: usize = 4;
+/// One slice in so many has other probes.
+const OTHER: u64 = 3;
 /// Share of a slice that probes take from which it matters how the target bears that.
 const NOTICED: f64 = 0.05;
+/// Slices after which what the probes take of the target is looked at less often.
+const LEARNED: usize = 64;
 /// Most slices that are kept apart; then neighbours become one.
 const MOST_SLICES: usize = 8192;
 
@@ -52,8 +52,8 @@ pub(super) enum Turn {
     /// Put them in for so long, now.
     Slice {
         length_ns: u64,
-        /// And let them take more time than they need.
-        slowed: bool,
+        /// Not the usual ones, to learn from the difference.
+        other: bool,
     },
 }
 
@@ -87,10 +87,17 @@ pub(super) struct Slices {
     always_ns: u64,
     always: Total,
     seen: Vec<Slice>,
-    /// What all slices and the time before each of them counted.
+    /// What all slices and the time before each of them counted, and of that, what stacks may have been taken of.
     counted: u64,
+    with_stacks: u64,
+    /// Blocks are followed in slices with the usual probes. The other ones count calls only.
+    follows: bool,
+    /// How many times what they take of us the probes take of the target, where that was learned.
+    dearer: Option<f64>,
     /// Time and CPU time of the target and of probes in all slices, nanoseconds.
     on: (f64, f64, f64),
+    /// Slices, and CPU time that probes took from before each began until after it, nanoseconds.
+    paid: (f64, f64),
     /// CPU time of the target from the first slice on, in slices and in all, nanoseconds.
     cpu_in: u64,
     cpu_all: u64,
@@ -106,7 +113,7 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    pub(super) fn new(budget: Option<f64>, linger_ns: f64, now_ns: u64) -> Self {
+    pub(super) fn new(budget: Option<f64>, linger_ns: f64, follows: bool, now_ns: u64) -> Self {
         Self {
             budget,
             linger_ns,
@@ -119,7 +126,11 @@ impl Slices {
             always: Total::default(),
             seen: Vec::new(),
             counted: 0,
+            with_stacks: 0,
+            follows,
+            dearer: None,
             on: (0.0, 0.0, 0.0),
+            paid: (0.0, 0.0),
             cpu_in: 0,
             cpu_all: 0,
             off_ns: 0,
@@ -163,7 +174,13 @@ impl Slices {
         let Some(budget) = self.budget else { return 1.0 };
         // A target on several CPUs pays on each of them, and has as many times one CPU to pay from.
         let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
-        (budget * cpus * wall_ns / probe_ns.max(1.0)).clamp(1e-6, 0.5)
+        (budget * cpus * wall_ns / (probe_ns * self.dearer()).max(1.0)).clamp(1e-6, 0.5)
+    }
+
+    /// How many times what they take of us the probes take of the target, by what is known so far.
+    pub(super) fn dearer(&self) -> f64 {
+        // One that waits for its time by spinning loses nothing, but its CPU does.
+        self.dearer.unwrap_or(USUALLY_DEARER.0).max(1.0)
     }
 
     /// Says what to do next.
@@ -173,7 +190,7 @@ impl Slices {
                 self.measure(now_ns, total());
                 let Some(budget) = self.budget else { return Turn::Stay };
                 let cpus = (self.on.1 / self.on.0.max(1.0)).max(1.0);
-                if self.expected.is_some_and(|expected| expected > budget * cpus) {
+                if self.expected.is_some_and(|expected| expected * self.dearer() > budget * cpus) {
                     return Turn::Close;
                 }
                 // What was cheap may become dear.
@@ -182,9 +199,8 @@ impl Slices {
             }
             Phase::Slices { next_ns } if now_ns >= next_ns => {
                 let length = (PERIOD_NS * self.share_of_time()).clamp(SHORTEST_NS, LONGEST_NS);
-                let matters = self.on.2 > NOTICED * self.on.0
-                    && (self.seen.len() < FIRST_SLICES || is_unclear(self.inside(), self.outside()));
-                Turn::Slice { length_ns: length as u64, slowed: matters && self.draw(SLOWED) == 0 }
+                let matters = self.on.2 > NOTICED * self.on.0 && is_saturated(self.inside());
+                Turn::Slice { length_ns: length as u64, other: matters && self.draw(OTHER) == 0 }
             }
             _ => Turn::Stay,
         }
@@ -211,7 +227,14 @@ impl Slices {
 
     /// A slice is over, after [`Turn::Slice`]: the time and what there was when the probes came, when the slice began and when it ended; and the time
     /// of threads a little later, when those that waited at the end have run and the kernel knows that they did.
-    pub(super) fn add(&mut self, looks: [(u64, Total, ThreadsTime); 3], later: ThreadsTime, slowed: bool) {
+    /// `paid_ns` is what probes took of us from before they came until after they were gone.
+    pub(super) fn add(
+        &mut self,
+        looks: [(u64, Total, ThreadsTime); 3],
+        later: ThreadsTime,
+        other: bool,
+        paid_ns: f64,
+    ) {
         let [(came_ns, came, came_threads), (began_ns, began, began_threads), (now_ns, ended, threads)] =
             looks;
         let cpu_ns = threads.cpu_ns.saturating_sub(began_threads.cpu_ns);
@@ -222,17 +245,27 @@ impl Slices {
             cpu_ns: cpu_ns as f64,
             waited_ns: later.waited_ns.saturating_sub(began_threads.waited_ns) as f64,
             probe_ns: (ended.probe_ns - began.probe_ns).max(0.0),
-            slowed,
+            other,
         };
         self.on = (self.on.0 + slice.wall_ns, self.on.1 + slice.cpu_ns, self.on.2 + slice.probe_ns);
-        self.counted += ended.calls.saturating_sub(came.calls);
+        let lingering = self.linger_ns * slice.probe_ns / slice.wall_ns.max(1.0);
+        self.paid = (self.paid.0 + 1.0, self.paid.1 + paid_ns.max(0.0) + lingering);
+        let counted = ended.calls.saturating_sub(came.calls);
+        self.counted += counted;
+        if !(other && self.follows) {
+            self.with_stacks += counted;
+        }
         self.cpu_in += threads.cpu_ns.saturating_sub(came_threads.cpu_ns);
         self.cpu_all = ended.cpu_ns.saturating_sub(self.always.cpu_ns);
         self.off_ns += now_ns.saturating_sub(came_ns);
         self.seen.push(slice);
+        // Of many slices each one says little more, and looking at all of them takes time.
+        if self.seen.len() < LEARNED || self.seen.len().is_multiple_of(LEARNED) {
+            self.dearer = self.estimate().and_then(|found| found.dearer);
+        }
         if self.seen.len() > MOST_SLICES {
-            let (slowed, plain): (Vec<Slice>, Vec<Slice>) = self.seen.iter().partition(|slice| slice.slowed);
-            let joined = [slowed, plain].into_iter().flat_map(|slices| {
+            let (other, usual): (Vec<Slice>, Vec<Slice>) = self.seen.iter().partition(|slice| slice.other);
+            let joined = [other, usual].into_iter().flat_map(|slices| {
                 slices
                     .chunks(2)
                     .map(|pair| pair[1..].iter().fold(pair[0], |a, b| a.join(*b)))
@@ -247,7 +280,16 @@ impl Slices {
     fn pause(&mut self, now_ns: u64) {
         let share = self.share_of_time();
         let length = (PERIOD_NS * share).clamp(SHORTEST_NS, LONGEST_NS);
-        let pause = ((BEFORE_NS + length + self.linger_ns) / share - length).min(LONGEST_PAUSE_NS) as u64;
+        let (slices, paid_ns) = self.paid;
+        let pause = if slices > 0.0 {
+            let (wall_ns, cpu_ns, _) = self.on;
+            let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
+            let allowed = self.budget.unwrap_or(1.0) * cpus;
+            (paid_ns / slices * self.dearer() / allowed).max(2.0 * length) - length
+        } else {
+            (BEFORE_NS + length + self.linger_ns) / share - length
+        };
+        let pause = pause.min(LONGEST_PAUSE_NS) as u64;
         // Anywhere from half of it to half more, so that the mean is right.
         self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.draw(pause) };
     }
@@ -287,11 +329,17 @@ impl Slices {
     }
 
     /// What one call that was counted since the first slice stands for.
-    pub(super) fn scale(&self) -> f64 {
-        if self.counted == 0 {
-            return 1.0;
-        }
-        self.calls_since() / self.counted as f64
+    pub(super) fn scale_of_calls(&self) -> f64 {
+        self.scale(self.counted)
+    }
+
+    /// What one call stands for of those whose stack was taken, or could have been.
+    pub(super) fn scale_of_stacks(&self) -> f64 {
+        self.scale(self.with_stacks)
+    }
+
+    fn scale(&self, counted: u64) -> f64 {
+        if counted == 0 { 1.0 } else { self.calls_since() / counted as f64 }
     }
 
     /// What the target does in a second without probes, for each that it did in a slice, and half of the 95 % interval of that, as a share.
@@ -338,8 +386,9 @@ impl Slices {
     /// How the calls were counted and what it took, in words.
     pub(super) fn notes(&self, max_overhead: f64) -> Vec<String> {
         let whole_ns = self.ended_ns.saturating_sub(self.began_ns).max(1);
-        let mut costs = format!("probes took {} of a CPU", percent(self.spent_ns / whole_ns as f64 * 100.0));
-        if let Some(expected) = self.expected {
+        let spent_ns = self.spent_ns * self.dearer();
+        let mut costs = format!("probes took {} of a CPU", percent(spent_ns / whole_ns as f64 * 100.0));
+        if let Some(expected) = self.expected.map(|expected| expected * self.dearer()) {
             let all = format!(
                 "; counting every one of about {} calls a second takes about {}",
                 thousands(self.calls_a_second as u64),
@@ -350,9 +399,9 @@ impl Slices {
         if !self.is_sliced() {
             return vec!["exact: every call was counted".to_owned(), costs];
         }
-        if let Some(found) = self.estimate().filter(|found| found.taken > 0.0) {
-            let lost = format!("; {} of what they take is lost to the target", percent(found.taken * 100.0));
-            costs.push_str(&lost);
+        if let Some(dearer) = self.dearer {
+            let times = format!("; it takes {dearer:.2} times as long in the target as on ourselves");
+            costs.push_str(&times);
         }
         let (wall_ns, count) = self.in_slices();
         let slices = format!(
@@ -374,7 +423,7 @@ mod tests {
     /// A program that makes `rate` calls a second on a CPU that it leaves idle otherwise, run for ten seconds; returns the state, the share of
     /// time that probes took, and calls found for each one there was.
     fn run(rate: f64, ns_per_call: f64, budget: Option<f64>) -> (Slices, f64, f64) {
-        let mut slices = Slices::new(budget, 0.0, 0);
+        let mut slices = Slices::new(budget, 0.0, false, 0);
         let (mut now_ns, mut counted, mut cost) = (0, 0.0, 0.0);
         let total = |counted: f64, cost: f64| Total {
             calls: counted as u64,
@@ -403,13 +452,15 @@ mod tests {
                     let came = look(0, &mut now_ns);
                     let began = look(BEFORE_NS as u64, &mut now_ns);
                     let ended = look(length_ns, &mut now_ns);
-                    slices.add([came, began, ended], ended.2, false);
+                    let paid_ns = ended.1.probe_ns - came.1.probe_ns;
+                    slices.add([came, began, ended], ended.2, false, paid_ns);
                 }
             }
         }
         slices.end(now_ns, || total(last.0, last.1));
         let always = slices.always.calls as f64;
-        let found = if slices.is_sliced() { always + (last.0 - always) * slices.scale() } else { last.0 };
+        let found =
+            if slices.is_sliced() { always + (last.0 - always) * slices.scale_of_calls() } else { last.0 };
         (slices, last.1 / now_ns as f64, found / (rate * now_ns as f64 / 1e9))
     }
 
@@ -417,7 +468,9 @@ mod tests {
     fn cheap_programs_are_counted_exactly() {
         let (slices, cost, found) = run(5_000.0, 700.0, Some(0.01));
         assert!(!slices.is_sliced() && cost < 0.01 && (found - 1.0).abs() < 0.01);
-        assert!((slices.scale() - 1.0).abs() < f64::EPSILON && slices.error_percent() < f64::EPSILON);
+        assert!(
+            (slices.scale_of_calls() - 1.0).abs() < f64::EPSILON && slices.error_percent() < f64::EPSILON
+        );
         assert!(slices.notes(0.01)[0].starts_with("exact"));
     }
 
@@ -447,7 +500,7 @@ mod tests {
 
     #[test]
     fn long_recordings_keep_a_bounded_number_of_slices() {
-        let mut slices = Slices::new(Some(0.01), 0.0, 0);
+        let mut slices = Slices::new(Some(0.01), 0.0, false, 0);
         slices.closed(0, Total::default());
         for index in 0..30_000_u64 {
             let look = |ns: u64| {
@@ -455,7 +508,12 @@ mod tests {
                 (ns, total, ThreadsTime::default())
             };
             let at = index * 100;
-            slices.add([look(at), look(at + 10), look(at + 60)], ThreadsTime::default(), index % 3 == 0);
+            slices.add(
+                [look(at), look(at + 10), look(at + 60)],
+                ThreadsTime::default(),
+                index % 3 == 0,
+                60.0,
+            );
         }
         assert!(slices.seen.len() <= MOST_SLICES + 1);
         let wall: f64 = slices.seen.iter().map(|slice| slice.wall_ns).sum();
