@@ -121,12 +121,48 @@ impl HeapOptions {
     }
 }
 
+/// When there is enough to judge what counting every call costs. A few hits cost what cold caches and the first walk of a stack cost, and a single one
+/// more is a large part of a few milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Patience {
+    /// When the cost was judged last, and hits of probes until then.
+    judged_ns: u64,
+    hits: u64,
+    /// When to look again.
+    next_ns: u64,
+}
+
+impl Patience {
+    /// Hits that are enough.
+    const HITS: u64 = 256;
+    /// Time that is enough without.
+    const LONGEST_NS: u64 = 1_000_000_000;
+    /// Time to the next look where it is not.
+    const AGAIN_NS: u64 = 10_000_000;
+
+    fn new(now_ns: u64, hits: u64) -> Self {
+        Self { judged_ns: now_ns, hits, next_ns: now_ns }
+    }
+
+    fn is_over(&mut self, now_ns: u64, hits: u64) -> bool {
+        let is_over = hits.saturating_sub(self.hits) >= Self::HITS
+            || now_ns.saturating_sub(self.judged_ns) >= Self::LONGEST_NS;
+        *self = if is_over {
+            Self::new(now_ns, hits)
+        } else {
+            Self { next_ns: now_ns + Self::AGAIN_NS, ..*self }
+        };
+        is_over
+    }
+}
+
 /// Running measurement of allocations.
 pub struct Heap {
     options: HeapOptions,
     maps: HeapMaps,
     probes: Probes,
     slices: Slices,
+    patience: Patience,
     begun: bool,
     /// Number of the slice.
     slice: u32,
@@ -185,6 +221,7 @@ impl Heap {
             maps,
             probes,
             slices,
+            patience: Patience::default(),
             begun: false,
             slice: 0,
             watch: options
@@ -264,6 +301,7 @@ impl Heap {
             self.begun = true;
             let total = self.total(programs);
             self.slices.begin(clock::monotonic_ns(), total);
+            self.patience = Patience::new(clock::monotonic_ns(), programs.heap_runs().entered);
             if let Some(watch) = &mut self.watch {
                 watch.begin(clock::monotonic_ns());
             }
@@ -271,6 +309,10 @@ impl Heap {
         self.look();
         let now_ns = clock::monotonic_ns();
         if self.slices.next_ns().is_none_or(|next_ns| now_ns < next_ns) {
+            return;
+        }
+        let hits = programs.heap_runs().entered;
+        if self.slices.is_always() && !self.patience.is_over(now_ns, hits) {
             return;
         }
         let total = self.total(programs);
@@ -387,6 +429,7 @@ impl Heap {
     /// Time to the next look that has to come in time.
     pub fn next_look(&self) -> Option<Duration> {
         let next_ns = self.slices.next_ns().filter(|_| self.begun)?;
+        let next_ns = if self.slices.is_always() { next_ns.max(self.patience.next_ns) } else { next_ns };
         Some(Duration::from_nanos(next_ns.saturating_sub(clock::monotonic_ns())))
     }
 
@@ -416,5 +459,21 @@ impl Heap {
         self.stopped_ns = Some(clock::monotonic_ns());
         self.slices.end(clock::monotonic_ns(), || total);
         self.probes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_hits_are_no_ground_for_a_judgement() {
+        let mut patience = Patience::new(0, 100);
+        assert!(!patience.is_over(10_000_000, 110));
+        assert_eq!(patience.next_ns, 20_000_000);
+        // Many at once are enough, and so is a long time.
+        assert!(patience.is_over(20_000_000, 356));
+        assert!(!patience.is_over(1_000_000_000, 357));
+        assert!(patience.is_over(1_020_000_000, 357));
     }
 }

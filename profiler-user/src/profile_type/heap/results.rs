@@ -279,6 +279,13 @@ impl Heap {
         let chosen = self.probes.all_chosen() && !self.slices.is_sliced();
         let of_slices = self.slices.notes(self.options.max_overhead).into_iter();
         notes.extend(of_slices.filter(|note| !chosen || !note.starts_with("exact:")));
+        if self.options.live && self.slices.is_sliced() && self.probes.any_chosen() {
+            notes.push(
+                "Go's collector frees in bursts, and what falls between time slices is not seen: live bytes are too many; --exact watches all, and costs \
+                 a Go program little"
+                    .to_owned(),
+            );
+        }
         if chosen {
             // What the allocator's own note says is all that there is to say.
         } else if self.slices.is_sliced() {

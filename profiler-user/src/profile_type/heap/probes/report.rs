@@ -61,6 +61,11 @@ impl Probes {
             && self.go_processes().all(|(_, process)| process.mode() == GoMode::Chosen)
     }
 
+    /// Whether some calls are.
+    pub(in super::super) fn any_chosen(&self) -> bool {
+        self.go_processes().any(|(_, process)| process.mode() == GoMode::Chosen)
+    }
+
     fn go_processes(&self) -> impl Iterator<Item = (Identity, &GoProcess)> {
         let ended = self.ended_go.iter().map(|(identity, process)| (*identity, process));
         self.go.iter().map(|((_, identity), process)| (*identity, process)).chain(ended)
