@@ -32,7 +32,7 @@ use cost::SiteCosts;
 pub use probes::ProbesError;
 use probes::{Age, Probed, Probes};
 use results::Always;
-use slices::{BEFORE_NS, Slices, Total, Turn};
+use slices::{BEFORE_NS, Paid, Slices, Total, Turn};
 use threads::Threads;
 pub use watch::LeakOptions;
 use watch::{Room, Watch};
@@ -353,6 +353,7 @@ impl Heap {
             (Probed::Calls, true) => Probed::CallsAndFrees,
             (usual, _) => usual,
         };
+        let own_ns = clock::own_cpu_ns();
         let threads = Threads::open(self.probes.processes());
         let before_ns = self.cost.probe_ns(programs, self.maps.total().count);
         // From here on the target pays for every moment that we are late.
@@ -373,8 +374,13 @@ impl Heap {
             self.slice_ended(ended.0.saturating_sub(came.0));
         }
         std::thread::sleep(AFTER);
-        let paid_ns = self.cost.probe_ns(programs, self.maps.total().count) - before_ns;
-        self.slices.add([came, began, ended], threads.time(), other, paid_ns);
+        let later = threads.time();
+        drop(threads);
+        let paid = Paid {
+            probe_ns: self.cost.probe_ns(programs, self.maps.total().count) - before_ns,
+            own_ns: clock::own_cpu_ns().saturating_sub(own_ns) as f64,
+        };
+        self.slices.add([came, began, ended], later, other, paid);
     }
 
     /// Looks at the blocks while every call is watched.

@@ -42,6 +42,15 @@ pub(super) struct Total {
     pub(super) probe_ns: f64,
 }
 
+/// What a slice took, from before its probes came until after they were gone, nanoseconds of CPU time.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Paid {
+    /// Probes, by what they take of us.
+    pub(super) probe_ns: f64,
+    /// The agent, to put them in and out.
+    pub(super) own_ns: f64,
+}
+
 /// What to do with the probes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Turn {
@@ -92,12 +101,14 @@ pub(super) struct Slices {
     with_stacks: u64,
     /// Blocks are followed in slices with the usual probes. The other ones count calls only.
     follows: bool,
+    /// CPUs of the machine.
+    cpus: f64,
     /// How many times what they take of us the probes take of the target, where that was learned.
     dearer: Option<f64>,
     /// Time and CPU time of the target and of probes in all slices, nanoseconds.
     on: (f64, f64, f64),
-    /// Slices, and CPU time that probes took from before each began until after it, nanoseconds.
-    paid: (f64, f64),
+    /// Slices, and what they took from before each began until after it.
+    paid: (f64, Paid),
     /// CPU time of the target from the first slice on, in slices and in all, nanoseconds.
     cpu_in: u64,
     cpu_all: u64,
@@ -128,9 +139,10 @@ impl Slices {
             counted: 0,
             with_stacks: 0,
             follows,
+            cpus: std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64),
             dearer: None,
             on: (0.0, 0.0, 0.0),
-            paid: (0.0, 0.0),
+            paid: (0.0, Paid::default()),
             cpu_in: 0,
             cpu_all: 0,
             off_ns: 0,
@@ -198,7 +210,7 @@ impl Slices {
                 Turn::Stay
             }
             Phase::Slices { next_ns } if now_ns >= next_ns => {
-                let length = (PERIOD_NS * self.share_of_time()).clamp(SHORTEST_NS, LONGEST_NS);
+                let length = self.length_ns();
                 let matters = self.on.2 > NOTICED * self.on.0 && is_saturated(self.inside());
                 Turn::Slice { length_ns: length as u64, other: matters && self.draw(OTHER) == 0 }
             }
@@ -227,13 +239,12 @@ impl Slices {
 
     /// A slice is over, after [`Turn::Slice`]: the time and what there was when the probes came, when the slice began and when it ended; and the time
     /// of threads a little later, when those that waited at the end have run and the kernel knows that they did.
-    /// `paid_ns` is what probes took of us from before they came until after they were gone.
     pub(super) fn add(
         &mut self,
         looks: [(u64, Total, ThreadsTime); 3],
         later: ThreadsTime,
         other: bool,
-        paid_ns: f64,
+        paid: Paid,
     ) {
         let [(came_ns, came, came_threads), (began_ns, began, began_threads), (now_ns, ended, threads)] =
             looks;
@@ -249,7 +260,12 @@ impl Slices {
         };
         self.on = (self.on.0 + slice.wall_ns, self.on.1 + slice.cpu_ns, self.on.2 + slice.probe_ns);
         let lingering = self.linger_ns * slice.probe_ns / slice.wall_ns.max(1.0);
-        self.paid = (self.paid.0 + 1.0, self.paid.1 + paid_ns.max(0.0) + lingering);
+        let (slices, before) = self.paid;
+        let paid = Paid {
+            probe_ns: before.probe_ns + paid.probe_ns.max(0.0) + lingering,
+            own_ns: before.own_ns + paid.own_ns,
+        };
+        self.paid = (slices + 1.0, paid);
         let counted = ended.calls.saturating_sub(came.calls);
         self.counted += counted;
         if !(other && self.follows) {
@@ -277,17 +293,30 @@ impl Slices {
         self.pause(now_ns);
     }
 
+    /// Least time from slice to slice that the agent's own work for them allows.
+    fn least_period_ns(&self) -> f64 {
+        let (slices, paid) = self.paid;
+        paid.own_ns / f64::max(slices, 1.0) / (self.budget.unwrap_or(1.0) * self.cpus)
+    }
+
+    /// Length of the next slice: where slices have to be few, they can be longer.
+    fn length_ns(&self) -> f64 {
+        let period = self.least_period_ns().max(PERIOD_NS);
+        (period * self.share_of_time()).clamp(SHORTEST_NS, LONGEST_NS)
+    }
+
     fn pause(&mut self, now_ns: u64) {
-        let share = self.share_of_time();
-        let length = (PERIOD_NS * share).clamp(SHORTEST_NS, LONGEST_NS);
-        let (slices, paid_ns) = self.paid;
+        let length = self.length_ns();
+        let (slices, paid) = self.paid;
         let pause = if slices > 0.0 {
             let (wall_ns, cpu_ns, _) = self.on;
             let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
-            let allowed = self.budget.unwrap_or(1.0) * cpus;
-            (paid_ns / slices * self.dearer() / allowed).max(2.0 * length) - length
+            let budget = self.budget.unwrap_or(1.0);
+            // What the agent takes of the machine counts as what probes take of the target: the stricter one wins.
+            let target = paid.probe_ns * self.dearer() / (budget * cpus);
+            (target / slices).max(self.least_period_ns()).max(2.0 * length) - length
         } else {
-            (BEFORE_NS + length + self.linger_ns) / share - length
+            (BEFORE_NS + length + self.linger_ns) / self.share_of_time() - length
         };
         let pause = pause.min(LONGEST_PAUSE_NS) as u64;
         // Anywhere from half of it to half more, so that the mean is right.
@@ -423,6 +452,11 @@ mod tests {
     /// A program that makes `rate` calls a second on a CPU that it leaves idle otherwise, run for ten seconds; returns the state, the share of
     /// time that probes took, and calls found for each one there was.
     fn run(rate: f64, ns_per_call: f64, budget: Option<f64>) -> (Slices, f64, f64) {
+        run_with(rate, ns_per_call, budget, 0.0)
+    }
+
+    /// The same, where each slice takes the agent so long.
+    fn run_with(rate: f64, ns_per_call: f64, budget: Option<f64>, own_ns: f64) -> (Slices, f64, f64) {
         let mut slices = Slices::new(budget, 0.0, false, 0);
         let (mut now_ns, mut counted, mut cost) = (0, 0.0, 0.0);
         let total = |counted: f64, cost: f64| Total {
@@ -452,8 +486,8 @@ mod tests {
                     let came = look(0, &mut now_ns);
                     let began = look(BEFORE_NS as u64, &mut now_ns);
                     let ended = look(length_ns, &mut now_ns);
-                    let paid_ns = ended.1.probe_ns - came.1.probe_ns;
-                    slices.add([came, began, ended], ended.2, false, paid_ns);
+                    let paid = Paid { probe_ns: ended.1.probe_ns - came.1.probe_ns, own_ns };
+                    slices.add([came, began, ended], ended.2, false, paid);
                 }
             }
         }
@@ -485,6 +519,16 @@ mod tests {
     }
 
     #[test]
+    fn slices_that_are_dear_to_the_agent_are_few() {
+        let own_ns = 2e7;
+        let (mut slices, ..) = run_with(1_000_000.0, 700.0, Some(0.01), 0.0);
+        let many = slices.seen.len();
+        (slices, ..) = run_with(1_000_000.0, 700.0, Some(0.01), own_ns);
+        let share = slices.seen.len() as f64 * own_ns / 1e10 / slices.cpus;
+        assert!(slices.seen.len() < many && share < 0.02, "{share} of the machine");
+    }
+
+    #[test]
     fn slices_are_longer_where_calls_are_fewer() {
         let (slices, cost, found) = run(50_000.0, 700.0, Some(0.01));
         assert!(slices.is_sliced() && (0.005..0.012).contains(&cost), "{cost}");
@@ -512,7 +556,7 @@ mod tests {
                 [look(at), look(at + 10), look(at + 60)],
                 ThreadsTime::default(),
                 index % 3 == 0,
-                60.0,
+                Paid::default(),
             );
         }
         assert!(slices.seen.len() <= MOST_SLICES + 1);
