@@ -8,6 +8,7 @@ mod go;
 mod go_code;
 mod names;
 mod site;
+mod site_arm;
 
 pub use find::{Allocator, Entry, Flavour, Group, Identity, MappedFile, find, mapped_files};
 pub use go::GoChoice;

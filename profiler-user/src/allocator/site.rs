@@ -3,7 +3,7 @@
 //! A probe replaces an instruction by a trap. What the kernel does with the replaced one decides what a hit costs: it emulates `push` of a
 //! register, `nop`, jumps and near calls (arch/x86/kernel/uprobes.c), all others it runs out of line, one step at a time, which takes nine
 //! times as long. So the probe goes to the first instruction that is emulated, if every call passes it, nothing jumps to it from elsewhere, and
-//! the arguments are still in registers. Where there is none, it goes to the first instruction.
+//! the arguments are still in registers. Where there is none, it goes to the first instruction. For AArch64 see [`super::site_arm`].
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -63,32 +63,8 @@ pub enum Jump {
 pub fn choose(arch: Arch, code: &[u8], wanted: Wanted) -> Chosen {
     match arch {
         Arch::X86_64 => choose_x86(code, wanted),
-        // The return address is in a register, which the very first instructions save: the beginning is the one place that is right for both
-        // probes. What a hit costs there is measured.
-        Arch::Aarch64 => Chosen {
-            offset: 0,
-            words: wanted.arguments.map(u64::from),
-            pushed_words: 0,
-            emulated: code.first_chunk().is_some_and(|word| is_simulated_arm(u32::from_le_bytes(*word))),
-            jumps: code.first_chunk().map_or(Jump::None, |word| jump_of_arm(u32::from_le_bytes(*word))),
-        },
+        Arch::Aarch64 => super::site_arm::choose(&code[..code.len().min(MOST_CODE)], wanted),
     }
-}
-
-/// What the kernel simulates on arm64: branches, `adr`, `adrp` (arch/arm64/kernel/probes/decode-insn.c).
-fn is_simulated_arm(word: u32) -> bool {
-    let branch = word >> 26 == 0b00_0101 || word >> 26 == 0b10_0101;
-    let conditional = word >> 24 == 0x54;
-    let compare_or_test = matches!((word >> 24) & 0x7f, 0x34..=0x37);
-    let address = (word >> 24) & 0x1f == 0x10;
-    branch || conditional || compare_or_test || address
-}
-
-/// The distance that an unconditional branch goes (`B`, Arm ARM, C6.2.26).
-fn jump_of_arm(word: u32) -> Jump {
-    let is_branch = word >> 26 == 0b00_0101;
-    // 26 bits of signed words.
-    if is_branch { Jump::By(i64::from((word << 6).cast_signed() >> 6) * 4) } else { Jump::None }
 }
 
 /// Registers that arguments are passed in (System V ABI), in order.
@@ -298,15 +274,6 @@ mod tests {
         let code = [0x48, 0x85, 0xff, 0x55, 0xeb, 0xfd];
         assert!(!choose(Arch::X86_64, &code, ONE).emulated);
         assert_eq!(choose(Arch::X86_64, &[0xe9, 1, 0, 0, 0], ONE).jumps, Jump::By(6));
-        assert_eq!(jump_of_arm(0x17ff_ffff), Jump::By(-4));
-    }
-
-    #[test]
-    fn arm_branches_are_simulated() {
-        // cbz x0; adrp x16; b; stp x29,x30,[sp,#-16]!
-        assert!([0xb400_0040, 0x9000_0010, 0x1400_0002].into_iter().all(is_simulated_arm));
-        assert!(!is_simulated_arm(0xa9bf_7bfd));
-        assert_eq!(choose(Arch::Aarch64, &[], ONE).offset, 0);
     }
 
     proptest::proptest! {
