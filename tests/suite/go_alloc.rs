@@ -143,7 +143,9 @@ fn what_the_collector_frees_is_not_in_use() {
         let notes = &recorded.json["quality"]["notes"];
         assert!(
             (found / true_value - 1.0).abs() < by_chance(&truth, "siteKept"),
-            "{found} of {true_value}: {notes}"
+            "{verb}: {found} of {true_value}: {notes}\n{}\n{}",
+            recorded.json["quality"],
+            recorded.json["sites"]
         );
         for site in ["siteSmall", "siteMiddle", "siteLarge"] {
             let (live, all) = (sum(&recorded, site, "live_bytes"), truth[&format!("{site}_bytes")]);
