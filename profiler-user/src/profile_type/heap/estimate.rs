@@ -79,6 +79,9 @@ const FIRST_DISTURBS: (f64, f64) = (1.1, 0.06);
 /// it would have kept up with its time outside, and only there.
 const MAY_SPIN: f64 = 3.5;
 
+/// Upper over lower bound up to which what was computed is an estimate. Where they are farther apart it may lie anywhere between them.
+const WELL_KNOWN: f64 = 3.0;
+
 /// Whether a target that is this busy in slices may have no time to spare in them.
 pub(super) fn is_saturated(inside: f64) -> bool {
     inside > BUSY
@@ -142,8 +145,16 @@ fn by_own_time(seen: &[Slice], outside: f64) -> Estimate {
     }
     // Whatever the errors are, no call takes less than it can.
     high = high.min(usual / least_own);
-    let (low, middle) = if spare { (low.max(least), middle.max(least)) } else { (low, middle) };
-    let (high, middle) = (high.max(low), middle.min(high.max(low)));
+    let low = if spare { low.max(least) } else { low };
+    let high = high.max(low);
+    let middle = if high <= WELL_KNOWN * low {
+        middle.clamp(low, high)
+    } else if spare {
+        // Next to nothing of a call's time is its own, and how little does not show. What was seen is what there is at least.
+        low
+    } else {
+        low * (high / low.max(f64::MIN_POSITIVE)).min(WELL_KNOWN * WELL_KNOWN).sqrt()
+    };
     Estimate {
         correction: middle,
         error: (high - middle).max(middle - low) / middle.max(f64::MIN_POSITIVE),
@@ -275,13 +286,13 @@ mod tests {
         for (target, work, outside, cost, widest_error) in [
             (Target::Computes, 1000.0, 1.0, 700.0, 0.4),
             // Most of what a call takes is the probe's.
-            (Target::Computes, 200.0, 1.0, 700.0, 20.0),
+            (Target::Computes, 200.0, 1.0, 700.0, 60.0),
             // Two calls out of three find time to spare.
             (Target::Sleeps, 50.0, 0.05, 300.0, 0.2),
             // None does, and next to nothing of a call's time is the target's own.
             (Target::Sleeps, 20.0, 0.02, 900.0, 4.0),
-            (Target::Sleeps, 300.0, 0.3, 900.0, 20.0),
-            (Target::Sleeps, 700.0, 0.7, 900.0, 1.0),
+            (Target::Sleeps, 300.0, 0.3, 900.0, 60.0),
+            (Target::Sleeps, 700.0, 0.7, 900.0, 3.0),
             (Target::Spins, 50.0, 1.0, 300.0, 0.3),
         ] {
             let (mut held, mut widest) = (0, 0.0_f64);
@@ -294,6 +305,20 @@ mod tests {
             }
             assert!(held >= 190, "{target:?}, {work} ns: {held} of 200");
             assert!(widest < widest_error, "{target:?}, {work} ns: ± {widest}");
+        }
+    }
+
+    #[test]
+    fn slices_full_of_probes_do_not_make_numbers_without_bounds() {
+        // Probes are thought to take more than there is: nothing is left that could be the target's own.
+        for (target, outside) in [(Target::Computes, 1.0), (Target::Sleeps, 0.3)] {
+            let (mut seen, _) = slices(target, 300.0, 900.0, 0.1, &mut 1);
+            for slice in &mut seen {
+                slice.probe_ns = slice.cpu_ns * 0.99;
+                slice.other = false;
+            }
+            let found = estimate(&seen, outside).unwrap();
+            assert!((1.0..=3.0).contains(&found.correction) && found.error > 1.0, "{target:?}: {found:?}");
         }
     }
 

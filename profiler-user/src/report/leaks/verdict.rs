@@ -72,6 +72,9 @@ pub struct Finding {
     pub hidden: f64,
 }
 
+/// Certainty at most where all that was seen may be gone by now: blocks that live for a while look like those that stay.
+const SURE_WITHOUT_BOUND: f64 = 0.9;
+
 /// Judges a site.
 pub fn judge(leaks: &Leaks, sums: &LeakSums) -> Finding {
     let found = match &leaks.slices {
@@ -100,7 +103,8 @@ pub fn sure_of_order(first: &Finding, second: &Finding) -> f64 {
     let error = first.error.hypot(second.error);
     let away = first.growth - second.growth - second.hidden;
     if error > 0.0 {
-        normal(away / error)
+        let sure = normal(away / error);
+        if first.bounds.0 > 0.0 { sure } else { sure.min(SURE_WITHOUT_BOUND) }
     } else if away < 0.0 {
         0.0
     } else if away > 0.0 {
@@ -201,6 +205,7 @@ fn by_slices(leaks: &Leaks, slices: &WatchedSlices, sums: &LeakSums) -> Finding 
         Verdict::Unknown
     };
     let sure = if error > 0.0 { normal(growth / error) } else { 0.5 };
+    let sure = if bounds.0 > 0.0 { sure } else { sure.min(SURE_WITHOUT_BOUND) };
     Finding { verdict, growth, error, bounds, sure, hidden: 0.0 }
 }
 

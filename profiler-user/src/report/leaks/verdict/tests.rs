@@ -96,15 +96,18 @@ fn too_few_looks_say_nothing() {
 
 #[test]
 fn the_order_of_two_sites_is_as_sure_as_their_errors_let_it_be() {
-    let of = |growth, error| Finding {
+    let of = |growth: f64, error: f64| Finding {
         verdict: Verdict::Growing,
         growth,
         error,
-        bounds: (0.0, 0.0),
+        bounds: (growth - 2.0 * error, growth + 2.0 * error),
         sure: 1.0,
         hidden: 0.0,
     };
     assert!(sure_of_order(&of(100.0, 1.0), &of(50.0, 1.0)) > 0.999);
+    // Time slices may have no lower bound, whatever the standard error of what they saw is.
+    let unbounded = Finding { bounds: (0.0, 1000.0), ..of(100.0, 1.0) };
+    assert!(sure_of_order(&unbounded, &of(50.0, 1.0)) < 0.95);
     assert!((sure_of_order(&of(100.0, 50.0), &of(100.0, 50.0)) - 0.5).abs() < 1e-6);
     assert!(sure_of_order(&of(2.0, 0.0), &of(1.0, 0.0)) > 0.999);
     // All that is hidden of the second one may be growth.
