@@ -86,8 +86,9 @@ fn vm_the_cost_of_a_recording_is_known_by_cause() {
     let sampler = programs.iter().find(|program| program["name"] == "sample_cpu").unwrap();
     let ticks = number(&cost["cpus"]) * 99 * number(&cost["wall_ns"]) / 1_000_000_000;
     let runs = number(&sampler["runs"]);
-    // Ticks are left out where a CPU stalls.
-    assert!(runs * 2 > ticks && runs < ticks * 2, "{runs} runs, {ticks} ticks");
+    // Ticks are left out where a CPU stalls, and on one that is idle for long: with no tick of the scheduler the kernel takes a hundred samples for a storm
+    // and throttles them (`__perf_event_account_interrupt`, kernel/events/core.c). The program keeps one CPU busy.
+    assert!(runs * 2 * number(&cost["cpus"]) > ticks && runs < ticks * 2, "{runs} runs, {ticks} ticks");
     let of_programs: u64 = programs.iter().map(|program| number(&program["ns"])).sum();
     assert_eq!(of_programs, number(&cost["bpf_ns"]));
     assert!(number(&cost["probes_ns"]) > runs * 300, "an interrupt takes longer: {cost}");
