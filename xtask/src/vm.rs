@@ -83,17 +83,20 @@ pub(crate) fn run(name: Option<&str>, tests: &str) -> Result<ExitCode> {
     Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a kernel dies of when a CPU of the emulator still runs code that another one has just patched: kernels turn tracepoints on and off
-/// by replacing instructions, and make sure of every real CPU. No fault of ours, so the machine is tried once more.
-const STALE_CODE: &str = "Oops: int3";
+/// How a machine whose kernel has died is told from one whose tests have failed.
+const DIED: &str = "the machine's kernel died";
 
 /// Builds for one machine, boots it and waits for its outcome.
+///
+/// Kernels turn tracepoints on and off by replacing instructions, and make sure of every real CPU. One of the emulator may still run the old code, and
+/// the kernel dies of an `int3` that it does not know, or its CPUs wait for each other for ever. That is no fault of ours, so a machine that dies is booted
+/// once more; what we do to a kernel it does not survive twice.
 pub(crate) fn boot(machine: Machine, tests: &str) -> Result<()> {
     let kernel = kernel(&machine)?;
     let initramfs = initramfs(&machine, tests)?;
     match boot_once(machine, &kernel, &initramfs) {
-        Err(error) if format!("{error:#}").contains(STALE_CODE) => {
-            println!("booted once more, because the emulator ran code that was replaced: {error:#}");
+        Err(error) if format!("{error:#}").contains(DIED) => {
+            println!("booted once more: {error:#}");
             boot_once(machine, &kernel, &initramfs)
         }
         outcome => outcome,
@@ -147,7 +150,7 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
             };
         }
         if FATAL.iter().any(|marker| text.contains(marker)) {
-            bail!("the machine's kernel died: {text}");
+            bail!("{DIED}: {text}\n{}", verdicts.said());
         }
     }
 }
