@@ -247,7 +247,7 @@ impl Heap {
 
     /// Where probes are.
     fn usual(&self) -> Probed {
-        if self.options.live { Probed::Blocks } else { Probed::Calls }
+        Probed::usual(self.options.live)
     }
 
     /// Lets the programs count calls at these probes, or not.
@@ -271,8 +271,13 @@ impl Heap {
             calls: sum.count,
             bytes: sum.bytes,
             cpu_ns: self.probes.cpu_ns(),
-            probe_ns: self.cost.probe_ns(programs, programs.stat(Stat::HeapCalls)),
+            probe_ns: self.probe_ns(programs),
         }
+    }
+
+    /// CPU time that probes took so far, by what they take of us, nanoseconds.
+    fn probe_ns(&self, programs: &Programs) -> f64 {
+        self.cost.probe_ns(programs, programs.stat(Stat::HeapCalls))
     }
 
     /// Follows what a process in scope did: it forked, became another program, loaded a library, or ended.
@@ -355,7 +360,7 @@ impl Heap {
         };
         let own_ns = clock::own_cpu_ns();
         let threads = Threads::open(self.probes.processes());
-        let before_ns = self.cost.probe_ns(programs, self.maps.total().count);
+        let before_ns = self.probe_ns(programs);
         // From here on the target pays for every moment that we are late.
         let urgent = Urgent::begin();
         self.probes.resume(programs, probed);
@@ -377,7 +382,7 @@ impl Heap {
         let later = threads.time();
         drop(threads);
         let paid = Paid {
-            probe_ns: self.cost.probe_ns(programs, self.maps.total().count) - before_ns,
+            probe_ns: self.probe_ns(programs) - before_ns,
             own_ns: clock::own_cpu_ns().saturating_sub(own_ns) as f64,
         };
         self.slices.add([came, began, ended], later, other, paid);
@@ -411,8 +416,7 @@ impl Heap {
 
     /// Time on the way into the programs, in the target, nanoseconds.
     pub fn trap_ns(&self, programs: &Programs) -> u64 {
-        let calls = programs.stat(Stat::HeapCalls);
-        let traps = (self.cost.probe_ns(programs, calls) as u64).saturating_sub(programs.heap_runs().run_ns);
+        let traps = (self.probe_ns(programs) as u64).saturating_sub(programs.heap_runs().run_ns);
         traps.saturating_sub(self.traps_before_ns)
     }
 

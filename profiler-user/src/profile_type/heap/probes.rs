@@ -58,6 +58,13 @@ pub(super) enum Probed {
     Blocks,
 }
 
+impl Probed {
+    /// What is probed unless something is to be learned from the difference.
+    pub(super) fn usual(live: bool) -> Self {
+        if live { Self::Blocks } else { Self::Calls }
+    }
+}
+
 /// All probes of a recording.
 pub(super) struct Probes {
     probing: Probing,
@@ -132,7 +139,7 @@ impl Probes {
                     let go = GoProcess::new(choice, pid, file.clone(), self.every, age);
                     self.go.insert((pid, allocator.identity), go);
                 }
-                if let Err(error) = self.add(programs, pid, &allocator, self.usual()) {
+                if let Err(error) = self.add(programs, pid, &allocator, Probed::usual(self.live)) {
                     self.looked_at.remove(&(pid, file.path));
                     return Err(error);
                 }
@@ -148,10 +155,6 @@ impl Probes {
             self.unknown_go.insert(pid);
         }
         Ok(())
-    }
-
-    fn usual(&self) -> Probed {
-        if self.live { Probed::Blocks } else { Probed::Calls }
     }
 
     fn add(
@@ -255,7 +258,7 @@ impl Probes {
             *probes = kept;
             close_aside(old.into_iter().map(|(_, probe)| probe));
             let Some(allocator) = self.allocators.get(&identity).map(Arc::clone) else { continue };
-            if let Err(error) = self.add(programs, pid, &allocator, self.usual()) {
+            if let Err(error) = self.add(programs, pid, &allocator, Probed::usual(self.live)) {
                 self.refuse(&error);
             }
         }

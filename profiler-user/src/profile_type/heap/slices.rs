@@ -182,15 +182,19 @@ impl Slices {
 
     /// Share of the time that slices cover, by what they cost so far.
     pub(super) fn share_of_time(&self) -> f64 {
-        let (wall_ns, cpu_ns, probe_ns) = self.on;
+        let (wall_ns, _, probe_ns) = self.on;
         let Some(budget) = self.budget else { return 1.0 };
-        // A target on several CPUs pays on each of them, and has as many times one CPU to pay from.
-        let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
-        (budget * cpus * wall_ns / (probe_ns * self.dearer()).max(1.0)).clamp(1e-6, 0.5)
+        (budget * self.target_cpus() * wall_ns / (probe_ns * self.dearer()).max(1.0)).clamp(1e-6, 0.5)
+    }
+
+    /// CPUs that the target uses, one at least: it pays on each of them, and has as many times one CPU to pay from.
+    fn target_cpus(&self) -> f64 {
+        let (wall_ns, cpu_ns, _) = self.on;
+        (cpu_ns / wall_ns.max(1.0)).max(1.0)
     }
 
     /// How many times what they take of us the probes take of the target, by what is known so far.
-    pub(super) fn dearer(&self) -> f64 {
+    fn dearer(&self) -> f64 {
         // One that waits for its time by spinning loses nothing, but its CPU does.
         self.dearer.unwrap_or(USUALLY_DEARER.0).max(1.0)
     }
@@ -201,8 +205,8 @@ impl Slices {
             Phase::Always { look_ns: Some(look_ns) } if now_ns >= look_ns => {
                 self.measure(now_ns, total());
                 let Some(budget) = self.budget else { return Turn::Stay };
-                let cpus = (self.on.1 / self.on.0.max(1.0)).max(1.0);
-                if self.expected.is_some_and(|expected| expected * self.dearer() > budget * cpus) {
+                let allowed = budget * self.target_cpus();
+                if self.expected.is_some_and(|expected| expected * self.dearer() > allowed) {
                     return Turn::Close;
                 }
                 // What was cheap may become dear.
@@ -309,11 +313,8 @@ impl Slices {
         let length = self.length_ns();
         let (slices, paid) = self.paid;
         let pause = if slices > 0.0 {
-            let (wall_ns, cpu_ns, _) = self.on;
-            let cpus = (cpu_ns / wall_ns.max(1.0)).max(1.0);
-            let budget = self.budget.unwrap_or(1.0);
             // What the agent takes of the machine counts as what probes take of the target: the stricter one wins.
-            let target = paid.probe_ns * self.dearer() / (budget * cpus);
+            let target = paid.probe_ns * self.dearer() / (self.budget.unwrap_or(1.0) * self.target_cpus());
             (target / slices).max(self.least_period_ns()).max(2.0 * length) - length
         } else {
             (BEFORE_NS + length + self.linger_ns) / self.share_of_time() - length
