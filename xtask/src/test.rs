@@ -39,9 +39,7 @@ pub(crate) fn all(machines: Machines) -> ExitCode {
     });
     steps.run("end-to-end tests on this kernel", end_to_end);
     if machines == Machines::HostAndVirtual {
-        for machine in vm::MACHINES {
-            steps.run(&format!("virtual machine {}", machine.name), || vm::boot(machine, vm::ALL_TESTS));
-        }
+        vm::run_all(&mut steps, &vm::MACHINES, vm::ALL_TESTS);
     }
     if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -15,14 +15,21 @@ use xtask::bpf::{Logging, workspace};
 use xtask::toolchain::{cache_root, clean_command};
 
 use crate::build::{cargo, target_folder};
-use crate::steps::Steps;
+use crate::steps::{SideStep, Steps};
 use crate::test::executable;
 use crate::verdicts::Verdicts;
 use crate::workloads::{Linking, compile};
 use crate::{apt, must, setup};
 
-/// A machine that has not spoken its outcome by then is stuck. Emulation on a busy host takes up to ten minutes.
-const LONGEST_RUN: Duration = Duration::from_mins(20);
+/// A machine that has not spoken its outcome by then has failed. Emulation on a busy host takes up to twenty minutes.
+const LONGEST_RUN: Duration = Duration::from_mins(30);
+/// A machine that says nothing for so long is stuck: no test takes a third of it.
+const LONGEST_SILENCE: Duration = Duration::from_mins(4);
+
+/// One thread runs all CPUs of a machine in turn. With a thread for each, the emulator (before 8.1) may translate an instruction while another CPU
+/// replaces it and keep the old one: kernels that turn tracepoints and jump labels on and off die of an `int3` that they do not know, wait for each
+/// other for ever, or miss events.
+const EMULATION: &str = "tcg,thread=single";
 
 /// What a dying kernel prints.
 const FATAL: [&str; 5] = ["Kernel panic", "BUG: ", "soft lockup", "rcu_sched self-detected stall", "Oops:"];
@@ -77,27 +84,54 @@ pub(crate) fn run(name: Option<&str>, tests: &str) -> Result<ExitCode> {
         bail!("there is no machine `{}`; there are: {known}", name.unwrap_or_default());
     }
     let mut steps = Steps::default();
-    for machine in MACHINES.into_iter().filter(|machine| name.is_none_or(|name| machine.name == name)) {
-        steps.run(&format!("virtual machine {}", machine.name), || boot(machine, tests));
-    }
+    let machines: Vec<Machine> =
+        MACHINES.into_iter().filter(|machine| name.is_none_or(|name| machine.name == name)).collect();
+    run_all(&mut steps, &machines, tests);
     Ok(if steps.summary() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// How a machine whose kernel has died is told from one whose tests have failed.
-const DIED: &str = "the machine's kernel died";
+/// Builds for the machines and boots them side by side.
+pub(crate) fn run_all(steps: &mut Steps, machines: &[Machine], tests: &str) {
+    let mut boots: Vec<SideStep> = Vec::new();
+    for arch in [Arch::Aarch64, Arch::X86_64] {
+        let of_arch: Vec<Machine> = machines.iter().copied().filter(|machine| machine.arch == arch).collect();
+        if of_arch.is_empty() {
+            continue;
+        }
+        let mut image = None;
+        steps.run(&format!("building for the {} machines", arch.name()), || {
+            image = Some(initramfs(arch, tests)?);
+            of_arch.iter().try_for_each(|machine| kernel(machine).map(drop))
+        });
+        let Some(image) = image else { continue };
+        for machine in of_arch {
+            let image = image.clone();
+            boots
+                .push((format!("virtual machine {}", machine.name), Box::new(move || boot(machine, &image))));
+        }
+    }
+    steps.run_side_by_side(&boots);
+}
 
-/// Builds for one machine, boots it and waits for its outcome.
-///
-/// Kernels turn tracepoints on and off by replacing instructions, and make sure of every real CPU. One of the emulator may still run the old code, and
-/// the kernel dies of an `int3` that it does not know, or its CPUs wait for each other for ever. That is no fault of ours, so a machine that dies is booted
-/// once more; what we do to a kernel it does not survive twice.
-pub(crate) fn boot(machine: Machine, tests: &str) -> Result<()> {
+/// How a machine whose kernel has died, or that never came to an end, is told from one whose tests have failed.
+#[derive(Debug)]
+struct MachineFault(String);
+
+impl std::fmt::Display for MachineFault {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for MachineFault {}
+
+/// Boots a machine and waits for its outcome; once more if the machine itself failed, whatever it died of. What we do to a kernel it does not survive twice.
+fn boot(machine: Machine, initramfs: &Path) -> Result<()> {
     let kernel = kernel(&machine)?;
-    let initramfs = initramfs(&machine, tests)?;
-    match boot_once(machine, &kernel, &initramfs) {
-        Err(error) if format!("{error:#}").contains(DIED) => {
-            println!("booted once more: {error:#}");
-            boot_once(machine, &kernel, &initramfs)
+    match boot_once(machine, &kernel, initramfs) {
+        Err(error) if error.downcast_ref::<MachineFault>().is_some() => {
+            println!("{}: booted once more: {error:#}", machine.name);
+            boot_once(machine, &kernel, initramfs)
         }
         outcome => outcome,
     }
@@ -116,14 +150,14 @@ fn boot_once(machine: Machine, kernel: &Path, initramfs: &Path) -> Result<()> {
         .stderr(Stdio::piped());
     let mut child =
         emulator.spawn().with_context(|| format!("cannot run {}", crate::steps::words(&emulator)))?;
-    let outcome = watch(&mut child, &log_path);
+    let outcome = watch(&mut child, machine.name, &log_path);
     // Whatever it said, it is not needed any more; it may have powered off by itself.
     let _gone = child.kill();
     let _reaped = child.wait();
     outcome.with_context(|| format!("the console's output is in {}", log_path.display()))
 }
 
-fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
+fn watch(child: &mut Child, name: &str, log_path: &Path) -> Result<()> {
     let mut log =
         fs::File::create(log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let console = child.stdout.take().context("no console")?;
@@ -132,15 +166,22 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
     let mut verdicts = Verdicts::default();
     loop {
         let left = LONGEST_RUN.checked_sub(started.elapsed()).context("no outcome in time")?;
-        let line = match lines.recv_timeout(left) {
+        let line = match lines.recv_timeout(left.min(LONGEST_SILENCE)) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => bail!("no outcome within {} s", LONGEST_RUN.as_secs()),
-            Err(RecvTimeoutError::Disconnected) => bail!("the machine went off without an outcome"),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(fault(
+                    &format!("no outcome after {} s, and silence", started.elapsed().as_secs()),
+                    &verdicts
+                ))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!(fault("the machine went off without an outcome", &verdicts))
+            }
         };
         writeln!(log, "{line}")?;
         let text = line.trim_end();
         if verdicts.read(text) || text.starts_with("test ") || text.starts_with("tried ") {
-            println!("  | {text}");
+            println!("  | {name} | {text}");
         }
         if let Some(outcome) = text.strip_prefix(OUTCOME) {
             return if outcome == "pass" {
@@ -150,9 +191,13 @@ fn watch(child: &mut Child, log_path: &Path) -> Result<()> {
             };
         }
         if FATAL.iter().any(|marker| text.contains(marker)) {
-            bail!("{DIED}: {text}\n{}", verdicts.said());
+            bail!(fault(&format!("the machine's kernel died: {text}"), &verdicts));
         }
     }
+}
+
+fn fault(what: &str, verdicts: &Verdicts) -> MachineFault {
+    MachineFault(format!("{what}\n{}", verdicts.said()).trim_end().to_owned())
 }
 
 fn lines_of(console: std::process::ChildStdout) -> Receiver<String> {
@@ -186,8 +231,7 @@ fn kernel(machine: &Machine) -> Result<PathBuf> {
     images.next().context("the kernel package has no image")
 }
 
-fn initramfs(machine: &Machine, tests: &str) -> Result<PathBuf> {
-    let arch = machine.arch;
+fn initramfs(arch: Arch, tests: &str) -> Result<PathBuf> {
     let root = target_folder().join("vm").join(format!("root-{}", arch.name()));
     for folder in ["bin", "proc", "sys", "dev", "tmp", "run", "workloads"] {
         fs::create_dir_all(root.join(folder))?;
@@ -268,7 +312,7 @@ impl Arch {
                 "-cpu",
                 "max",
                 "-accel",
-                "tcg",
+                EMULATION,
                 "-smp",
                 "2",
                 "-m",
@@ -310,7 +354,12 @@ impl Arch {
                     command
                 }
             };
-            command.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+            command
+                .env("CARGO_TARGET_DIR", &folder)
+                .env("RUSTFLAGS", "-C target-feature=+crt-static")
+                // Optimized across crates these would run a little faster and build for minutes.
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
             command
         };
         must(command().args([
