@@ -128,9 +128,16 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(
 pub(crate) struct Tick {
     /// When it was due, nanoseconds of the monotonic clock, as far as ticks that came on time tell; zero before the first.
     pub(crate) grid_ns: u64,
+    /// Distance to the tick before, as the timer was set then.
+    pub(crate) tick_ns: u64,
     /// One when it interrupted the idle task.
     pub(crate) idle: u64,
 }
+
+/// Distance of two ticks of the sampling timer, nanoseconds. Written by the agent when it changes the timer; as long as it is zero, the
+/// distance is the one of [`CONFIG`].
+#[map]
+pub(crate) static TICK_NS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// The last tick. Written and read by the sampler of its CPU alone.
 #[map]

@@ -6,6 +6,7 @@ mod dump;
 pub(crate) mod meter;
 mod scope;
 mod setup;
+pub(crate) mod together;
 
 pub use scope::Scope;
 pub(crate) use scope::{BaseConfig, enter_targets};
@@ -25,10 +26,13 @@ use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
 use crate::profile::{Allocations, Counter, Leaks, Overhead, Resident, UnwindTables, ValueType};
-use crate::profile_type::{Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind};
+use crate::profile_type::{
+    Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind, Rate,
+};
 use crate::unwinder::{Closing, Unwinder};
 use dump::StackDump;
 use meter::Meter;
+use together::Together;
 
 /// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
 const MAX_RECORDS_PER_TICK: usize = 100_000;
@@ -57,10 +61,8 @@ pub struct SessionOptions {
     pub cpus: Option<Vec<u32>>,
     /// What to measure.
     pub kind: ProfileKind,
-    /// What makes a CPU take samples.
-    pub clock: Clock,
-    /// Samples per second and CPU.
-    pub frequency_hz: u64,
+    /// How often a CPU is sampled.
+    pub rate: Rate,
     /// Whether idle CPUs are sampled.
     pub idle: Idle,
     /// Which parts of a stack to keep.
@@ -69,6 +71,13 @@ pub struct SessionOptions {
     pub max_table_bytes: u64,
     /// Where to write every sample's registers, stack and frames, to compare the walk with others; none in real use.
     pub dump: Option<PathBuf>,
+}
+
+impl SessionOptions {
+    /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
+    fn max_overhead(&self) -> f64 {
+        self.kind.max_overhead().or(self.rate.max_overhead).unwrap_or(1.0)
+    }
 }
 
 /// Why a recording could not start.
@@ -145,6 +154,9 @@ pub struct Session {
     undecodable: u64,
     start_unix_ns: u64,
     meter: Meter,
+    /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
+    max_overhead: f64,
+    together: Together,
 }
 
 /// What a recording ended with, ready for symbolization.
@@ -233,7 +245,13 @@ impl Session {
             self.add(&sample, &moment);
         }
         if let Some(waits) = &mut self.waits
-            && waits.tick(self.programs.run_time_ns()).is_err()
+            && waits.tick(|| self.programs.run_time_ns()).is_err()
+        {
+            self.undecodable += 1;
+        }
+        self.share_budget();
+        if let Some(sampler) = &mut self.sampler
+            && sampler.tick(&mut self.programs, |programs| self.meter.spent_ns(programs)).is_err()
         {
             self.undecodable += 1;
         }
@@ -252,6 +270,39 @@ impl Session {
             if memory.tick(&self.programs, targets).is_err() {
                 self.undecodable += 1;
             }
+        }
+    }
+
+    /// Leaves their part of the budget to other recordings.
+    fn share_budget(&mut self) {
+        let spent_ns = || {
+            let traps_ns = self.heap.as_ref().map_or(0, |heap| heap.trap_ns(&self.programs));
+            self.meter.spent_ns(&self.programs) + traps_ns
+        };
+        let Some(part) = self.together.look(spent_ns, self.max_overhead) else { return };
+        if let Some(sampler) = &mut self.sampler {
+            sampler.share_budget(part);
+        }
+        if let Some(waits) = &mut self.waits {
+            waits.share_budget(part);
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.share_budget(part);
+        }
+        if let Some(heap) = &mut self.heap {
+            heap.share_budget(part);
+        }
+    }
+
+    /// Records as little as it can for a while: the host or the agent is short of something.
+    pub fn shed(&mut self) {
+        let of_sampler = self.sampler.as_mut().map(|sampler| sampler.shed(&mut self.programs));
+        let of_memory = self.memory.as_mut().map(Memory::shed);
+        for failed in [of_sampler.and_then(Result::err), of_memory.and_then(Result::err)].iter().flatten() {
+            self.notes.push(format!("load could not be shed: {failed}"));
+        }
+        if let Some(waits) = &mut self.waits {
+            waits.shed();
         }
     }
 
@@ -433,6 +484,8 @@ impl Session {
             }
             self.notes.extend(heap.notes(&self.programs.stats()));
         }
+        self.notes.extend(self.sampler.as_ref().and_then(OnCpu::note));
+        self.notes.extend(self.together.note());
         if let Some(memory) = &self.memory {
             self.notes.extend(memory.notes(&self.programs.stats()));
         }

@@ -67,7 +67,10 @@ fn vm_an_output_that_exists_is_kept_beside_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.folded"), "precious").unwrap();
     let mut agent = agent();
-    agent.args(["record", "-F", "499", "-o", "x.folded", "--"]).arg(workload("cpu_split")).arg("0.5");
+    agent
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--"])
+        .arg(workload("cpu_split"))
+        .arg("0.5");
     assert_eq!(run(agent.current_dir(folder.path())).unwrap().code, 0);
     assert_eq!(std::fs::read_to_string(folder.path().join("x.folded.old")).unwrap(), "precious");
 }
@@ -77,7 +80,10 @@ fn vm_standard_output_carries_the_data_alone() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let mut agent = agent();
-    agent.args(["record", "-F", "499", "-f", "folded", "-o", "-", "--"]).arg(workload("execs")).arg("0.3");
+    agent
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-f", "folded", "-o", "-", "--"])
+        .arg(workload("execs"))
+        .arg("0.3");
     let run = run(agent.current_dir(folder.path())).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let folded = tests::Folded::parse(&run.stdout).unwrap();
@@ -95,6 +101,8 @@ fn behind_sudo_files_and_commands_are_the_users() {
         "record",
         "-F",
         "499",
+        "--max-overhead",
+        "100%",
         "-o",
         "x.folded",
         "--",
@@ -122,6 +130,8 @@ fn behind_sudo_a_planted_link_does_not_make_root_write_elsewhere() {
         "record",
         "-F",
         "499",
+        "--max-overhead",
+        "100%",
         "-o",
         "x.folded",
         "--",

@@ -71,8 +71,11 @@ fn vm_a_target_that_ends_ends_the_recording() {
     let mut child =
         Command::new(workload("cpu_split")).arg(seconds(3)).stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id().to_string();
-    let started =
-        start_agent(&["attach", &pid, "-d", "1000", "-F", "199", "-o", "x.folded"], folder.path()).unwrap();
+    let started = start_agent(
+        &["attach", &pid, "-d", "1000", "-F", "199", "--max-overhead", "100%", "-o", "x.folded"],
+        folder.path(),
+    )
+    .unwrap();
     child.wait().unwrap();
     let run = tests::finish(started).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -86,7 +89,7 @@ fn vm_the_commands_exit_code_is_passed_on() {
     let script = format!("{} 0.3; exit 7", workload("cpu_split").display());
     let mut agent = agent();
     agent
-        .args(["record", "-F", "499", "-o", "x.folded", "--", "sh", "-c", &script])
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--", "sh", "-c", &script])
         .current_dir(folder.path());
     assert_eq!(run(&mut agent).unwrap().code, 7);
 }
@@ -164,7 +167,12 @@ fn a_full_disk_is_an_error_and_the_table_still_comes() {
     let mount = Mounted::tmpfs(folder.path(), "size=4k");
     let file = folder.path().join("x.svg");
     let mut agent = agent();
-    agent.args(["record", "-F", "499", "-o"]).arg(&file).arg("--").arg(workload("cpu_split")).arg("0.5");
+    agent
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-o"])
+        .arg(&file)
+        .arg("--")
+        .arg(workload("cpu_split"))
+        .arg("0.5");
     let run = run(&mut agent).unwrap();
     drop(mount);
     assert_eq!(run.code, 1, "{}", run.stderr);
@@ -237,7 +245,20 @@ fn vm_hostile_names_reach_no_terminal_and_break_no_format() {
     std::fs::copy(workload("cpu_split"), &hostile).unwrap();
     let mut agent = agent();
     agent.args([
-        "record", "-F", "499", "-o", "x.folded", "-o", "x.svg", "-o", "x.json", "-o", "x.pb.gz", "--",
+        "record",
+        "-F",
+        "499",
+        "--max-overhead",
+        "100%",
+        "-o",
+        "x.folded",
+        "-o",
+        "x.svg",
+        "-o",
+        "x.json",
+        "-o",
+        "x.pb.gz",
+        "--",
     ]);
     let run = run(agent.arg(&hostile).arg("1").current_dir(folder.path())).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);

@@ -9,7 +9,10 @@ fn go_tool_pprof_reads_our_profiles() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let mut agent = agent();
-    agent.args(["record", "-F", "499", "-o", "x.pb.gz", "--"]).arg(workload("cpu_split")).arg("2");
+    agent
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.pb.gz", "--"])
+        .arg(workload("cpu_split"))
+        .arg("2");
     let recorded = run(agent.current_dir(folder.path())).unwrap();
     assert_eq!(recorded.code, 0, "{}", recorded.stderr);
     let truth = truth(&recorded.stdout).unwrap();

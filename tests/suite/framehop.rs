@@ -9,7 +9,9 @@ fn agrees(command: &[&str], least_stacks: u64) {
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("stacks.jsonl");
     let mut agent = agent();
-    agent.args(["record", "-q", "-F", "199", "-o"]).arg(folder.path().join("out.folded"));
+    agent
+        .args(["record", "-q", "-F", "199", "--max-overhead", "100%", "-o"])
+        .arg(folder.path().join("out.folded"));
     agent.arg("--dump-stacks").arg(&dump).arg("--").args(command).current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);

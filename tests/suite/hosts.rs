@@ -20,7 +20,7 @@ fn vm_inside_a_pid_namespace_the_numbers_are_the_callers() {
     let script = format!(
         "mount -t proc proc /proc; $W/cpu_split 90 >/dev/null & P=$!; \
          unshare -p -f sh -c \"$W/execs 90 & wait\" & sleep 0.5; \
-         $A attach $P -d {0} -F 199 -o one.json -q >/dev/null && $A record -d {0} -F 199 -o all.folded -q >/dev/null; R=$?; \
+         ANY='-F 199 --max-overhead 100%'; $A attach $P -d {0} $ANY -o one.json -q >/dev/null && $A record -d {0} $ANY -o all.folded -q >/dev/null; R=$?; \
          echo pid $P; kill -9 -1; exit $R",
         seconds(1)
     );
@@ -38,7 +38,7 @@ fn vm_inside_a_pid_namespace_the_numbers_are_the_callers() {
 #[test]
 fn vm_without_kernel_type_information_it_still_records_and_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs none /sys/kernel/btf; $A record -F 499 -o x.folded -- $W/forks 0.7";
+    let script = "mount -t tmpfs none /sys/kernel/btf; $A record -F 499 --max-overhead 100% -o x.folded -- $W/forks 0.7";
     let run = in_namespaces(&["-m"], script, folder.path());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stdout.contains("no kernel type information"), "{}", run.stdout);
@@ -71,7 +71,10 @@ impl Drop for Sysctl {
 
 fn record_cpu_split(folder: &Path) -> Run {
     let mut agent = agent();
-    agent.args(["record", "-F", "499", "-o", "x.folded", "--"]).arg(workload("cpu_split")).arg("1");
+    agent
+        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--"])
+        .arg(workload("cpu_split"))
+        .arg("1");
     run(agent.current_dir(folder)).unwrap()
 }
 
@@ -93,7 +96,7 @@ fn vm_hidden_kernel_names_are_counted_and_explained() {
     let folder = tempfile::tempdir().unwrap();
     let _hidden = Sysctl::set("kptr_restrict", "2");
     let mut agent = agent();
-    agent.args(["record", "-F", "999", "-o", "x.folded", "--"]);
+    agent.args(["record", "-F", "999", "--max-overhead", "100%", "-o", "x.folded", "--"]);
     // System calls, so that there are kernel frames.
     agent.args(["sh", "-c", "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo x > /dev/null; done"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
@@ -110,7 +113,7 @@ fn vm_code_made_at_run_time_is_named_by_the_perf_map() {
     let jit = |extra: &[&str]| {
         let mut agent = agent();
         agent
-            .args(["record", "-F", "499", "-o", "x.folded", "--force", "--"])
+            .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--force", "--"])
             .arg(workload("jit"))
             .arg("1")
             .args(extra);
@@ -136,7 +139,18 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
     std::fs::remove_file(&copy).unwrap();
     let mut agent = agent();
     // Longer than the program lives: its file is gone, and so is it, when names are looked up.
-    agent.args(["attach", &child.id().to_string(), "-F", "499", "-d", "60", "-o", "x.folded"]);
+    agent.args([
+        "attach",
+        &child.id().to_string(),
+        "-F",
+        "499",
+        "--max-overhead",
+        "100%",
+        "-d",
+        "60",
+        "-o",
+        "x.folded",
+    ]);
     let run = run(agent.current_dir(folder.path())).unwrap();
     child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -193,7 +207,18 @@ fn vm_a_control_group_is_recorded_with_the_groups_below_it_and_nothing_else() {
     std::fs::write(group.path.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut agent = agent();
-    agent.args(["record", "-G", "perf-agent-test", "-d", "1", "-F", "199", "--json"]);
+    agent.args([
+        "record",
+        "-G",
+        "perf-agent-test",
+        "-d",
+        "1",
+        "-F",
+        "199",
+        "--max-overhead",
+        "100%",
+        "--json",
+    ]);
     let run = run(agent.current_dir(folder.path())).unwrap();
     for child in [&mut inside, &mut outside] {
         child.kill().unwrap();
@@ -217,7 +242,20 @@ fn vm_only_the_cpus_asked_for_are_sampled() {
     let command = |cpus: &str, file: &str| {
         let mut agent = agent();
         agent
-            .args(["record", "-C", cpus, "-F", "199", "-o", file, "--", "taskset", "2"])
+            .args([
+                "record",
+                "-C",
+                cpus,
+                "-F",
+                "199",
+                "--max-overhead",
+                "100%",
+                "-o",
+                file,
+                "--",
+                "taskset",
+                "2",
+            ])
             .arg(workload("cpu_split"))
             .arg("0.5");
         run(agent.current_dir(folder.path())).unwrap()

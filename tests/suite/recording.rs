@@ -19,9 +19,12 @@ impl Recorded {
     }
 }
 
-/// `perf-agent record … -- COMMAND`, folded.
+/// Most tests are about what is recorded, not about what it costs: inside the usual budget a slow machine samples a few times a second.
+const AT_ANY_COST: [&str; 2] = ["--max-overhead", "100%"];
+
+/// `perf-agent record … -- COMMAND` at any cost, folded.
 pub(crate) fn record(options: &[&str], command: &[&str]) -> Recorded {
-    record_with("record", options, command)
+    record_with("record", &[options, &AT_ANY_COST].concat(), command)
 }
 
 /// The same with another verb.
@@ -62,13 +65,14 @@ pub(crate) fn spawn(name: &str, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// `perf-agent attach PID`, folded.
+/// `perf-agent attach PID` at any cost, folded.
 pub(crate) fn attach(pid: u32, options: &[&str]) -> Folded {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.folded");
     let mut agent = agent();
-    agent.arg("attach").arg(pid.to_string()).args(options).arg("-o").arg(&file).current_dir(folder.path());
+    agent.arg("attach").arg(pid.to_string()).args(options).args(AT_ANY_COST).arg("-o").arg(&file);
+    agent.current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
     Folded::read(&file).unwrap()
@@ -101,6 +105,20 @@ fn vm_the_cost_of_a_recording_is_known_by_cause() {
     assert!(of_stages.abs_diff(agent) * 50 <= agent, "{of_stages} in stages of {agent} ns");
     let line = recorded.json["quality_line"].as_str().unwrap();
     assert!(line.contains("of the machine (bpf "), "{line}");
+}
+
+/// A budget that is far too small for the rate: CPUs are sampled less often, and the samples stand for all the time nevertheless.
+#[test]
+fn vm_a_small_budget_samples_less_often_and_still_adds_up() {
+    let asked = ["-F", "999", "--max-overhead", "0.2%"];
+    let recorded = record_with("record", &asked, &[&path_of("nofp_burn"), &seconds(4)]);
+    let busy_ns: f64 = seconds(4).parse::<f64>().unwrap() * 1e9;
+    let share = recorded.cpu_ns() / busy_ns;
+    assert!((0.9..1.1).contains(&share), "{share} of the CPU time\n{}", recorded.stdout);
+    let samples = recorded.json["value_types"][0]["total"].as_f64().unwrap();
+    assert!(samples < 0.6 * 999.0 * busy_ns / 1e9, "{samples} samples");
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(notes.contains("sampled less than 999 times a second"), "{notes}");
 }
 
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {

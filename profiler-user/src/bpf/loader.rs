@@ -138,6 +138,7 @@ pub struct Programs {
     pub(super) ebpf: Ebpf,
     ring: RingBuf<MapData>,
     pub(super) stats: PerCpuArray<MapData, u64>,
+    tick: Array<MapData, u64>,
     targets: super::Targets,
     /// Until the unwinder takes them.
     tables: Option<super::TableMaps>,
@@ -200,6 +201,8 @@ impl Programs {
                 .map_err(|source| map_error("RING", source))?,
             stats: PerCpuArray::try_from(take_map(&mut ebpf, "STATS")?)
                 .map_err(|source| map_error("STATS", source))?,
+            tick: Array::try_from(take_map(&mut ebpf, "TICK_NS")?)
+                .map_err(|source| map_error("TICK_NS", source))?,
             targets: super::Targets::take(&mut ebpf)?,
             tables: Some(super::TableMaps::take(&mut ebpf)?),
             _walk: walk,
@@ -300,6 +303,15 @@ impl Programs {
     pub fn cpu_sampler(&mut self) -> Result<std::os::fd::BorrowedFd<'_>, LoadError> {
         let program = perf_program(&mut self.ebpf, "sample_cpu")?;
         Ok(program.fd().map_err(|source| refused("sample_cpu", source))?.as_fd())
+    }
+
+    /// Tells the sampler the distance of its ticks, nanoseconds, when it is not the one that it was loaded with.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn set_tick_ns(&mut self, tick_ns: u64) -> Result<(), LoadError> {
+        self.tick.set(0, tick_ns, 0).map_err(|source| map_error("TICK_NS", source))
     }
 
     /// Hands every record in the ring to `take`, up to `limit` records.

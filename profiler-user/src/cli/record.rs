@@ -15,12 +15,12 @@ use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit};
 use super::output_args::{OutputArgs, PictureArgs};
-use super::quantity::{Length, length, number_list, size};
+use super::quantity::{Length, length, number_list, share, size};
 use super::target::{self, CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
-use crate::profile_type::ProfileKind;
+use crate::profile_type::{ProfileKind, Rate};
 use crate::session::{Idle, SessionOptions};
 pub(super) use alloc::{AllocArgs, alloc};
 pub(super) use leaks::{LeaksArgs, leaks};
@@ -90,6 +90,9 @@ struct SamplingArgs {
     /// Only these CPUs: 0-3,8
     #[arg(short = 'C', long, value_name = "LIST")]
     cpu: Option<String>,
+    /// What the recording may cost, as a share of the machine's CPU time; above it CPUs are sampled less often, and samples weigh more; 100% for no limit
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = share)]
+    max_overhead: f64,
     /// Sample idle CPUs too, so that the profile adds up to all CPU time
     #[arg(short = 'I', long)]
     include_idle: bool,
@@ -109,6 +112,17 @@ struct RateArgs {
     )]
     frequency: i64,
 }
+
+impl RateArgs {
+    /// The rate, if the kernel allows it. All of the machine's time is no limit, whatever the meter makes of what it sees.
+    fn at(&self, clock: Clock, max_overhead: Option<f64>) -> Result<Rate, CliError> {
+        let max_overhead = max_overhead.filter(|share| *share < 1.0);
+        Ok(Rate { clock, frequency_hz: frequency(self.frequency)?, max_overhead })
+    }
+}
+
+/// For recordings that do not sample CPUs.
+const NO_RATE: Rate = Rate { clock: Clock::CpuClock, frequency_hz: 99, max_overhead: None };
 
 /// Which stacks to keep, and of whom.
 #[derive(Debug, Args)]
@@ -228,9 +242,8 @@ fn sampling_plan(
             .hint("virtual machines rarely have one; leave --event away to sample by cpu-clock")
             .into());
     }
-    let frequency_hz = frequency(sampling.rate.frequency)?;
-    let mut plan = plan(found, ProfileKind::OnCpu, stacks, frequency_hz, length, command);
-    plan.session.clock = clock;
+    let rate = sampling.rate.at(clock, Some(sampling.max_overhead))?;
+    let mut plan = plan(found, ProfileKind::OnCpu, stacks, rate, length, command);
     plan.session.cpus = sampling.cpu.as_deref().map(number_list).transpose().map_err(CliError::usage)?;
     if let Some(list) = &sampling.cpu {
         plan.scope_notes.push(format!("CPUs {list} only"));
@@ -247,7 +260,7 @@ fn plan(
     found: Found,
     kind: ProfileKind,
     stacks: &StackArgs,
-    frequency_hz: u64,
+    rate: Rate,
     length: Length,
     command: CommandArgs,
 ) -> Plan {
@@ -261,8 +274,7 @@ fn plan(
         follow_forks: stacks.follow.follow_forks(),
         cpus: None,
         kind,
-        clock: Clock::CpuClock,
-        frequency_hz,
+        rate,
         idle: Idle::Exclude,
         stacks: kept,
         max_table_bytes: stacks.max_memory,

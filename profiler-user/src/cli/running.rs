@@ -125,6 +125,11 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Whether load is to be shed now.
+    pub(super) fn is_shed_due(&mut self) -> bool {
+        self.guard.take_shed()
+    }
+
     /// Whether it is time to see whether the target still lives.
     pub(super) fn is_life_sign_due(&mut self) -> bool {
         let now = Instant::now();
@@ -142,7 +147,7 @@ pub(super) fn guard_notes(guard: &Guard, ending: Ending) -> Vec<String> {
         Ending::Guarded(reason) => Some(reason.describe()),
         _ => None,
     };
-    ended.into_iter().chain(guard.note()).collect()
+    ended.into_iter().chain(guard.notes()).collect()
 }
 
 /// Finds the program of a command and prepares its user; none when the scope is not a command.

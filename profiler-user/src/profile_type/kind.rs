@@ -40,6 +40,16 @@ impl ProfileKind {
         matches!(self, Self::OnCpu | Self::Wall(_))
     }
 
+    /// What it may cost, as a share of the machine, where it has a budget of its own.
+    pub fn max_overhead(&self) -> Option<f64> {
+        match self {
+            Self::OnCpu => None,
+            Self::OffCpu(options) | Self::Wall(options) => (!options.exact).then_some(options.max_overhead),
+            Self::Memory(options) => options.period.is_none().then_some(options.max_overhead),
+            Self::Alloc(options) => (!options.exact).then_some(options.max_overhead),
+        }
+    }
+
     /// How waits are measured, if they are.
     pub fn waits(&self) -> Option<&WaitOptions> {
         match self {

@@ -1,5 +1,6 @@
 //! What each kind of profile attaches to and what its numbers mean.
 
+mod governor;
 mod heap;
 mod kind;
 mod memory;
@@ -10,4 +11,4 @@ pub use heap::{Heap, HeapOptions, LeakOptions, ProbesError};
 pub use kind::ProfileKind;
 pub use memory::{MappingsWanted, Memory, MemoryError, MemoryOptions, Whom, mapping_calls};
 pub use off_cpu::{OffCpu, WaitOptions};
-pub use on_cpu::{OnCpu, OnCpuError, tick_ns};
+pub use on_cpu::{OnCpu, OnCpuError, Rate, tick_ns};

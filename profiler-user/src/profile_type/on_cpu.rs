@@ -1,10 +1,18 @@
-//! CPU profiles: a clock per CPU, a sample per tick.
+//! CPU profiles: a clock per CPU, a sample per tick, as often as asked for or as the budget allows.
 
 use std::io;
 
 use thiserror::Error;
 
+use super::governor::{Governor, Throttle};
 use crate::bpf::{Clock, LoadError, PerfEvent, Programs};
+use crate::output::percent;
+use crate::session::clock::monotonic_ns;
+
+/// Rungs of the budget's ladder at most: the asked rate, half of it, a quarter, …
+const MOST_RUNGS: u32 = 6;
+/// Least rate to which the budget may throttle, Hz: below it a profile says nothing.
+const LEAST_RATE_HZ: u64 = 5;
 
 /// Why CPU sampling could not start.
 #[derive(Debug, Error)]
@@ -37,10 +45,36 @@ pub enum OnCpuError {
     NoCpu,
 }
 
+/// How often to sample, and what it may cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// What makes a CPU take samples.
+    pub clock: Clock,
+    /// Samples per second and CPU.
+    pub frequency_hz: u64,
+    /// What the recording may cost, as a share of the whole machine's CPU time; none to sample at this rate whatever it costs.
+    pub max_overhead: Option<f64>,
+}
+
+impl Rate {
+    /// Rungs of the ladder: how often the rate can be halved.
+    fn rungs(self) -> usize {
+        let halvings = (self.frequency_hz / LEAST_RATE_HZ).checked_ilog2().unwrap_or(0);
+        if self.max_overhead.is_some() { (halvings + 1).min(MOST_RUNGS) as usize } else { 1 }
+    }
+
+    /// The rate on a rung, Hz.
+    fn on(self, rung: usize) -> u64 {
+        (self.frequency_hz >> rung).max(1)
+    }
+}
+
 /// Running CPU samplers, one event per CPU. Dropping it stops them.
 #[derive(Debug)]
 pub struct OnCpu {
     events: Vec<PerfEvent>,
+    rate: Rate,
+    throttle: Throttle,
 }
 
 impl OnCpu {
@@ -52,9 +86,10 @@ impl OnCpu {
     pub fn attach(
         programs: &mut Programs,
         cpus: &[u32],
-        clock: Clock,
-        frequency_hz: u64,
+        rate: Rate,
+        machine_cpus: u32,
     ) -> Result<Self, OnCpuError> {
+        let Rate { clock, frequency_hz, max_overhead } = rate;
         let program = programs.cpu_sampler()?;
         let mut events = Vec::with_capacity(cpus.len());
         for cpu in cpus.iter().copied() {
@@ -69,7 +104,71 @@ impl OnCpu {
         if events.is_empty() {
             return Err(OnCpuError::NoCpu);
         }
-        Ok(Self { events })
+        let budget = max_overhead.unwrap_or(1.0) * f64::from(machine_cpus);
+        let governor = Governor::new(budget, rate.rungs(), 0);
+        Ok(Self { events, rate, throttle: Throttle::new(governor, monotonic_ns()) })
+    }
+
+    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn tick(
+        &mut self,
+        programs: &mut Programs,
+        spent_ns: impl FnOnce(&Programs) -> u64,
+    ) -> Result<(), LoadError> {
+        let now_ns = monotonic_ns();
+        if self.throttle.is_due(now_ns) && self.throttle.look(spent_ns(programs), now_ns) {
+            self.apply(programs)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the rest of the budget to other recordings.
+    pub fn share_budget(&mut self, part: f64) {
+        self.throttle.share_budget(part);
+    }
+
+    /// Samples as rarely as it can for a while.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn shed(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
+        if self.throttle.shed() { self.apply(programs) } else { Ok(()) }
+    }
+
+    /// Sets the timers anew, and tells the programs what a tick stands for.
+    fn apply(&self, programs: &mut Programs) -> Result<(), LoadError> {
+        let hz = self.rate.on(self.throttle.rung());
+        let tick = tick_ns(self.rate.clock, hz);
+        for event in &self.events {
+            // A counter is given a rate, a timer a period. The only way to fail is a closed descriptor, and we hold it.
+            let _cannot_fail = event.set_period(if tick == 0 { hz } else { tick });
+        }
+        programs.set_tick_ns(tick)
+    }
+
+    /// What the reader should know of the rate.
+    pub fn note(&self) -> Option<String> {
+        let story = self.throttle.story();
+        let budget = percent(self.rate.max_overhead? * 100.0);
+        let over = if story.over_budget_ns > 0 {
+            format!("; it was exceeded all the same in {:.0} % of the time", story.over_budget_percent())
+        } else {
+            String::new()
+        };
+        (story.rungs.1 > 0).then(|| {
+            format!(
+                "CPUs were sampled less than {} times a second in {:.0} % of the time, {} times at least, to stay within --max-overhead {budget}; \
+                 each sample stands for the time since the one before{over}",
+                self.rate.frequency_hz,
+                story.throttled_percent(),
+                self.rate.on(story.rungs.1),
+            )
+        })
     }
 
     /// Starts all events.
@@ -96,5 +195,20 @@ pub fn tick_ns(clock: Clock, frequency_hz: u64) -> u64 {
     match clock {
         Clock::CpuClock => 1_000_000_000 / frequency_hz.max(1),
         Clock::Cycles => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_halved_as_long_as_they_say_something() {
+        let rate = |frequency_hz, max_overhead| Rate { clock: Clock::CpuClock, frequency_hz, max_overhead };
+        let all = |rate: Rate| (0..rate.rungs()).map(|rung| rate.on(rung)).collect::<Vec<_>>();
+        assert_eq!(all(rate(99, Some(0.01))), [99, 49, 24, 12, 6]);
+        assert_eq!(all(rate(999, Some(0.01))), [999, 499, 249, 124, 62, 31]);
+        assert_eq!(all(rate(3, Some(0.01))), [3]);
+        assert_eq!(all(rate(999, None)), [999]);
     }
 }

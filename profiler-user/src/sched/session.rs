@@ -13,6 +13,7 @@ use crate::process::ProcessNames;
 use crate::profile::{Counter, Meta, Overhead, Quality};
 use crate::profile_type::WaitOptions;
 use crate::session::meter::Meter;
+use crate::session::together::Together;
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 
 /// The ring carries nothing.
@@ -26,6 +27,7 @@ pub struct SchedSession {
     names: ProcessNames,
     scope: Scope,
     meter: Meter,
+    together: Together,
     start_unix_ns: u64,
 }
 
@@ -74,6 +76,7 @@ impl SchedSession {
             names,
             scope: scope.clone(),
             meter,
+            together: Together::join(online.len() as u32),
             start_unix_ns: clock::unix_ns(),
         })
     }
@@ -92,6 +95,8 @@ impl SchedSession {
     pub fn tick(&mut self) {
         let events = self.side_band.drain();
         self.names.apply(&events, |_| true);
+        // It has nothing to leave out; the others leave what it takes.
+        let _part = self.together.look(|| self.meter.spent_ns(&self.programs), 1.0);
     }
 
     /// Ends the recording.

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::bpf::{EntryCosts, Programs, map_memory_bytes};
+use crate::bpf::{EntryCosts, ProgramRuns, Programs, map_memory_bytes};
 use crate::profile::{Overhead, ProgramCost, STAGE_DRAIN, STAGE_START, STAGE_TABLES, StageCost};
 use crate::session::clock;
 
@@ -52,6 +52,14 @@ impl Meter {
     /// When the recording began; now, as long as it has not.
     pub(crate) fn since(&self) -> Instant {
         self.recording.map_or_else(Instant::now, |recording| recording.started)
+    }
+
+    /// CPU time that goes on as long as the recording does, nanoseconds so far: programs, the way into them, and taking in what they send. Tables and
+    /// names are not in it: they cost the same however often is sampled. To be called on the thread that drains.
+    pub(crate) fn spent_ns(&self, programs: &Programs) -> u64 {
+        let drain_ns = |recording: Recording| clock::thread_cpu_ns().saturating_sub(recording.thread_ns);
+        let of_programs = |cost: &ProgramRuns| cost.ns + self.entry.ns(cost.trigger, cost.runs);
+        self.recording.map_or(0, drain_ns) + programs.costs().iter().map(of_programs).sum::<u64>()
     }
 
     /// What the recording has cost so far. To be called on the thread that drains.

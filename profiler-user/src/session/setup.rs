@@ -14,13 +14,14 @@ use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 use super::dump::StackDump;
 use super::meter::Meter;
 use super::scope::{BaseConfig, enter_targets};
+use super::together::Together;
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, WaitTables};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
 use crate::profile_type::{
-    Heap, HeapOptions, Memory, OffCpu, OnCpu, ProfileKind, WaitOptions, Whom, mapping_calls, tick_ns,
+    Heap, HeapOptions, Memory, OffCpu, OnCpu, ProfileKind, Rate, WaitOptions, Whom, mapping_calls, tick_ns,
 };
 use crate::system::features::Mounts;
 use crate::unwinder::Unwinder;
@@ -50,7 +51,7 @@ impl Session {
         let mut notes = Vec::new();
         let config = configure(options, &mut notes)?;
         let waits = options.kind.waits();
-        let ring_bytes = ring_bytes(sampled.len() as u64, options.frequency_hz);
+        let ring_bytes = ring_bytes(sampled.len() as u64, options.rate.frequency_hz);
         // Numbered stacks come in a burst when a recording begins, many with a copy.
         let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
         let growth = options.kind.memory().is_some();
@@ -95,7 +96,7 @@ impl Session {
         let sampler = options
             .kind
             .samples_cpus()
-            .then(|| OnCpu::attach(&mut programs, &sampled, options.clock, options.frequency_hz))
+            .then(|| OnCpu::attach(&mut programs, &sampled, options.rate, online.len() as u32))
             .transpose()?;
         let start_unix_ns = clock::unix_ns();
         meter.started();
@@ -124,9 +125,9 @@ impl Session {
             programs,
             side_band,
             kind: options.kind.clone(),
-            clock: options.clock,
+            clock: options.rate.clock,
             period: if sampler.is_some() && waits.is_none() {
-                tick_ns(options.clock, options.frequency_hz)
+                tick_ns(options.rate.clock, options.rate.frequency_hz)
             } else {
                 0
             },
@@ -146,6 +147,8 @@ impl Session {
             undecodable: 0,
             start_unix_ns,
             meter,
+            max_overhead: options.max_overhead(),
+            together: Together::join(online.len() as u32),
         })
     }
 }
@@ -205,8 +208,7 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         follow_forks: true,
         cpus: None,
         kind: ProfileKind::Wall(WaitOptions { wakers: true, ..WaitOptions::default() }),
-        clock: Clock::CpuClock,
-        frequency_hz: 99,
+        rate: Rate { clock: Clock::CpuClock, frequency_hz: 99, max_overhead: None },
         idle: Idle::Exclude,
         stacks: StackScope::Both,
         max_table_bytes: 0,
@@ -278,7 +280,7 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         switch,
         mappings: mapping_calls(),
         stacks,
-        tick_ns: tick_ns(options.clock, options.frequency_hz),
+        tick_ns: tick_ns(options.rate.clock, options.rate.frequency_hz),
         copy_stacks: if options.dump.is_some() { COPY_ALWAYS } else { COPY_WHEN_COLD },
         include_idle: u32::from(options.idle == Idle::Include),
         carry_late_ticks: u32::from(!accounts_stolen_time()),

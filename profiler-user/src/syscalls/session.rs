@@ -27,6 +27,7 @@ use crate::process::{CgroupNames, ProcessNames};
 use crate::profile::{Counter, Meta, Overhead, Profile, Quality, ValueType};
 use crate::resolve::{Naming, resolve};
 use crate::session::meter::Meter;
+use crate::session::together::Together;
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
 use crate::symbolize::native;
 
@@ -114,6 +115,11 @@ pub struct CallSession {
     failures: u64,
     notes: Vec<String>,
     meter: Meter,
+    together: Together,
+    /// CPU time that measuring calls took so far, nanoseconds.
+    spent_ns: f64,
+    /// Part of the budget that other recordings leave.
+    part: f64,
     start_unix_ns: u64,
 }
 
@@ -183,6 +189,9 @@ impl CallSession {
             failures: 0,
             notes,
             meter,
+            together: Together::join(online.len() as u32),
+            spent_ns: 0.0,
+            part: 1.0,
             start_unix_ns: clock::unix_ns(),
         };
         session.meter.started();
@@ -211,6 +220,7 @@ impl CallSession {
         let end_ns = self.close()?;
         let ns = end_ns.saturating_sub(self.since_ns);
         let rate = self.cost.rate(&self.programs, ns as f64 / 1e9);
+        self.spent_ns += rate.calls_per_second * self.cost.call_ns() * ns as f64 / 1e9;
         let threads = self.maps.threads()?;
         let counts = self.maps.drain()?;
         self.cost.calibrate_again(&mut self.maps, plain)?;
@@ -257,9 +267,12 @@ impl CallSession {
     /// Compares what measuring costs with what it may cost, and goes over to slices when it is too much.
     fn watch_cost(&mut self) -> Result<(), SessionError> {
         let (Some(budget), None) = (self.options.budget, &self.slices) else { return Ok(()) };
+        let budget = budget * self.part;
         let rate = self.cost.peek(&self.programs);
         let settled = self.cost.looked_for() >= COST_WINDOW;
         if settled || rate.busiest_share > budget * FAR_TOO_MUCH {
+            self.spent_ns +=
+                rate.calls_per_second * self.cost.call_ns() * self.cost.looked_for().as_secs_f64();
             self.cost.restart(&self.programs);
         } else if self.rate_known {
             return Ok(());
@@ -355,7 +368,21 @@ impl CallSession {
         if self.slices.is_none() {
             self.tell_programs()?;
         }
+        self.share_budget();
         self.watch_cost()
+    }
+
+    /// Leaves their part of the budget to other recordings.
+    fn share_budget(&mut self) {
+        let Some(budget) = self.options.budget else { return };
+        if let Some(part) =
+            self.together.look(|| self.meter.spent_ns(&self.programs) + self.spent_ns as u64, budget)
+        {
+            self.part = part;
+            if let Some(slices) = &mut self.slices {
+                slices.set_budget(budget * part);
+            }
+        }
     }
 
     fn keep_up(&mut self) {
@@ -491,6 +518,7 @@ impl CallSession {
             }
         };
         let mut notes = self.notes.clone();
+        notes.extend(self.together.note());
         let skipped = self.stat(Stat::CallStacksSkipped);
         if skipped > 0 {
             notes.push(format!("{skipped} slow or sampled calls have no stack here: too many came at once"));

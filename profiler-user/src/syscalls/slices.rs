@@ -71,6 +71,11 @@ impl Slices {
         slices
     }
 
+    /// What measuring may cost from now on.
+    pub(super) fn set_budget(&mut self, budget: f64) {
+        self.budget = budget;
+    }
+
     /// When the next slice is due.
     pub(super) fn due(&self) -> Instant {
         self.due

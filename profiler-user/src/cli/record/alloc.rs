@@ -6,7 +6,7 @@ use clap::Args;
 use profiler_common::limits::MAX_BLOCKS;
 
 use super::waits::LengthArgs;
-use super::{ResultArgs, StackArgs, drive, plan};
+use super::{NO_RATE, ResultArgs, StackArgs, drive, plan};
 use crate::cli::exit::CliError;
 use crate::cli::quantity::{amount, share};
 use crate::cli::target::{CommandArgs, ScopeArgs};
@@ -72,6 +72,6 @@ pub(in crate::cli) fn alloc(args: AllocArgs) -> anyhow::Result<ExitCode> {
         leaks: None,
         table_blocks: args.heap.table_entries,
     };
-    let plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
+    let plan = plan(found, ProfileKind::Alloc(options), &args.stacks, NO_RATE, length, args.command);
     drive::run(plan, args.results)
 }

@@ -72,6 +72,9 @@ async fn drive(plan: &Plan, outputs: &Outputs, session: &mut Session, mut runnin
             ending = running.ended() => break ending,
             () = sleep_until(next_drain) => {
                 session.tick();
+                if running.is_shed_due() {
+                    session.shed();
+                }
                 let now = Instant::now();
                 let usual = if session.is_waiting() { DRAIN_SOON } else { DRAIN_EVERY };
                 next_drain = now + session.next_tick().map_or(usual, |next| next.min(usual));

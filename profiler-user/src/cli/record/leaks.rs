@@ -6,7 +6,7 @@ use clap::Args;
 use profiler_common::limits::MAX_BLOCKS;
 
 use super::waits::LengthArgs;
-use super::{ResultArgs, StackArgs, drive, plan};
+use super::{NO_RATE, ResultArgs, StackArgs, drive, plan};
 use crate::cli::exit::CliError;
 use crate::cli::quantity::{Length, amount, length, share};
 use crate::cli::target::{CommandArgs, ScopeArgs};
@@ -100,7 +100,7 @@ pub(in crate::cli) fn leaks(args: LeaksArgs) -> anyhow::Result<ExitCode> {
         leaks: Some(LeakOptions { older_ns: args.leaks.older, min_bytes: args.leaks.min_bytes }),
         table_blocks: args.leaks.table_entries,
     };
-    let mut plan = plan(found, ProfileKind::Alloc(options), &args.stacks, 99, length, args.command);
+    let mut plan = plan(found, ProfileKind::Alloc(options), &args.stacks, NO_RATE, length, args.command);
     plan.interval = args.leaks.interval.and_then(|interval| match interval {
         Length::For(duration) => Some(duration),
         Length::Unlimited => None,

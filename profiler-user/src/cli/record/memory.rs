@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::waits::LengthArgs;
-use super::{ResultArgs, StackArgs, drive, plan};
+use super::{NO_RATE, ResultArgs, StackArgs, drive, plan};
 use crate::cli::quantity::share;
 use crate::cli::target::{CommandArgs, ScopeArgs};
 use crate::profile_type::{MappingsWanted, MemoryOptions, ProfileKind};
@@ -70,6 +70,6 @@ pub(in crate::cli) fn memory(args: MemoryArgs) -> anyhow::Result<ExitCode> {
     let found = args.scope.find(&args.command)?;
     let length = args.length.of(&args.command);
     let kind = ProfileKind::Memory(args.growth.options(&found.scope));
-    let plan = plan(found, kind, &args.stacks, 99, length, args.command);
+    let plan = plan(found, kind, &args.stacks, NO_RATE, length, args.command);
     drive::run(plan, args.results)
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use profiler_common::off_cpu::{STATE_RUNNABLE, STATE_SLEEPING, STATE_STOPPED, STATE_UNINTERRUPTIBLE};
 
-use super::{IdleThreads, RateArgs, ResultArgs, StackArgs, USUAL_LENGTH, drive, frequency, plan};
-use crate::bpf::WaitTables;
+use super::{IdleThreads, NO_RATE, RateArgs, ResultArgs, StackArgs, USUAL_LENGTH, drive, plan};
+use crate::bpf::{Clock, WaitTables};
 use crate::cli::exit::CliError;
 use crate::cli::quantity::{Length, length, share, span};
 use crate::cli::target::{CommandArgs, ScopeArgs};
@@ -186,7 +186,7 @@ pub(in crate::cli) fn off_cpu(args: OffCpuArgs) -> anyhow::Result<ExitCode> {
     let mut options = args.waits.options();
     let mut notes = args.chosen.apply(&mut options)?;
     notes.extend(args.waits.notes());
-    let mut plan = plan(found, ProfileKind::OffCpu(options), &args.stacks, 99, length, args.command);
+    let mut plan = plan(found, ProfileKind::OffCpu(options), &args.stacks, NO_RATE, length, args.command);
     plan.scope_notes.extend(notes);
     drive::run(plan, args.results)
 }
@@ -199,9 +199,9 @@ pub(in crate::cli) fn off_cpu(args: OffCpuArgs) -> anyhow::Result<ExitCode> {
 pub(in crate::cli) fn wall(args: WallArgs) -> anyhow::Result<ExitCode> {
     let found = args.scope.find(&args.command)?;
     let length = args.length.of(&args.command);
-    let frequency_hz = frequency(args.rate.frequency)?;
+    let rate = args.rate.at(Clock::CpuClock, (!args.waits.exact).then_some(args.waits.max_overhead))?;
     let kind = ProfileKind::Wall(WaitOptions { runs: true, ..args.waits.options() });
-    let mut plan = plan(found, kind, &args.stacks, frequency_hz, length, args.command);
+    let mut plan = plan(found, kind, &args.stacks, rate, length, args.command);
     plan.scope_notes.extend(args.waits.notes());
     if args.fold_idle {
         plan.idle_threads = IdleThreads::Fold;

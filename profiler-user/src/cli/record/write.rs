@@ -48,7 +48,7 @@ impl Outputs {
     pub(super) fn print_now(&self, plan: &Plan, session: &mut Session) -> io::Result<()> {
         let Some((aggregate, leaks)) = session.leaks_now() else { return Ok(()) };
         let meta = Meta { leaks: Some(leaks), ..Meta::default() };
-        let value_types = plan.session.kind.value_types(plan.session.clock);
+        let value_types = plan.session.kind.value_types(plan.session.rate.clock);
         let detail = if self.args.no_inline { NameDetail::Lines } else { NameDetail::Inlines };
         let naming = Naming::Full(Options { detail, ..Options::default() });
         let mut cgroups = CgroupNames::of_host();
@@ -80,9 +80,9 @@ impl Outputs {
             plan.session.kind.name().to_owned(),
             plan.target.clone(),
         ];
-        let trigger = plan.session.kind.trigger(plan.session.clock);
+        let trigger = plan.session.kind.trigger(plan.session.rate.clock);
         if plan.session.kind.samples_cpus() {
-            parts.push(format!("{trigger} at {} Hz", plan.session.frequency_hz));
+            parts.push(format!("{trigger} at {} Hz", plan.session.rate.frequency_hz));
         } else {
             parts.push(trigger);
         }
@@ -111,8 +111,8 @@ impl Report {
             target_slug: plan.slug.clone(),
             host: outputs.parts.host.clone(),
             kernel: kernel.trim().to_owned(),
-            clock: plan.session.kind.trigger(plan.session.clock),
-            frequency_hz: if plan.session.kind.samples_cpus() { plan.session.frequency_hz } else { 0 },
+            clock: plan.session.kind.trigger(plan.session.rate.clock),
+            frequency_hz: if plan.session.kind.samples_cpus() { plan.session.rate.frequency_hz } else { 0 },
             scope_notes: plan.scope_notes.clone(),
             ..Meta::default()
         };

@@ -420,6 +420,11 @@ impl Heap {
         traps.saturating_sub(self.traps_before_ns)
     }
 
+    /// Leaves the rest of the budget to other recordings.
+    pub fn share_budget(&mut self, part: f64) {
+        self.slices.share_budget(part);
+    }
+
     fn set_sample_bytes(&mut self, bytes: u64) {
         if bytes != self.sample_bytes && self.maps.set_rates(&rates::rates(bytes)).is_ok() {
             self.sample_bytes = bytes;

@@ -83,7 +83,9 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Slices {
     /// Share of one CPU; none when every call is counted whatever it costs.
-    budget: Option<f64>,
+    whole_budget: Option<f64>,
+    /// Part of it that other recordings leave.
+    part: f64,
     /// Time that probes go on to cost something after they were taken out, nanoseconds.
     linger_ns: f64,
     phase: Phase,
@@ -126,7 +128,8 @@ pub(super) struct Slices {
 impl Slices {
     pub(super) fn new(budget: Option<f64>, linger_ns: f64, follows: bool, now_ns: u64) -> Self {
         Self {
-            budget,
+            whole_budget: budget,
+            part: 1.0,
             linger_ns,
             phase: Phase::Always { look_ns: budget.map(|_| now_ns + FIRST_NS) },
             began_ns: now_ns,
@@ -154,9 +157,19 @@ impl Slices {
         }
     }
 
+    /// Share of one CPU that this recording may take now.
+    fn budget(&self) -> Option<f64> {
+        self.whole_budget.map(|budget| budget * self.part)
+    }
+
+    /// Leaves the rest of the budget to other recordings.
+    pub(super) fn share_budget(&mut self, part: f64) {
+        self.part = part;
+    }
+
     /// The target's first probes are in: counting begins now.
     pub(super) fn begin(&mut self, now_ns: u64, total: Total) {
-        self.phase = Phase::Always { look_ns: self.budget.map(|_| now_ns + FIRST_NS) };
+        self.phase = Phase::Always { look_ns: self.whole_budget.map(|_| now_ns + FIRST_NS) };
         (self.began_ns, self.looked_ns, self.looked) = (now_ns, now_ns, total);
         self.before_ns = total.probe_ns;
     }
@@ -183,7 +196,7 @@ impl Slices {
     /// Share of the time that slices cover, by what they cost so far.
     pub(super) fn share_of_time(&self) -> f64 {
         let (wall_ns, _, probe_ns) = self.on;
-        let Some(budget) = self.budget else { return 1.0 };
+        let Some(budget) = self.budget() else { return 1.0 };
         (budget * self.target_cpus() * wall_ns / (probe_ns * self.dearer()).max(1.0)).clamp(1e-6, 0.5)
     }
 
@@ -204,7 +217,7 @@ impl Slices {
         match self.phase {
             Phase::Always { look_ns: Some(look_ns) } if now_ns >= look_ns => {
                 self.measure(now_ns, total());
-                let Some(budget) = self.budget else { return Turn::Stay };
+                let Some(budget) = self.budget() else { return Turn::Stay };
                 let allowed = budget * self.target_cpus();
                 if self.expected.is_some_and(|expected| expected * self.dearer() > allowed) {
                     return Turn::Close;
@@ -300,7 +313,7 @@ impl Slices {
     /// Least time from slice to slice that the agent's own work for them allows.
     fn least_period_ns(&self) -> f64 {
         let (slices, paid) = self.paid;
-        paid.own_ns / f64::max(slices, 1.0) / (self.budget.unwrap_or(1.0) * self.cpus)
+        paid.own_ns / f64::max(slices, 1.0) / (self.budget().unwrap_or(1.0) * self.cpus)
     }
 
     /// Length of the next slice: where slices have to be few, they can be longer.
@@ -314,7 +327,7 @@ impl Slices {
         let (slices, paid) = self.paid;
         let pause = if slices > 0.0 {
             // What the agent takes of the machine counts as what probes take of the target: the stricter one wins.
-            let target = paid.probe_ns * self.dearer() / (self.budget.unwrap_or(1.0) * self.target_cpus());
+            let target = paid.probe_ns * self.dearer() / (self.budget().unwrap_or(1.0) * self.target_cpus());
             (target / slices).max(self.least_period_ns()).max(2.0 * length) - length
         } else {
             (BEFORE_NS + length + self.linger_ns) / self.share_of_time() - length

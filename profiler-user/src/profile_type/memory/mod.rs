@@ -8,7 +8,6 @@
 //! that window are counted. What a process gives back later is not taken off: bytes by stack say where memory was asked for, the resident
 //! set over time says what became of it.
 
-mod governor;
 mod pages;
 mod regions;
 mod resident;
@@ -24,8 +23,8 @@ use crate::ingest::{MemoryEvent, RawSample};
 use crate::output::thousands;
 use crate::process::{Moment, ProcessId, Processes};
 use crate::profile::{Resident, ValueType};
+use crate::profile_type::governor::{Governor, Throttle};
 use crate::session::{Scope, clock};
-use governor::Governor;
 use pages::FolioSizes;
 use regions::{Class, Space};
 use resident::Series;
@@ -40,6 +39,18 @@ const KERNEL_NS_PER_CALL: u64 = 3_000;
 const PATIENCE_WITH_CALLS: u32 = 10;
 /// Address spaces whose mappings are remembered.
 const MOST_SPACES: usize = 256;
+
+/// Rungs of the budget's ladder: distances of samples. Prime, so that a program whose faults repeat in a pattern does not march in step with them.
+const PERIODS: [u64; 10] = [7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093];
+/// The first: one fault in 31 costs a few nanoseconds for each fault, which takes some hundred itself.
+const FIRST: usize = 2;
+/// Rung from which on calls that map memory are left out too, half of them for each.
+const CALLS_FROM: usize = 4;
+
+/// One in 2^shift calls that map memory is taken on a rung.
+fn call_shift(rung: usize) -> u32 {
+    rung.saturating_sub(CALLS_FROM) as u32
+}
 
 /// Whether calls that map memory are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,6 +101,11 @@ impl MemoryOptions {
         calls.into_iter().flatten().chain(faults).collect()
     }
 
+    /// Page faults for one that is taken, on a rung of the budget's ladder.
+    fn period_of(&self, rung: usize) -> u64 {
+        self.period.unwrap_or(PERIODS[rung.min(PERIODS.len() - 1)])
+    }
+
     /// Values of page faults.
     fn of_faults(&self, faults: u64, class: Class, bytes: u64) -> [u64; MAX_VALUES] {
         let (file, anon) = match class {
@@ -118,14 +134,13 @@ pub struct Memory {
     programs: GrowthPrograms,
     samplers: Vec<PerfEvent>,
     counters: Vec<PerfEvent>,
-    governor: Governor,
+    throttle: Throttle,
     spaces: HashMap<ProcessId, Space>,
     folios: FolioSizes,
     heap_ends: HashMap<ProcessId, u64>,
     series: Series,
     /// Of one CPU.
     budget: f64,
-    spent_ns: u64,
     spent_on_calls_ns: u64,
     calls_over_budget: u32,
     calls_given_up_ns: Option<u64>,
@@ -174,7 +189,8 @@ impl Memory {
     ) -> Result<Self, MemoryError> {
         let mut growth = programs.load_growth(options.calls)?;
         let budget = options.max_overhead * online.len() as f64;
-        let governor = Governor::new(budget, options.period);
+        let rungs = if options.period.is_some() { 1 } else { PERIODS.len() };
+        let throttle = Throttle::new(Governor::new(budget, rungs, FIRST), clock::monotonic_ns());
         let program = programs.fault_sampler()?;
         let (mut samplers, mut counters) = (Vec::new(), Vec::new());
         for cpu in online.iter().copied() {
@@ -184,7 +200,9 @@ impl Memory {
                     Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
                     Err(source) => Err(MemoryError::Open { cpu, source }),
                 };
-                let Some(sampler) = open(PerfEvent::open_faults(cpu, kind, governor.period()))? else {
+                let Some(sampler) =
+                    open(PerfEvent::open_faults(cpu, kind, options.period_of(throttle.rung())))?
+                else {
                     continue;
                 };
                 sampler.set_program(program).map_err(|source| MemoryError::Open { cpu, source })?;
@@ -204,13 +222,12 @@ impl Memory {
             programs: growth,
             samplers,
             counters,
-            governor,
+            throttle,
             spaces: HashMap::new(),
             folios: FolioSizes::open(),
             heap_ends: HashMap::new(),
             series: Series::new(whom),
             budget,
-            spent_ns: 0,
             spent_on_calls_ns: 0,
             calls_over_budget: 0,
             calls_given_up_ns: None,
@@ -234,25 +251,39 @@ impl Memory {
         self.ticks += 1;
         let now_ns = clock::monotonic_ns();
         self.series.look(now_ns, targets);
-        let elapsed = now_ns.saturating_sub(self.looked_ns);
-        if elapsed < governor::LOOK_NS {
+        if !self.throttle.is_due(now_ns) {
             return Ok(());
         }
+        let elapsed = now_ns.saturating_sub(self.looked_ns);
         self.looked_ns = now_ns;
         self.watch_calls(programs.run_time_of_ns("call_ended"), elapsed);
         let spent_ns = programs.run_time_of_ns("page_faulted")
             + self.taken * AGENT_NS_PER_EVENT
             + self.taken_calls * KERNEL_NS_PER_CALL;
-        let spent = spent_ns.saturating_sub(self.spent_ns);
-        self.spent_ns = spent_ns;
-        if self.governor.look(spent, elapsed) {
-            for sampler in &self.samplers {
-                // The only way to fail is a closed descriptor, and we hold it.
-                let _cannot_fail = sampler.set_period(self.governor.period());
-            }
-            self.programs.control(MemoryControl { shift: self.governor.call_shift(), padding: 0 })?;
+        if self.throttle.look(spent_ns, now_ns) { self.apply() } else { Ok(()) }
+    }
+
+    /// Leaves the rest of the budget to other recordings.
+    pub fn share_budget(&mut self, part: f64) {
+        self.throttle.share_budget(part);
+    }
+
+    /// Takes as few events as it can for a while.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn shed(&mut self) -> Result<(), LoadError> {
+        if self.throttle.shed() { self.apply() } else { Ok(()) }
+    }
+
+    fn apply(&mut self) -> Result<(), LoadError> {
+        let rung = self.throttle.rung();
+        for sampler in &self.samplers {
+            // The only way to fail is a closed descriptor, and we hold it.
+            let _cannot_fail = sampler.set_period(self.options.period_of(rung));
         }
-        Ok(())
+        self.programs.control(MemoryControl { shift: call_shift(rung), padding: 0 })
     }
 
     /// Gives up the recording of calls when the machine makes so many of any kind that looking at each is too much.
@@ -341,7 +372,8 @@ impl Memory {
     pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
-        let (least, most) = self.governor.periods();
+        let story = self.throttle.story();
+        let (least, most) = (self.options.period_of(story.rungs.0), self.options.period_of(story.rungs.1));
         let seen = stat(Stat::Faults);
         let taken = if least == most { format!("{least}") } else { format!("{least} to {most}") };
         notes.push(format!(
@@ -355,17 +387,17 @@ impl Memory {
             ));
         }
         // What the samples stand for may differ by a period on each CPU and for each change of it.
-        let slack = most * (self.samplers.len() as u64) * (2 + self.governor.changes());
+        let slack = most * (self.samplers.len() as u64) * (2 + story.changes);
         if self.counted > seen + slack + self.counted / 100 {
             notes.push(format!(
                 "{} page faults were not sampled: the kernel held the events back (kernel.perf_event_max_sample_rate)",
                 thousands(self.counted - seen)
             ));
         }
-        if self.governor.largest_shift() > 0 {
+        if call_shift(story.rungs.1) > 0 {
             notes.push(format!(
                 "of calls that map memory one in {} or more was taken, to stay within --max-overhead",
-                1_u64 << self.governor.largest_shift()
+                1_u64 << call_shift(story.rungs.1)
             ));
         }
         if let Some(after) = self.calls_given_up_ns {
@@ -400,4 +432,33 @@ fn space(spaces: &mut HashMap<ProcessId, Space>, process: ProcessId, pid: u32) -
 
 fn total(counters: &[PerfEvent]) -> u64 {
     counters.iter().filter_map(|counter| counter.count().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_of_faults_is_thinned_out_and_forgotten() {
+        let look_ns = 100_000_000;
+        let options = MemoryOptions::default();
+        let mut governor = Governor::new(0.02, PERIODS.len(), FIRST);
+        // A million faults a second at two microseconds for each that is taken.
+        let cost = |governor: &Governor| look_ns / 1_000 * 2_000 / options.period_of(governor.rung());
+        for _ in 0..20 {
+            governor.look(cost(&governor), look_ns);
+        }
+        assert!(cost(&governor) <= look_ns / 50, "period {}", options.period_of(governor.rung()));
+        for _ in 0..400 {
+            governor.look(0, look_ns);
+        }
+        assert_eq!((options.period_of(governor.rung()), call_shift(governor.rung())), (PERIODS[0], 0));
+        assert!(call_shift(PERIODS.len() - 1) <= profiler_common::memory::MAX_CALL_SHIFT);
+    }
+
+    #[test]
+    fn a_distance_that_was_asked_for_stays() {
+        let options = MemoryOptions { period: Some(1), ..MemoryOptions::default() };
+        assert_eq!([0, 9].map(|rung| options.period_of(rung)), [1, 1]);
+    }
 }

@@ -3,7 +3,6 @@
 //! In: numbered stacks from the ring, and sums by those numbers from the kernel's tables. Out, when the recording ends: tallies in the
 //! aggregate. A wait is counted whatever becomes of its stack, so that totals are right.
 
-mod governor;
 mod notes;
 mod open;
 mod seed;
@@ -13,8 +12,8 @@ mod words;
 use std::collections::HashMap;
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATES, SwitchConfig, SwitchControl, WaitKey,
-    WaitSum,
+    FIRST_STACK, LONG_WAIT_NS, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATES, SwitchConfig,
+    SwitchControl, WaitKey, WaitSum,
 };
 
 use crate::aggregate::{Aggregate, SampleKey};
@@ -23,8 +22,8 @@ use crate::ingest::RawSample;
 use crate::process::{Moment, Processes};
 use crate::profile::{Counter, clean};
 use crate::profile_type::ProfileKind;
+use crate::profile_type::governor::{Governor, Throttle};
 use crate::session::clock::monotonic_ns;
-use governor::Governor;
 use open::open_wait;
 use seed::Seed;
 use settle::{Exact, UNSAMPLED};
@@ -42,6 +41,17 @@ const SEEDS_AT_ONCE: usize = 200;
 
 /// The remark on waits in the run queue.
 const QUEUED: &str = "[waiting for a CPU]";
+
+/// Rungs of the budget's ladder: thresholds below which waits are called short, nothing on the lowest.
+const RUNGS: usize = 10;
+/// The threshold of the second rung, 50 µs: half of the stacks of waits that are usually 25 µs long. The cost of stacks falls in proportion to it.
+const FIRST_THRESHOLD_NS: u64 = 50_000;
+
+/// The threshold of a rung. The largest is 10 ms: where waits are usually that long their stacks are taken whatever it costs, which is little,
+/// for a thread has at most a hundred a second of them.
+fn threshold_ns(rung: usize) -> u64 {
+    rung.checked_sub(1).map_or(0, |doublings| (FIRST_THRESHOLD_NS << doublings).min(LONG_WAIT_NS))
+}
 
 /// Which waits to record, and at what cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +119,7 @@ struct Known {
 pub struct OffCpu {
     options: WaitOptions,
     waits: Waits,
-    governor: Governor,
+    throttle: Throttle,
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
     exact: Exact,
@@ -120,9 +130,6 @@ pub struct OffCpu {
     words: Words,
     control: SwitchControl,
     epoch_ns: u64,
-    looked_ns: u64,
-    spent_ns: u64,
-    began_ns: u64,
     forgotten: u64,
     unknown_stacks: u64,
     /// Times that the kernel's table of sums could not be read.
@@ -151,7 +158,14 @@ impl OffCpu {
             seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
         });
         Ok(Self {
-            governor: Governor::new(options.max_overhead * f64::from(cpus)),
+            throttle: Throttle::new(
+                Governor::new(
+                    options.max_overhead * f64::from(cpus),
+                    if options.exact { 1 } else { RUNGS },
+                    0,
+                ),
+                now_ns,
+            ),
             options: options.clone(),
             waits,
             stacks: HashMap::new(),
@@ -162,29 +176,24 @@ impl OffCpu {
             words: Words::new(),
             control,
             epoch_ns: now_ns,
-            looked_ns: now_ns,
-            spent_ns: 0,
-            began_ns: now_ns,
             forgotten: 0,
             unknown_stacks: 0,
             unreadable: 0,
         })
     }
 
-    /// Looks after the kernel side: a few times a second. `spent_ns` is what the programs cost so far.
+    /// Looks after the kernel side: a few times a second. `spent_ns` says what the programs cost so far.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn tick(&mut self, spent_ns: u64) -> Result<(), LoadError> {
+    pub fn tick(&mut self, spent_ns: impl FnOnce() -> u64) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let mut control = self.control;
-        if !self.options.exact {
-            let spent = spent_ns.saturating_sub(self.spent_ns);
-            control.threshold_ns = self.governor.look(spent, now_ns.saturating_sub(self.looked_ns));
+        if self.throttle.is_due(now_ns) {
+            self.throttle.look(spent_ns(), now_ns);
         }
-        self.spent_ns = spent_ns;
-        self.looked_ns = now_ns;
+        control.threshold_ns = threshold_ns(self.throttle.rung());
         if now_ns.saturating_sub(self.epoch_ns) >= EPOCH_NS {
             self.epoch_ns = now_ns;
             // A program that read the epoch before this one may still write; by the next turn it has long ended.
@@ -197,6 +206,16 @@ impl OffCpu {
             self.control = control;
         }
         Ok(())
+    }
+
+    /// Leaves the rest of the budget to other recordings.
+    pub fn share_budget(&mut self, part: f64) {
+        self.throttle.share_budget(part);
+    }
+
+    /// Takes as few stacks as it can for a while.
+    pub fn shed(&mut self) {
+        self.throttle.shed();
     }
 
     /// Stacks of threads that wait since before the recording, some at each call: they are read from the processes.
@@ -407,5 +426,41 @@ fn nobody(key: &WaitKey) -> RawSample {
         number: 0,
         syscall: None,
         memory: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rung_doubles_the_threshold_up_to_long_waits() {
+        assert_eq!([0, 1, 2].map(threshold_ns), [0, 50_000, 100_000]);
+        assert!(threshold_ns(RUNGS - 2) < LONG_WAIT_NS);
+        assert_eq!(threshold_ns(RUNGS - 1), LONG_WAIT_NS);
+    }
+
+    /// A host with `rate` waits a second of `length` each: what programs cost in a look under a threshold.
+    fn cost(rate: f64, length: u64, threshold: u64) -> u64 {
+        let shift = profiler_common::off_cpu::shift_of(length, threshold);
+        let per_wait = 300.0 + 2_500.0 / f64::from(1 << shift);
+        (rate * 0.1 * per_wait) as u64
+    }
+
+    #[test]
+    fn a_storm_of_short_waits_is_thinned_out_and_forgotten() {
+        let (budget, look_ns) = (0.02, 100_000_000);
+        let mut governor = Governor::new(budget, RUNGS, 0);
+        let mut over = 0;
+        for _ in 0..20 {
+            let spent = cost(40_000.0, 20_000, threshold_ns(governor.rung()));
+            over += u32::from(spent > look_ns / 50);
+            governor.look(spent, look_ns);
+        }
+        assert!(over <= 10, "over the budget in {over} of 20 looks");
+        for _ in 0..300 {
+            governor.look(0, look_ns);
+        }
+        assert_eq!(threshold_ns(governor.rung()), 0);
     }
 }

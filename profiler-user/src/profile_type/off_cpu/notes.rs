@@ -11,7 +11,7 @@ impl OffCpu {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
         let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
-        let recorded_ns = self.looked_ns.saturating_sub(self.began_ns).max(1);
+        let story = self.throttle.story();
         if skipped > 0 {
             let percent = self.options.max_overhead * 100.0;
             notes.push(format!(
@@ -20,18 +20,18 @@ impl OffCpu {
                 thousands(taken),
                 thousands(skipped)
             ));
-            if self.governor.largest_ns() > 0 {
+            if story.rungs.1 > 0 {
                 notes.push(format!(
                     "waits were called short below {} at most, in {:.0} % of the time",
-                    duration(self.governor.largest_ns()),
-                    self.governor.throttled_ns() as f64 * 100.0 / recorded_ns as f64
+                    duration(super::threshold_ns(story.rungs.1)),
+                    story.throttled_percent()
                 ));
             }
         }
-        if self.governor.over_budget_ns() > 0 {
+        if !self.options.exact && story.over_budget_ns > 0 {
             notes.push(format!(
                 "the budget was exceeded in {:.0} % of the time: {} context switches cost more, with the stacks of waits of 10 ms and more",
-                self.governor.over_budget_ns() as f64 * 100.0 / recorded_ns as f64,
+                story.over_budget_percent(),
                 thousands(stat(Stat::Switches))
             ));
         }
