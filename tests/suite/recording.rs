@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tests::{Folded, agent, need_root, run, seconds, workload};
+use tests::{Folded, agent, finish, need_root, run, seconds, start_agent, workload};
 
 /// What a recording came to.
 pub(crate) struct Recorded {
@@ -119,6 +119,36 @@ fn vm_a_small_budget_samples_less_often_and_still_adds_up() {
     assert!(samples < 0.6 * 999.0 * busy_ns / 1e9, "{samples} samples");
     let notes = recorded.json["quality"]["notes"].to_string();
     assert!(notes.contains("sampled less than 999 times a second"), "{notes}");
+}
+
+/// Two recordings at the same time see each other, leave room to each other and say so; `doctor` lists them.
+#[test]
+fn vm_recordings_of_one_host_share_the_budget() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let mut busy = spawn("nofp_burn", &["120"]);
+    let length = seconds(4);
+    let start = |verb: &str, file: &str| {
+        let arguments = [verb, "-a", "-d", &length, "-f", "json", "-o", file, "-q"];
+        start_agent(&arguments, folder.path()).unwrap()
+    };
+    let (first, second) = (start("record", "a.json"), start("off-cpu", "b.json"));
+    std::thread::sleep(Duration::from_secs(seconds(3).parse().unwrap()));
+    let doctor = run(agent().args(["doctor", "--json"]).current_dir(folder.path())).unwrap();
+    let pids = [first.id(), second.id()];
+    for (file, agent) in [("a.json", first), ("b.json", second)] {
+        assert_eq!(finish(agent).unwrap().code, 0);
+        let text = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(text.contains("another recording ran on this host"), "{file}: {text}");
+    }
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    let json: serde_json::Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let checks = json["checks"].as_array().unwrap();
+    let listed = checks.iter().find(|check| check["id"] == "recordings").unwrap()["value"].as_str().unwrap();
+    for pid in pids {
+        assert!(listed.contains(&format!("pid {pid} ")), "{listed}");
+    }
 }
 
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {

@@ -74,6 +74,25 @@ impl Together {
     }
 }
 
+/// Recordings that run on this host now: the process of each, as it knows itself, and the share of the machine that it took in the last second.
+pub(crate) fn running() -> Vec<(u32, f64)> {
+    running_in(Path::new(FOLDER))
+}
+
+fn running_in(folder: &Path) -> Vec<(u32, f64)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut running: Vec<(u32, f64)> = paths
+        .filter_map(|path| {
+            let pid = path.file_name()?.to_str()?.split('-').next()?.parse().ok()?;
+            Some((pid, living(&path)?))
+        })
+        .take(MOST_OTHERS)
+        .collect();
+    running.sort_unstable_by_key(|(pid, _)| *pid);
+    running
+}
+
 /// The part of a budget for one among others that take these shares of the machine: as high as a level at which all fit when none takes more than
 /// it (max-min fairness). An even part at least.
 fn part_of_budget(budget: f64, others: &[f64]) -> f64 {
@@ -179,6 +198,8 @@ mod tests {
         b.own.as_ref().unwrap().tell(0.004);
         fs::write(here.join("1-1-0"), "0.5").unwrap();
         assert_eq!(a.own.as_ref().unwrap().others(), [0.004]);
+        let own_pid = std::process::id();
+        assert_eq!(running_in(&here).iter().map(|(pid, _)| *pid).collect::<Vec<_>>(), [own_pid, own_pid]);
         assert!(!here.join("1-1-0").exists(), "nobody holds it");
         assert_eq!(a.look(|| 0, 0.01), None, "not yet time");
         a.looked_ns -= 2 * LOOK_NS;

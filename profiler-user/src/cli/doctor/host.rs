@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Facts;
 use super::check::{Check, Group::Host};
 use crate::profile::clean;
+use crate::session::together;
 use crate::system::features::Cgroups;
 
 /// Free space below which results may not fit: a minute of a busy host is some 10 MiB.
@@ -26,8 +27,19 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
         Check::ok(Host, "cpus", "processors", cpus),
         clock_source(host.clock_source.as_deref()),
         cgroups(&host.cgroups),
+        recordings(&together::running()),
         output_place(Path::new(".")),
     ]
+}
+
+/// What other recordings of this host cost now; they share one budget.
+fn recordings(running: &[(u32, f64)]) -> Check {
+    let (id, title) = ("recordings", "recordings that run");
+    let each = running.iter().map(|(pid, share)| format!("pid {pid} {:.2} %", share * 100.0));
+    match running.len() {
+        0 => Check::ok(Host, id, title, "none"),
+        _ => Check::ok(Host, id, title, format!("{} of the machine", each.collect::<Vec<_>>().join(", "))),
+    }
 }
 
 fn clock_source(name: Option<&str>) -> Check {
@@ -97,6 +109,12 @@ fn output_place(place: &Path) -> Check {
 mod tests {
     use super::super::check::Status;
     use super::*;
+
+    #[test]
+    fn what_runs_is_listed_with_its_cost() {
+        assert_eq!(recordings(&[]).value, "none");
+        assert_eq!(recordings(&[(7, 0.0031), (19, 0.0)]).value, "pid 7 0.31 %, pid 19 0.00 % of the machine");
+    }
 
     #[test]
     fn slow_clocks_are_a_remark() {
