@@ -87,7 +87,16 @@ fn time_since_last(idle: bool) -> (u64, u64) {
         // SAFETY: as above.
         unsafe { (*last).grid_ns = now };
         let most = before_ns.wrapping_add(tick_ns);
-        return (if was_idle != 0 { tick_ns } else if since < most { since } else { most }, 0);
+        return (
+            if was_idle != 0 {
+                tick_ns
+            } else if since < most {
+                since
+            } else {
+                most
+            },
+            0,
+        );
     }
     let passed = if tick_ns == 0 { 0 } else { since / tick_ns };
     let on_grid = grid != 0 && passed != 0;
