@@ -276,7 +276,7 @@ fn vm_hostile_names_reach_no_terminal_and_break_no_format() {
     assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok());
 }
 
-fn signal(pid: u32, number: i32) {
+pub(crate) fn signal(pid: u32, number: i32) {
     // SAFETY: no memory is passed.
     unsafe { libc::kill(pid as i32, number) };
 }

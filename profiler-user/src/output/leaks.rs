@@ -110,6 +110,9 @@ fn write_summary(
         )?;
     }
     writeln!(out)?;
+    if let (Some(grown), Some(_)) = (leaks.grown_bytes, leaks.slices) {
+        writeln!(out, "The target's own memory grew by {} meanwhile", bytes(grown))?;
+    }
     unseen.map_or(Ok(()), |unseen| writeln!(out, "{unseen}"))
 }
 

@@ -13,7 +13,7 @@ use super::numbers::{bytes, thousands};
 use super::text::TextStyle;
 use crate::allocator::inner_frames;
 use crate::profile::{Allocations, ChainSums, LeakSums, Profile, StackId, UnseenFrees};
-use crate::report::leaks::{Finding, Verdict, judge};
+use crate::report::leaks::{Finding, Verdict, compare_with_growth, judge};
 use crate::report::{Detail, FunctionId, Functions};
 
 /// Frames of a site that a table shows.
@@ -145,6 +145,10 @@ pub fn sites(profile: &Profile) -> Option<Sites<'_>> {
         }
     }
     let mut sites: Vec<Site> = by_stack.into_values().collect();
+    if let Some(leaks) = &profile.meta.leaks {
+        let found = sites.iter_mut().filter_map(|site| Some(&mut site.leak.as_mut()?.finding));
+        compare_with_growth(leaks, &mut found.collect::<Vec<_>>());
+    }
     sites.sort_by(|a, b| {
         let key = |site: &Site| (site.live_bytes.unwrap_or(site.alloc_bytes), site.alloc_bytes);
         let rank = |site: &Site| site.leak.as_ref().map_or((3, 0.0), SiteLeak::rank);

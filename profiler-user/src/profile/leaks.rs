@@ -19,6 +19,9 @@ pub struct Leaks {
     pub slices: Option<WatchedSlices>,
     /// Time watched since the moment before, nanoseconds; empty when all of it was.
     pub open_ns: Vec<u64>,
+    /// What the target's anonymous memory, resident or swapped out, grew by in the time watched, bytes; none when it was not looked at.
+    #[serde(default)]
+    pub grown_bytes: Option<u64>,
     /// What the target does in a second without probes, for each that it did in a slice: one if it has time to spare.
     pub correction: f64,
     /// Half of the 95 % interval of that, as a share; zero where every call was watched.

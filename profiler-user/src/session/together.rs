@@ -111,6 +111,8 @@ fn part_of_budget(budget: f64, others: &[f64]) -> f64 {
 
 impl Own {
     fn enter(folder: &Path) -> Option<Self> {
+        // Everybody may see the stop file beside it.
+        let _there_or_not = DirBuilder::new().mode(0o755).create(folder.parent()?);
         DirBuilder::new().recursive(true).mode(0o700).create(folder).ok()?;
         // Another one may take it for a file of the dead before it is locked, and remove it.
         (0..8).find_map(|attempt| {

@@ -7,6 +7,7 @@ mod cohorts;
 mod cost;
 mod estimate;
 mod go;
+mod growth;
 mod probes;
 mod rates;
 mod results;
@@ -308,7 +309,7 @@ impl Heap {
             self.slices.begin(clock::monotonic_ns(), total);
             self.patience = Patience::new(clock::monotonic_ns(), programs.heap_runs().entered);
             if let Some(watch) = &mut self.watch {
-                watch.begin(clock::monotonic_ns());
+                watch.begin(clock::monotonic_ns(), self.probes.processes());
             }
         }
         self.look();
@@ -400,6 +401,7 @@ impl Heap {
     fn slice_ended(&mut self, length_ns: u64) {
         let (maps, probes) = (&self.maps, &self.probes);
         let Some(watch) = &mut self.watch else { return };
+        watch.look_at_target(clock::monotonic_ns(), probes.processes());
         let room = watch.slice_ended(maps, clock::monotonic_ns(), length_ns, |pid| probes.knows(pid));
         self.make_room(&room);
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use profiler_common::heap::{Block, BlockKey, WEIGHT_BITS};
 
 use super::cohorts::{SliceCohorts, weighted_bytes};
+use super::growth::Growth;
 use crate::bpf::{HeapMaps, LoadError};
 use crate::profile::{LeakSums, Leaks};
 
@@ -61,6 +62,7 @@ pub(super) struct Watch {
     moments_ns: Vec<u64>,
     series: HashMap<u64, Series>,
     cohorts: SliceCohorts,
+    growth: Growth,
     /// When processes ended, or became other programs.
     ended: HashMap<u32, u64>,
     ended_count: f64,
@@ -92,6 +94,7 @@ impl Watch {
             moments_ns: Vec::new(),
             series: HashMap::new(),
             cohorts: SliceCohorts::default(),
+            growth: Growth::default(),
             ended: HashMap::new(),
             ended_count: 0.0,
             ended_bytes: 0.0,
@@ -101,10 +104,16 @@ impl Watch {
         }
     }
 
-    /// The first probes are in.
-    pub(super) fn begin(&mut self, now_ns: u64) {
+    /// The first probes are in, in these processes.
+    pub(super) fn begin(&mut self, now_ns: u64, pids: impl Iterator<Item = u32>) {
+        self.growth.look(pids, now_ns);
         self.began_ns = now_ns;
         self.next_look_ns = now_ns + self.every_ns;
+    }
+
+    /// Sees what the target's memory has grown to.
+    pub(super) fn look_at_target(&mut self, now_ns: u64, pids: impl Iterator<Item = u32>) {
+        self.growth.look(pids, now_ns);
     }
 
     /// Time since the first probe, nanoseconds.
@@ -308,6 +317,7 @@ impl Watch {
             moments_ns,
             slices,
             open_ns,
+            grown_bytes: slices.and_then(|_| self.growth.bytes()),
             correction,
             rate_error,
             stacks: Vec::new(),

@@ -29,6 +29,7 @@ use pages::FolioSizes;
 use regions::{Class, Space};
 use resident::Series;
 pub use resident::Whom;
+pub(super) use resident::anonymous_bytes;
 
 /// What the agent spends on an event itself, nanoseconds: to find its memory and to add it up. Its own CPU time would be no measure, because
 /// most of it goes into names and unwind tables, which cost the same however few events are taken.

@@ -107,6 +107,13 @@ fn of_processes(pids: &[u32]) -> Option<Resident> {
     any.then_some(sum)
 }
 
+/// Anonymous memory of a process, resident or swapped out, bytes; none when it has ended.
+pub(in crate::profile_type) fn anonymous_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let kib = |name| number(&status, name) * 1024;
+    (kib("VmRSS:") > 0).then(|| kib("RssAnon:") + kib("VmSwap:"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
