@@ -22,8 +22,9 @@ pub fn compare_with_growth(leaks: &Leaks, findings: &mut [&mut Finding]) {
     let (Some(grown), Some(_)) = (leaks.grown_bytes, &leaks.slices) else { return };
     let seconds = leaks.watched_ns as f64 / 1e9;
     let most = (grown as f64 * ROOM + ROOM_BYTES) / seconds.max(1e-9);
-    // The least that it grows by when all that outlived its slice stays.
-    let least = |finding: &Finding| finding.growth / (1.0 + leaks.rate_error.max(0.0));
+    // What it grows by when all that outlived its slice stays, less one standard error of the factor that all sites have in common: `rate_error`
+    // is two, and an error of many times is one in the logarithm.
+    let least = |finding: &Finding| finding.growth / (1.0 + leaks.rate_error.max(0.0)).sqrt();
     let too_fast = |finding: &Finding| {
         finding.verdict == Verdict::Growing && finding.bounds.0 <= 0.0 && least(finding) > most
     };
