@@ -80,15 +80,9 @@ pub(crate) fn running() -> Vec<(u32, f64)> {
 }
 
 fn running_in(folder: &Path) -> Vec<(u32, f64)> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let mut running: Vec<(u32, f64)> = paths
-        .filter_map(|path| {
-            let pid = path.file_name()?.to_str()?.split('-').next()?.parse().ok()?;
-            Some((pid, living(&path)?))
-        })
-        .take(MOST_OTHERS)
-        .collect();
+    let pid = |path: &Path| path.file_name()?.to_str()?.split('-').next()?.parse().ok();
+    let mut running: Vec<(u32, f64)> =
+        living_in(folder).filter_map(|(path, share)| Some((pid(&path)?, share))).take(MOST_OTHERS).collect();
     running.sort_unstable_by_key(|(pid, _)| *pid);
     running
 }
@@ -131,11 +125,8 @@ impl Own {
 
     /// Shares of the machine that the others take.
     fn others(&self) -> Vec<f64> {
-        let Some(entries) = self.path.parent().and_then(|folder| fs::read_dir(folder).ok()) else {
-            return Vec::new();
-        };
-        let others = entries.flatten().map(|entry| entry.path()).filter(|path| *path != self.path);
-        others.filter_map(|path| living(&path)).take(MOST_OTHERS).collect()
+        let all = self.path.parent().into_iter().flat_map(living_in);
+        all.filter(|(path, _)| *path != self.path).map(|(_, share)| share).take(MOST_OTHERS).collect()
     }
 }
 
@@ -144,6 +135,12 @@ impl Drop for Own {
         // What stays is removed by the next recording.
         let _gone = fs::remove_file(&self.path);
     }
+}
+
+/// The files of a folder that somebody holds, and the shares of the machine that their holders take.
+fn living_in(folder: &Path) -> impl Iterator<Item = (PathBuf, f64)> + use<> {
+    let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter_map(|path| living(&path).map(|share| (path, share)))
 }
 
 /// The share of the machine that the holder of a file takes; none when nobody holds it, and then it is removed.
