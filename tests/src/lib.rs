@@ -28,6 +28,21 @@ pub struct Run {
     pub stderr: String,
 }
 
+/// Samples CPUs however much that takes. Most tests are about what is recorded, not about what it costs: inside the usual budget a slow machine samples
+/// a few times a second.
+pub const AT_ANY_COST: [&str; 2] = ["--max-overhead", "100%"];
+
+/// The agent with a verb that samples CPUs, [`AT_ANY_COST`].
+///
+/// # Panics
+///
+/// As [`agent`].
+pub fn sampling_agent(verb: &str) -> Command {
+    let mut agent = agent();
+    agent.arg(verb).args(AT_ANY_COST);
+    agent
+}
+
 /// The agent under test: named by `PERF_AGENT_BIN`, else the release or debug build of this workspace.
 ///
 /// # Panics

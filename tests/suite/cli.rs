@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use tests::{agent, need_root, run, workload};
+use tests::{agent, need_root, run, sampling_agent, workload};
 
 /// `nobody`, the user behind sudo in these tests.
 const USER: u32 = 65534;
@@ -66,11 +66,8 @@ fn vm_an_output_that_exists_is_kept_beside_the_new_one() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.folded"), "precious").unwrap();
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--"])
-        .arg(workload("cpu_split"))
-        .arg("0.5");
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o", "x.folded", "--"]).arg(workload("cpu_split")).arg("0.5");
     assert_eq!(run(agent.current_dir(folder.path())).unwrap().code, 0);
     assert_eq!(std::fs::read_to_string(folder.path().join("x.folded.old")).unwrap(), "precious");
 }
@@ -79,11 +76,8 @@ fn vm_an_output_that_exists_is_kept_beside_the_new_one() {
 fn vm_standard_output_carries_the_data_alone() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-f", "folded", "-o", "-", "--"])
-        .arg(workload("execs"))
-        .arg("0.3");
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-f", "folded", "-o", "-", "--"]).arg(workload("execs")).arg("0.3");
     let run = run(agent.current_dir(folder.path())).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let folded = tests::Folded::parse(&run.stdout).unwrap();
@@ -95,14 +89,11 @@ fn behind_sudo_files_and_commands_are_the_users() {
     need_root();
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     std::os::unix::fs::chown(folder.path(), Some(USER), Some(USER)).unwrap();
-    let mut agent = agent();
+    let mut agent = sampling_agent("record");
     agent.env("SUDO_UID", USER.to_string()).env("SUDO_GID", USER.to_string()).env("SUDO_USER", "nobody");
     agent.args([
-        "record",
         "-F",
         "499",
-        "--max-overhead",
-        "100%",
         "-o",
         "x.folded",
         "--",
@@ -124,14 +115,11 @@ fn behind_sudo_a_planted_link_does_not_make_root_write_elsewhere() {
     let victim = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(victim.path(), "root's").unwrap();
     std::os::unix::fs::symlink(victim.path(), folder.path().join("x.folded")).unwrap();
-    let mut agent = agent();
+    let mut agent = sampling_agent("record");
     agent.env("SUDO_UID", USER.to_string()).env("SUDO_GID", USER.to_string()).env("SUDO_USER", "nobody");
     agent.args([
-        "record",
         "-F",
         "499",
-        "--max-overhead",
-        "100%",
         "-o",
         "x.folded",
         "--",

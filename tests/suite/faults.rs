@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Run, agent, need_root, run, seconds, start_agent, workload};
+use tests::{Run, agent, need_root, run, sampling_agent, seconds, start_agent, workload};
 
 /// Runs the agent in an empty folder.
 fn try_agent(arguments: &[&str]) -> Run {
@@ -87,10 +87,8 @@ fn vm_the_commands_exit_code_is_passed_on() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let script = format!("{} 0.3; exit 7", workload("cpu_split").display());
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--", "sh", "-c", &script])
-        .current_dir(folder.path());
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o", "x.folded", "--", "sh", "-c", &script]).current_dir(folder.path());
     assert_eq!(run(&mut agent).unwrap().code, 7);
 }
 
@@ -166,13 +164,8 @@ fn a_full_disk_is_an_error_and_the_table_still_comes() {
     let folder = tempfile::tempdir().unwrap();
     let mount = Mounted::tmpfs(folder.path(), "size=4k");
     let file = folder.path().join("x.svg");
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-o"])
-        .arg(&file)
-        .arg("--")
-        .arg(workload("cpu_split"))
-        .arg("0.5");
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o"]).arg(&file).arg("--").arg(workload("cpu_split")).arg("0.5");
     let run = run(&mut agent).unwrap();
     drop(mount);
     assert_eq!(run.code, 1, "{}", run.stderr);
@@ -243,23 +236,8 @@ fn vm_hostile_names_reach_no_terminal_and_break_no_format() {
     let folder = tempfile::tempdir().unwrap();
     let hostile = folder.path().join("a;<b>\n\x1b[31m\"x");
     std::fs::copy(workload("cpu_split"), &hostile).unwrap();
-    let mut agent = agent();
-    agent.args([
-        "record",
-        "-F",
-        "499",
-        "--max-overhead",
-        "100%",
-        "-o",
-        "x.folded",
-        "-o",
-        "x.svg",
-        "-o",
-        "x.json",
-        "-o",
-        "x.pb.gz",
-        "--",
-    ]);
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o", "x.folded", "-o", "x.svg", "-o", "x.json", "-o", "x.pb.gz", "--"]);
     let run = run(agent.arg(&hostile).arg("1").current_dir(folder.path())).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(

@@ -2,17 +2,14 @@
 
 use std::process::Command;
 
-use tests::{agent, need_root, run, truth, workload};
+use tests::{need_root, run, sampling_agent, truth, workload};
 
 #[test]
 fn go_tool_pprof_reads_our_profiles() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.pb.gz", "--"])
-        .arg(workload("cpu_split"))
-        .arg("2");
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o", "x.pb.gz", "--"]).arg(workload("cpu_split")).arg("2");
     let recorded = run(agent.current_dir(folder.path())).unwrap();
     assert_eq!(recorded.code, 0, "{}", recorded.stderr);
     let truth = truth(&recorded.stdout).unwrap();

@@ -1,17 +1,15 @@
 //! Frames found in the kernel against those that framehop finds from the same registers and stack bytes.
 
 use tests::framehop_oracle::compare;
-use tests::{agent, need_root, run, workload};
+use tests::{need_root, run, sampling_agent, workload};
 
 /// Records a command and demands that both walks agree on 99.5 % of its stacks.
 fn agrees(command: &[&str], least_stacks: u64) {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("stacks.jsonl");
-    let mut agent = agent();
-    agent
-        .args(["record", "-q", "-F", "199", "--max-overhead", "100%", "-o"])
-        .arg(folder.path().join("out.folded"));
+    let mut agent = sampling_agent("record");
+    agent.args(["-q", "-F", "199", "-o"]).arg(folder.path().join("out.folded"));
     agent.arg("--dump-stacks").arg(&dump).arg("--").args(command).current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);

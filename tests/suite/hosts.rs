@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::{Folded, Run, agent, need_root, run, seconds, workload};
+use tests::{Folded, Run, agent, need_root, run, sampling_agent, seconds, workload};
 
 /// Runs a shell script in namespaces of its own (`unshare` options), with the agent as `$A` and the programs in `$W`.
 fn in_namespaces(options: &[&str], script: &str, folder: &Path) -> Run {
@@ -70,11 +70,8 @@ impl Drop for Sysctl {
 }
 
 fn record_cpu_split(folder: &Path) -> Run {
-    let mut agent = agent();
-    agent
-        .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--"])
-        .arg(workload("cpu_split"))
-        .arg("1");
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "499", "-o", "x.folded", "--"]).arg(workload("cpu_split")).arg("1");
     run(agent.current_dir(folder)).unwrap()
 }
 
@@ -95,8 +92,8 @@ fn vm_hidden_kernel_names_are_counted_and_explained() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let _hidden = Sysctl::set("kptr_restrict", "2");
-    let mut agent = agent();
-    agent.args(["record", "-F", "999", "--max-overhead", "100%", "-o", "x.folded", "--"]);
+    let mut agent = sampling_agent("record");
+    agent.args(["-F", "999", "-o", "x.folded", "--"]);
     // System calls, so that there are kernel frames.
     agent.args(["sh", "-c", "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo x > /dev/null; done"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
@@ -111,9 +108,9 @@ fn vm_code_made_at_run_time_is_named_by_the_perf_map() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let jit = |extra: &[&str]| {
-        let mut agent = agent();
+        let mut agent = sampling_agent("record");
         agent
-            .args(["record", "-F", "499", "--max-overhead", "100%", "-o", "x.folded", "--force", "--"])
+            .args(["-F", "499", "-o", "x.folded", "--force", "--"])
             .arg(workload("jit"))
             .arg("1")
             .args(extra);
@@ -137,20 +134,9 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
     let mut child = Command::new(&copy).arg(seconds(2)).stdout(Stdio::null()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(200));
     std::fs::remove_file(&copy).unwrap();
-    let mut agent = agent();
+    let mut agent = sampling_agent("attach");
     // Longer than the program lives: its file is gone, and so is it, when names are looked up.
-    agent.args([
-        "attach",
-        &child.id().to_string(),
-        "-F",
-        "499",
-        "--max-overhead",
-        "100%",
-        "-d",
-        "60",
-        "-o",
-        "x.folded",
-    ]);
+    agent.args([&child.id().to_string(), "-F", "499", "-d", "60", "-o", "x.folded"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
     child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -206,19 +192,8 @@ fn vm_a_control_group_is_recorded_with_the_groups_below_it_and_nothing_else() {
     let mut outside = Command::new(workload("execs")).arg("60").spawn().unwrap();
     std::fs::write(group.path.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = agent();
-    agent.args([
-        "record",
-        "-G",
-        "perf-agent-test",
-        "-d",
-        "1",
-        "-F",
-        "199",
-        "--max-overhead",
-        "100%",
-        "--json",
-    ]);
+    let mut agent = sampling_agent("record");
+    agent.args(["-G", "perf-agent-test", "-d", "1", "-F", "199", "--json"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
     for child in [&mut inside, &mut outside] {
         child.kill().unwrap();
@@ -240,22 +215,9 @@ fn vm_only_the_cpus_asked_for_are_sampled() {
     let folder = tempfile::tempdir().unwrap();
     // Pinned to CPU 1, so CPU 0 alone sees nothing of it.
     let command = |cpus: &str, file: &str| {
-        let mut agent = agent();
+        let mut agent = sampling_agent("record");
         agent
-            .args([
-                "record",
-                "-C",
-                cpus,
-                "-F",
-                "199",
-                "--max-overhead",
-                "100%",
-                "-o",
-                file,
-                "--",
-                "taskset",
-                "2",
-            ])
+            .args(["-C", cpus, "-F", "199", "-o", file, "--", "taskset", "2"])
             .arg(workload("cpu_split"))
             .arg("0.5");
         run(agent.current_dir(folder.path())).unwrap()

@@ -3,7 +3,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tests::{Folded, agent, finish, need_root, run, seconds, start_agent, truth, workload};
+use tests::{
+    AT_ANY_COST, Folded, agent, finish, need_root, run, sampling_agent, seconds, start_agent, truth, workload,
+};
 
 use crate::faults::signal;
 
@@ -20,9 +22,6 @@ impl Recorded {
         self.json["value_types"][1]["total"].as_f64().unwrap()
     }
 }
-
-/// Most tests are about what is recorded, not about what it costs: inside the usual budget a slow machine samples a few times a second.
-const AT_ANY_COST: [&str; 2] = ["--max-overhead", "100%"];
 
 /// `perf-agent record … -- COMMAND` at any cost, folded.
 pub(crate) fn record(options: &[&str], command: &[&str]) -> Recorded {
@@ -72,9 +71,8 @@ pub(crate) fn attach(pid: u32, options: &[&str]) -> Folded {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.folded");
-    let mut agent = agent();
-    agent.arg("attach").arg(pid.to_string()).args(options).args(AT_ANY_COST).arg("-o").arg(&file);
-    agent.current_dir(folder.path());
+    let mut agent = sampling_agent("attach");
+    agent.arg(pid.to_string()).args(options).arg("-o").arg(&file).current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
     Folded::read(&file).unwrap()

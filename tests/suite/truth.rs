@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use tests::{Folded, agent, finish, is_emulated, need_root, run, seconds, truth};
+use tests::{Folded, agent, finish, is_emulated, need_root, run, sampling_agent, seconds, truth};
 
 use crate::recording::{Recorded, attach, path_of, percent, record, spawn};
 
@@ -139,11 +139,8 @@ fn vm_the_whole_host_is_recorded_with_process_names() {
     let mut child = spawn("cpu_split", &["60"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.folded");
-    let mut agent = agent();
-    agent
-        .args(["record", "-a", "-d", "2", "--max-overhead", "100%", "-o"])
-        .arg(&file)
-        .current_dir(folder.path());
+    let mut agent = sampling_agent("record");
+    agent.args(["-a", "-d", "2", "-o"]).arg(&file).current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -176,11 +173,8 @@ fn vm_a_thread_alone_can_be_recorded() {
     let tid = task.file_name().unwrap().to_str().unwrap().to_owned();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.folded");
-    let mut agent = agent();
-    agent
-        .args(["record", "-t", &tid, "-d", "1", "-F", "499", "--max-overhead", "100%", "-o"])
-        .arg(&file)
-        .current_dir(folder.path());
+    let mut agent = sampling_agent("record");
+    agent.args(["-t", &tid, "-d", "1", "-F", "499", "-o"]).arg(&file).current_dir(folder.path());
     let run = run(&mut agent).unwrap();
     child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
