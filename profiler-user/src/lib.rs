@@ -28,6 +28,7 @@ pub mod resolve;
 pub mod sched;
 pub mod session;
 pub mod statistics;
+pub mod store;
 pub mod symbolize;
 pub mod syscalls;
 pub mod system;
