@@ -9,7 +9,7 @@ use profiler_common::stop::StopReason;
 
 use crate::ingest::RawSample;
 use crate::intern::Interner;
-use crate::process::{Moment, ObjectId, Placement, ProcessId, Processes};
+use crate::process::{Known, Moment, ObjectId, Placement, ProcessId, Processes};
 
 /// Distinct stack frames (over all stacks) after which new stacks are counted but no longer kept apart: about 100 MB at eight
 /// bytes a frame and the usual depth would be far past what a person can read.
@@ -147,6 +147,40 @@ impl Aggregate {
     /// Nothing yet.
     pub fn new(scope: StackScope) -> Self {
         Self { scope, ..Self::default() }
+    }
+
+    /// Takes everything out and begins anew: the end of a window. What the stacks of a window are made of is interned again in the next, at the
+    /// price of one copy of each distinct stack, so that nothing piles up over months.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.scope))
+    }
+
+    /// What the names of its places are looked up by.
+    pub(crate) fn known(&self, processes: &Processes) -> Known {
+        let of_places = self.places().iter().filter_map(|place| match place {
+            Place::Anonymous { process, .. } => Some(*process),
+            _ => None,
+        });
+        let all: HashSet<ProcessId> = self.tallies.keys().map(|key| key.process).chain(of_places).collect();
+        let objects = self.places().iter().filter_map(|place| match place {
+            Place::Object { object, .. } | Place::Stopped(_, Some(object)) => Some(*object),
+            _ => None,
+        });
+        let objects: HashSet<ObjectId> = objects.collect();
+        processes.known(all.into_iter(), objects.into_iter())
+    }
+
+    /// Leaves out the sums for whose key `keep` says no; returns how many samples that were.
+    pub fn retain(&mut self, mut keep: impl FnMut(&SampleKey) -> bool) -> u64 {
+        let mut left_out: u64 = 0;
+        self.tallies.retain(|key, tally| {
+            let kept = keep(key);
+            left_out = left_out.saturating_add(if kept { 0 } else { tally.samples });
+            kept
+        });
+        self.samples = self.samples.saturating_sub(left_out);
+        left_out
     }
 
     /// Adds one sample.

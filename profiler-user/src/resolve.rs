@@ -1,7 +1,9 @@
-//! Places → names: turns a recording's aggregate into a [`Profile`], each distinct place looked up once.
+//! Places → names: turns the aggregate of a recording, or of one window of it, into a [`Profile`], each distinct place looked up once.
 //!
 //! Runs after the sampling (or beside it, on a copy), never in the drain loop. One object is open at a time, so memory
 //! follows the largest one and not their sum.
+
+mod named;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -12,14 +14,16 @@ use profiler_common::stop::StopReason;
 
 use crate::aggregate::{Aggregate, Cut, Place};
 use crate::object::vdso_image;
-use crate::process::{CgroupNames, ObjectId, ProcessId, ProcessInfo, Processes};
+use crate::process::{CgroupNames, Known, ObjectId, ProcessId, ProcessInfo};
 use crate::profile::{
-    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, Meta, ModuleUnknown, Profile,
-    ProfileBuilder, Quality, ValueType,
+    Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, ModuleUnknown,
+    Profile, ProfileBuilder, Quality, ValueType,
 };
-use crate::symbolize::kernel::{self, KernelSymbols, kernel_build_id, module_build_id};
+use crate::symbolize::kernel;
 use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols};
-use crate::symbolize::{Names, jit, unknown_frame};
+use crate::symbolize::{jit, unknown_frame};
+use named::Found;
+pub use named::Named;
 
 /// Whether names are looked up.
 #[derive(Debug, Clone)]
@@ -42,184 +46,234 @@ type Unknown = (String, String);
 /// stacks cut short, unknown frames); losses and costs are the caller's to add.
 pub fn resolve(
     aggregate: &Aggregate,
-    processes: &Processes,
+    known: &Known,
     cgroups: &mut CgroupNames,
     value_types: &[ValueType],
     meta: Meta,
     naming: &Naming,
 ) -> Profile {
+    resolve_window(aggregate, known, cgroups, value_types, meta, naming, &mut Named::default())
+}
+
+/// Symbolizes the aggregate of a window like [`resolve`], with the names that earlier windows looked up.
+pub fn resolve_window(
+    aggregate: &Aggregate,
+    known: &Known,
+    cgroups: &mut CgroupNames,
+    value_types: &[ValueType],
+    meta: Meta,
+    naming: &Naming,
+    named: &mut Named,
+) -> Profile {
     let mut resolver = Resolver {
         builder: ProfileBuilder::new(value_types.to_vec()),
-        names: Names::default(),
+        named,
         naming,
         locations: vec![None; aggregate.places().len()],
         unknown: HashMap::new(),
+        mappings: HashMap::new(),
     };
-    resolver.objects(aggregate, processes);
+    resolver.named_before(aggregate);
+    resolver.objects(aggregate, known);
     resolver.kernel(aggregate);
     resolver.vdso(aggregate);
-    resolver.anonymous(aggregate, processes);
-    resolver.remarks(aggregate, processes);
-    resolver.finish(aggregate, processes, cgroups, meta)
+    resolver.anonymous(aggregate, known);
+    resolver.remarks(aggregate, known);
+    resolver.finish(aggregate, known, cgroups, meta)
 }
 
 struct Resolver<'a> {
     builder: ProfileBuilder,
-    names: Names,
+    named: &'a mut Named,
     naming: &'a Naming,
     /// By place; the index of `aggregate.places()`.
     locations: Vec<Option<LocationId>>,
     /// Places without a name.
-    unknown: HashMap<usize, Unknown>,
+    unknown: HashMap<usize, Arc<Unknown>>,
+    /// Mappings of this profile, by where they lie in memory.
+    mappings: HashMap<*const Mapping, MappingId>,
 }
 
 impl Resolver<'_> {
-    fn objects(&mut self, aggregate: &Aggregate, processes: &Processes) {
+    /// Takes the names that an earlier window has looked up.
+    fn named_before(&mut self, aggregate: &Aggregate) {
+        if matches!(self.naming, Naming::Raw) {
+            return;
+        }
+        for (index, place) in aggregate.places().iter().enumerate() {
+            if let Some(found) = self.named.find(place) {
+                self.enter(index, &found);
+            }
+        }
+    }
+
+    /// The selected places that have no name yet, with their addresses, by address.
+    fn places(&self, aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<(u64, usize)> {
+        let new = aggregate.places().iter().enumerate().filter(|(index, _)| self.locations[*index].is_none());
+        let mut selected: Vec<_> = new.filter_map(|(index, place)| Some((select(place)?, index))).collect();
+        selected.sort_unstable();
+        selected
+    }
+
+    fn objects(&mut self, aggregate: &Aggregate, known: &Known) {
         let mut by_object: BTreeMap<ObjectId, Vec<(u64, usize)>> = BTreeMap::new();
         for (index, place) in aggregate.places().iter().enumerate() {
-            if let Place::Object { object, file_offset } = place {
+            if let Place::Object { object, file_offset } = place
+                && self.locations[index].is_none()
+            {
                 by_object.entry(*object).or_default().push((*file_offset, index));
             }
         }
         let own_root = std::fs::File::open("/").ok();
         for (id, places) in by_object {
-            let object = processes.objects.object(id);
+            let Some(object) = known.object(id) else { continue };
             let roots: Vec<_> = object
                 .root
                 .iter()
                 .map(|root| root.as_fd())
                 .chain(own_root.as_ref().map(AsFd::as_fd))
                 .collect();
-            let content = object.file.as_ref().map_or(Content::Gone, Content::File);
+            let content = object.file.as_ref().map_or(Content::Gone, |file| Content::File(file));
             let source = ObjectSource { path: &object.path, content, roots: &roots, build_id: None };
-            self.native(&source, &places);
+            self.native(aggregate, &source, &places);
         }
     }
 
     fn vdso(&mut self, aggregate: &Aggregate) {
-        let places = places(aggregate, |place| match place {
+        let places = self.places(aggregate, |place| match place {
             Place::Vdso { offset } => Some(*offset),
             _ => None,
         });
         let image = if places.is_empty() { None } else { vdso_image() };
         let content = image.as_deref().map_or(Content::Gone, Content::Bytes);
-        self.native(&ObjectSource { path: "[vdso]", content, roots: &[], build_id: None }, &places);
+        let source = ObjectSource { path: "[vdso]", content, roots: &[], build_id: None };
+        self.native(aggregate, &source, &places);
     }
 
     /// Offsets in one object, with the places that they belong to.
-    fn native(&mut self, source: &ObjectSource<'_>, places: &[(u64, usize)]) {
+    fn native(&mut self, aggregate: &Aggregate, source: &ObjectSource<'_>, places: &[(u64, usize)]) {
         if places.is_empty() {
             return;
         }
         let offsets: Vec<u64> = places.iter().map(|(offset, _)| *offset).collect();
         let symbols = match self.naming {
-            Naming::Full(options) => native::symbolize(source, &offsets, options, &mut self.names),
+            Naming::Full(options) => native::symbolize(source, &offsets, options, &mut self.named.names),
             Naming::Raw => self.raw(source, &offsets),
         };
         let build_id = symbols.build_id.map(|id| id.to_string()).unwrap_or_default();
-        let path = self.names.text(source.path.as_bytes());
+        let path = self.named.names.text(source.path.as_bytes());
         let mapping = Mapping { start: 0, limit: 0, file_offset: 0, path, build_id };
         let module = mapping.module().to_owned();
-        let mapping = self.builder.mapping(mapping);
+        let mapping = self.named.mapping(mapping);
         for ((_, index), found) in places.iter().zip(symbols.addresses) {
-            if let Some(reason) = found.unknown {
+            let unknown = found.unknown.map(|reason| {
                 let reason = match self.naming {
                     Naming::Full(_) => reason.to_string(),
                     Naming::Raw => NOT_LOOKED_UP.to_owned(),
                 };
-                self.unknown.insert(*index, (module.clone(), reason));
-            }
-            let kind = FrameKind::Native;
-            self.place(
-                *index,
-                Location { mapping: Some(mapping), address: found.virt_addr, kind, frames: found.frames },
-            );
+                Arc::new((module.clone(), reason))
+            });
+            let (mapping, address) = (Some(Arc::clone(&mapping)), found.virt_addr);
+            let found = Found { mapping, address, kind: FrameKind::Native, frames: found.frames, unknown };
+            self.keep(*index, aggregate, found);
         }
     }
 
     /// What [`native::symbolize`] says of an object that it was not shown.
     fn raw(&mut self, source: &ObjectSource<'_>, offsets: &[u64]) -> ObjectSymbols {
         let nothing = ObjectSource { content: Content::Gone, ..*source };
-        native::symbolize(&nothing, offsets, &native::Options::default(), &mut self.names)
+        native::symbolize(&nothing, offsets, &native::Options::default(), &mut self.named.names)
     }
 
     fn kernel(&mut self, aggregate: &Aggregate) {
-        let places = places(aggregate, |place| match place {
+        let places = self.places(aggregate, |place| match place {
             Place::Kernel { abs_addr } => Some(*abs_addr),
             _ => None,
         });
         if places.is_empty() {
             return;
         }
+        let addresses: Vec<u64> = places.iter().map(|(address, _)| *address).collect();
         let symbols = match self.naming {
-            Naming::Full(_) => KernelSymbols::load().map_err(|error| error.to_string()),
+            Naming::Full(_) => self.named.kernel(&addresses),
             Naming::Raw => Err(NOT_LOOKED_UP.to_owned()),
         };
-        for (address, index) in places {
-            let known = symbols.as_ref().is_ok_and(|symbols| symbols.lookup(address).is_some());
-            let (frame, path) = match &symbols {
-                Ok(symbols) => symbols.frame(address, &mut self.names),
-                Err(_) => (unknown_frame("[kernel]", address, &mut self.names), Arc::from("[kernel]")),
-            };
-            if !known {
-                let reason =
-                    symbols.as_ref().err().cloned().unwrap_or_else(|| "no symbol covers it".to_owned());
-                self.unknown.insert(index, ("[kernel]".to_owned(), reason));
+        // Why an address has no name: it is in no symbol, or there are no symbols.
+        let (frames, reason): (Vec<_>, String) = match symbols {
+            Ok((symbols, names)) => {
+                let frame = |address: &u64| {
+                    let (frame, path) = symbols.frame(*address, names);
+                    (frame, path, symbols.lookup(*address).is_some())
+                };
+                (addresses.iter().map(frame).collect(), "no symbol covers it".to_owned())
             }
-            let mapping = self.pseudo_mapping(&path);
-            self.place(
-                index,
-                Location { mapping: Some(mapping), address, kind: FrameKind::Kernel, frames: vec![frame] },
-            );
+            Err(reason) => {
+                let names = &mut self.named.names;
+                let frame = |address: &u64| {
+                    (unknown_frame("[kernel]", *address, names), Arc::from("[kernel]"), false)
+                };
+                (addresses.iter().map(frame).collect(), reason)
+            }
+        };
+        let unknown = Arc::new(("[kernel]".to_owned(), reason));
+        for ((address, index), (frame, path, known)) in places.into_iter().zip(frames) {
+            let mapping = Some(self.named.pseudo_mapping(&path));
+            let unknown = (!known).then(|| Arc::clone(&unknown));
+            let kind = FrameKind::Kernel;
+            self.keep(index, aggregate, Found { mapping, address, kind, frames: vec![frame], unknown });
         }
     }
 
-    fn anonymous(&mut self, aggregate: &Aggregate, processes: &Processes) {
+    fn anonymous(&mut self, aggregate: &Aggregate, known: &Known) {
         let mut by_process: BTreeMap<ProcessId, Vec<(u64, usize)>> = BTreeMap::new();
         for (index, place) in aggregate.places().iter().enumerate() {
             if let Place::Anonymous { process, abs_addr } = place {
                 by_process.entry(*process).or_default().push((*abs_addr, index));
             }
         }
-        let mapping = (!by_process.is_empty()).then(|| self.pseudo_mapping("[jit]"));
+        let mapping = (!by_process.is_empty()).then(|| self.named.pseudo_mapping("[jit]"));
         for (process, mut places) in by_process {
             places.sort_unstable();
             let addresses: Vec<u64> = places.iter().map(|(address, _)| *address).collect();
-            let (found, reason) = self.perf_map(processes.info(process), &addresses);
+            let (found, reason) = self.perf_map(known.info(process), &addresses);
+            let reason = Arc::new(("[jit]".to_owned(), reason));
             for (position, (address, index)) in places.into_iter().enumerate() {
-                let frame = if let Some(function) = found.get(position).cloned().flatten() {
-                    Frame { function, file: None, line: None, inlined: false }
-                } else {
-                    self.unknown.insert(index, ("[jit]".to_owned(), reason.clone()));
-                    unknown_frame("[jit]", address, &mut self.names)
+                let (frame, unknown) = match found.get(position).cloned().flatten() {
+                    Some(function) => (Frame { function, file: None, line: None, inlined: false }, None),
+                    None => {
+                        (unknown_frame("[jit]", address, &mut self.named.names), Some(Arc::clone(&reason)))
+                    }
                 };
-                self.place(index, Location { mapping, address, kind: FrameKind::Jit, frames: vec![frame] });
+                let (mapping, kind) = (mapping.clone(), FrameKind::Jit);
+                self.keep(index, aggregate, Found { mapping, address, kind, frames: vec![frame], unknown });
             }
         }
     }
 
     /// Names from a process's perf map, and why others have none.
-    fn perf_map(&mut self, info: &ProcessInfo, addresses: &[u64]) -> (Vec<Option<Arc<str>>>, String) {
+    fn perf_map(&mut self, info: Option<&ProcessInfo>, addresses: &[u64]) -> (Vec<Option<Arc<str>>>, String) {
         if matches!(self.naming, Naming::Raw) {
             return (Vec::new(), NOT_LOOKED_UP.to_owned());
         }
-        let (Some(root), Some(uid)) = (&info.root, info.uid) else {
+        let Some((info, root, uid)) = info.and_then(|info| Some((info, info.root.as_ref()?, info.uid?)))
+        else {
             return (Vec::new(), "the process was gone".to_owned());
         };
         match jit::open_perf_map(root.as_fd(), info.inner_pid, uid) {
-            Ok(map) => {
-                (jit::symbolize(map, addresses, &mut self.names).names, "not in the perf map".to_owned())
-            }
+            Ok(map) => (
+                jit::symbolize(map, addresses, &mut self.named.names).names,
+                "not in the perf map".to_owned(),
+            ),
             Err(error) => (Vec::new(), error.to_string()),
         }
     }
 
     /// Places that are no code.
-    fn remarks(&mut self, aggregate: &Aggregate, processes: &Processes) {
+    fn remarks(&mut self, aggregate: &Aggregate, known: &Known) {
         for (index, place) in aggregate.places().iter().enumerate() {
             let text = match place {
                 Place::Stopped(reason, module) => {
-                    format!("[unwind: {}]", stop_text(*reason, *module, processes))
+                    format!("[unwind: {}]", stop_text(*reason, *module, known))
                 }
                 Place::WalkedOut => "[unwind: return address is not in code]".to_owned(),
                 Place::UserMode => "[user mode]".to_owned(),
@@ -228,7 +282,8 @@ impl Resolver<'_> {
                 Place::Remark(remark) => aggregate.remarks()[*remark as usize].to_string(),
                 Place::WokenBy => "[woken by]".to_owned(),
                 Place::Unmapped { abs_addr } => {
-                    self.unknown.insert(index, ("[unmapped]".to_owned(), "mapping unknown".to_owned()));
+                    let unknown = ("[unmapped]".to_owned(), "mapping unknown".to_owned());
+                    self.unknown.insert(index, Arc::new(unknown));
                     let frames = vec![self.named(&format!("[unmapped+{abs_addr:#x}]"))];
                     self.place(
                         index,
@@ -249,7 +304,7 @@ impl Resolver<'_> {
     fn finish(
         mut self,
         aggregate: &Aggregate,
-        processes: &Processes,
+        known: &Known,
         cgroups: &mut CgroupNames,
         meta: Meta,
     ) -> Profile {
@@ -262,12 +317,12 @@ impl Resolver<'_> {
         for known in meta.leaks.iter_mut().flat_map(|leaks| &mut leaks.stacks) {
             known.stack = stack_ids[known.stack.0 as usize];
         }
-        let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.names.text(comm)).collect();
+        let comms: Vec<Arc<str>> = aggregate.comms().iter().map(|comm| self.named.names.text(comm)).collect();
         let mut tallies: Vec<_> = aggregate.tallies().collect();
         // The map's order is random; equal recordings should give equal files.
         tallies.sort_unstable_by_key(|(key, _)| (key.process, key.tid, key.stack, key.comm, key.cgroup_id));
         for (key, tally) in tallies {
-            let info = processes.info(key.process);
+            let Some(info) = known.info(key.process) else { continue };
             let labels = self.builder.labels(Labels {
                 pid: info.pid,
                 tid: key.tid,
@@ -285,7 +340,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        quality.cut_short = cut_short(aggregate, processes);
+        quality.cut_short = cut_short(aggregate, known);
         self.count_unknown(&mut quality, &unknown_by_place);
         self.builder.finish(meta, quality)
     }
@@ -355,7 +410,7 @@ impl Resolver<'_> {
         let mut by_module: HashMap<&Unknown, u64> = HashMap::new();
         for (index, count) in by_place {
             quality.unknown_frames += count;
-            *by_module.entry(&self.unknown[index]).or_default() += count;
+            *by_module.entry(&*self.unknown[index]).or_default() += count;
         }
         quality.unknown_by_module = by_module
             .into_iter()
@@ -374,30 +429,32 @@ impl Resolver<'_> {
         self.locations[index] = Some(self.builder.location(location));
     }
 
-    fn pseudo_mapping(&mut self, path: &str) -> crate::profile::MappingId {
-        let build_id = match path {
-            "[kernel]" => kernel_build_id(),
-            "[jit]" | "[bpf]" => None,
-            module => module_build_id(module.trim_matches(['[', ']'])),
-        };
-        let build_id = build_id.map(|id| id.to_string()).unwrap_or_default();
-        let path = self.names.text(path.as_bytes());
-        self.builder.mapping(Mapping { start: 0, limit: 0, file_offset: 0, path, build_id })
+    /// Enters what was found, and remembers it for later windows.
+    fn keep(&mut self, index: usize, aggregate: &Aggregate, found: Found) {
+        let found = Arc::new(found);
+        if matches!(self.naming, Naming::Full(_)) {
+            self.named.keep(aggregate.places()[index], &found);
+        }
+        self.enter(index, &found);
+    }
+
+    fn enter(&mut self, index: usize, found: &Found) {
+        if let Some(unknown) = &found.unknown {
+            self.unknown.insert(index, Arc::clone(unknown));
+        }
+        let mapping = found.mapping.as_ref().map(|mapping| {
+            let builder = &mut self.builder;
+            // The names of all windows hold it as long as this one is looked at, so its place in memory is its own.
+            *self.mappings.entry(Arc::as_ptr(mapping)).or_insert_with(|| builder.mapping((**mapping).clone()))
+        });
+        let Found { address, kind, ref frames, .. } = *found;
+        self.place(index, Location { mapping, address, kind, frames: frames.clone() });
     }
 
     /// A frame with a name and nothing else.
     fn named(&mut self, name: &str) -> Frame {
-        Frame { function: self.names.text(name.as_bytes()), file: None, line: None, inlined: false }
+        Frame { function: self.named.names.text(name.as_bytes()), file: None, line: None, inlined: false }
     }
-}
-
-/// The selected places with their addresses, by address.
-fn places(aggregate: &Aggregate, select: impl Fn(&Place) -> Option<u64>) -> Vec<(u64, usize)> {
-    let selected =
-        aggregate.places().iter().enumerate().filter_map(|(index, place)| Some((select(place)?, index)));
-    let mut selected: Vec<_> = selected.collect();
-    selected.sort_unstable();
-    selected
 }
 
 fn is_code(place: &Place) -> bool {
@@ -418,17 +475,19 @@ fn is_code(place: &Place) -> bool {
 }
 
 /// Why a stack ends early, with the module of its last frame.
-fn stop_text(reason: StopReason, module: Option<ObjectId>, processes: &Processes) -> String {
-    let Some(module) = module else { return reason.describe().to_owned() };
-    let path = &processes.objects.object(module).path;
+fn stop_text(reason: StopReason, module: Option<ObjectId>, known: &Known) -> String {
+    let Some(module) = module.and_then(|module| known.object(module)) else {
+        return reason.describe().to_owned();
+    };
+    let path = &module.path;
     let name = path.rsplit('/').next().unwrap_or(path);
     format!("{} in {name}", reason.describe())
 }
 
-fn cut_short(aggregate: &Aggregate, processes: &Processes) -> Vec<Counter> {
+fn cut_short(aggregate: &Aggregate, known: &Known) -> Vec<Counter> {
     let counter = |(cut, count)| {
         let (id, what) = match cut {
-            Cut::Stopped(reason, module) => (reason.id(), stop_text(reason, module, processes)),
+            Cut::Stopped(reason, module) => (reason.id(), stop_text(reason, module, known)),
             Cut::WalkedOut => ("walked_out", "return address is not in code".to_owned()),
         };
         Counter { id: id.to_owned(), what, count }

@@ -7,32 +7,35 @@ pub(crate) mod meter;
 mod scope;
 mod setup;
 pub(crate) mod together;
+mod window;
 
 pub use scope::Scope;
 pub(crate) use scope::{BaseConfig, enter_targets};
 pub use setup::program_figures;
+pub use window::Recorded;
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use profiler_common::stats::Stat;
 use thiserror::Error;
 
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
 use crate::process::{Moment, Processes};
-use crate::profile::{Allocations, Counter, Leaks, Overhead, Resident, UnwindTables, ValueType};
+use crate::profile::{Counter, Leaks, Overhead};
 use crate::profile_type::{
-    Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind, Rate,
+    Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind, Rate, tick_ns,
 };
-use crate::unwinder::{Closing, Unwinder};
+use crate::unwinder::Unwinder;
 use dump::StackDump;
 use meter::Meter;
 use together::Together;
+use window::Before;
 
 /// Records taken out of the ring in one tick. More than a full ring holds, so it only bounds a tick against a producer that never stops.
 const MAX_RECORDS_PER_TICK: usize = 100_000;
@@ -45,10 +48,6 @@ pub enum Idle {
     /// Leave them out.
     Exclude,
 }
-
-/// Looks at the end of a recording for stacks of threads that wait since before it, and the time between them.
-const LAST_LOOKS: u32 = 100;
-const LAST_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What to record.
 #[derive(Debug, Clone)]
@@ -148,51 +147,21 @@ pub struct Session {
     dump: Option<StackDump>,
     aggregate: Aggregate,
     scope: Scope,
+    /// What holds for all windows.
     notes: Vec<String>,
+    /// Load could not be shed in this window, and why.
+    shed_failed: Option<String>,
+    /// Where this window began.
+    window: Before,
     /// Forks are followed by the side band because the kernel has no BTF.
     follow_in_user_space: bool,
     undecodable: u64,
-    start_unix_ns: u64,
+    /// Samples of earlier windows whose stacks were not kept apart.
+    overflowed: u64,
     meter: Meter,
     /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
     max_overhead: f64,
     together: Together,
-}
-
-/// What a recording ended with, ready for symbolization.
-pub struct Recorded {
-    /// Added-up stacks.
-    pub aggregate: Aggregate,
-    /// Processes and files behind them.
-    pub processes: Processes,
-    /// What the values mean.
-    pub value_types: Vec<ValueType>,
-    /// What triggered it.
-    pub trigger: String,
-    /// What its entries are called.
-    pub counted: &'static str,
-    /// Distance of two samples in the unit of the last value type; zero when it varies.
-    pub period: u64,
-    /// Losses by cause.
-    pub lost: Vec<Counter>,
-    /// Fallbacks and restrictions.
-    pub notes: Vec<String>,
-    /// Resident memory over time, where memory was measured.
-    pub resident: Vec<Resident>,
-    /// Totals of an allocator's calls, where they were recorded.
-    pub allocations: Option<Allocations>,
-    /// Blocks that were not freed, where leaks were looked for; their stacks are indexes into the aggregate.
-    pub leaks: Option<Leaks>,
-    /// When it began, Unix nanoseconds.
-    pub start_unix_ns: u64,
-    /// How long it took, nanoseconds.
-    pub duration_ns: u64,
-    /// What it cost so far.
-    pub overhead: Overhead,
-    /// Unwind tables and the walks that were finished in user space.
-    pub unwind: UnwindTables,
-    /// Tables on their way to disk.
-    pub closing: Mutex<Closing>,
 }
 
 impl Session {
@@ -299,7 +268,7 @@ impl Session {
         let of_sampler = self.sampler.as_mut().map(|sampler| sampler.shed(&mut self.programs));
         let of_memory = self.memory.as_mut().map(Memory::shed);
         for failed in [of_sampler.and_then(Result::err), of_memory.and_then(Result::err)].iter().flatten() {
-            self.notes.push(format!("load could not be shed: {failed}"));
+            self.shed_failed = Some(format!("load could not be shed: {failed}"));
         }
         if let Some(waits) = &mut self.waits {
             waits.shed();
@@ -401,7 +370,8 @@ impl Session {
     pub fn busiest(&self) -> Option<(String, f64)> {
         let mut by_name: std::collections::HashMap<&str, u64> = std::collections::HashMap::new();
         for (key, tally) in self.aggregate.tallies() {
-            *by_name.entry(&self.processes.info(key.process).name).or_default() += tally.samples;
+            let Some(info) = self.processes.info(key.process) else { continue };
+            *by_name.entry(&info.name).or_default() += tally.samples;
         }
         let (name, samples) =
             by_name.into_iter().max_by_key(|(name, samples)| (*samples, std::cmp::Reverse(*name)))?;
@@ -423,7 +393,11 @@ impl Session {
         }
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
-        push("stack_table_full", "stacks not kept apart, table full", self.aggregate.overflowed());
+        push(
+            "stack_table_full",
+            "stacks not kept apart, table full",
+            self.overflowed + self.aggregate.overflowed(),
+        );
         for counter in
             self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(|heap| heap.lost()))
         {
@@ -442,86 +416,31 @@ impl Session {
         self.meter.since()
     }
 
+    /// Samples CPUs at another rate, inside another budget, from now on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn set_rate(&mut self, rate: Rate) -> Result<(), SessionError> {
+        self.max_overhead = rate.max_overhead.unwrap_or(1.0);
+        if let Some(sampler) = &mut self.sampler {
+            let spent_ns = self.meter.spent_ns(&self.programs);
+            sampler.set_rate(&mut self.programs, rate, self.meter.cpus(), spent_ns)?;
+            self.period = if self.waits.is_none() { tick_ns(self.clock, rate.frequency_hz) } else { 0 };
+        }
+        Ok(())
+    }
+
+    /// Where whoever takes closed windows on a thread of its own says what CPU time that has used so far, nanoseconds.
+    pub fn windows_cpu_ns(&self) -> Arc<AtomicU64> {
+        self.meter.windows_ns()
+    }
+
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
         let mut overhead = self.meter.overhead(&self.programs);
         overhead.probes_ns += self.heap.as_ref().map_or(0, |heap| heap.trap_ns(&self.programs));
         overhead
-    }
-
-    /// Stops sampling and takes in what is still in flight.
-    pub fn stop(mut self) -> Recorded {
-        if let Some(sampler) = &self.sampler {
-            sampler.stop();
-        }
-        if let Some(memory) = &mut self.memory {
-            memory.stop();
-        }
-        if let Some(heap) = &mut self.heap {
-            heap.stop(&self.programs);
-        }
-        let duration_ns = self.started().elapsed().as_nanos() as u64;
-        self.tick();
-        for _ in 0..LAST_LOOKS {
-            if !self.waits.as_ref().is_some_and(OffCpu::has_unread) {
-                break;
-            }
-            std::thread::sleep(LAST_LOOK_EVERY);
-            self.tick();
-        }
-        for (sample, moment) in self.unwinder.finish(&mut self.processes) {
-            self.add(&sample, &moment);
-        }
-        if let Some(waits) = &mut self.waits {
-            waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
-            self.notes.extend(waits.notes(&self.programs.stats()));
-        }
-        let mut leaks = None;
-        if let Some(heap) = &mut self.heap {
-            match heap.finish(&mut self.aggregate, &mut self.processes) {
-                Ok(found) => leaks = found,
-                Err(_) => self.undecodable += 1,
-            }
-            self.notes.extend(heap.notes(&self.programs.stats()));
-        }
-        self.notes.extend(self.sampler.as_ref().and_then(OnCpu::note));
-        self.notes.extend(self.together.note());
-        if let Some(memory) = &self.memory {
-            self.notes.extend(memory.notes(&self.programs.stats()));
-        }
-        let unwind = self.unwinder.figures();
-        let overhead = Overhead { wall_ns: duration_ns, ..self.overhead() };
-        let lost = self.lost();
-        for (stat, count) in self.programs.stats() {
-            match stat {
-                Stat::OutsideNamespace if count > 0 => self.notes.push(format!(
-                    "{count} samples are of tasks outside this PID namespace, which have no number here"
-                )),
-                Stat::LateTicks if count > 0 => self.notes.push(format!(
-                    "{count} timer ticks were missed by CPUs that stalled or that a hypervisor took away"
-                )),
-                _ => {}
-            }
-        }
-        self.notes.extend(table_notes(&unwind));
-        Recorded {
-            value_types: self.kind.value_types(self.clock),
-            trigger: self.kind.trigger(self.clock),
-            counted: self.kind.counted(),
-            period: self.period,
-            aggregate: self.aggregate,
-            processes: self.processes,
-            lost,
-            notes: self.notes,
-            allocations: self.heap.as_ref().map(|heap| heap.allocations(&self.programs.stats())),
-            leaks,
-            resident: self.memory.as_ref().map(Memory::resident).unwrap_or_default(),
-            start_unix_ns: self.start_unix_ns,
-            duration_ns,
-            overhead,
-            unwind,
-            closing: Mutex::new(self.unwinder.close()),
-        }
     }
 }
 
@@ -533,32 +452,4 @@ pub(crate) fn join_stack(samples: &mut [RawSample], cpu: u32, time_ns: u64, byte
     {
         cold.stack.extend_from_slice(bytes);
     }
-}
-
-/// What the reader should know of the unwind tables: nothing, unless some were missing.
-fn table_notes(tables: &UnwindTables) -> Vec<String> {
-    let mut notes = Vec::new();
-    let mebibytes = tables.pool_bytes >> 20;
-    if tables.evicted_pages > 0 {
-        notes.push(format!(
-            "{} pages of unwind tables gave way to others: the limit of {mebibytes} MiB was reached (--max-memory)",
-            tables.evicted_pages
-        ));
-    }
-    if tables.refused_pages > 0 {
-        notes.push(format!("{} pages of unwind tables found no room (--max-memory)", tables.refused_pages));
-    }
-    if tables.refused_mappings > 0 {
-        notes.push(format!(
-            "{} mappings found no room in the kernel's tables; their stacks were walked in user space",
-            tables.refused_mappings
-        ));
-    }
-    if tables.given_up_samples > 0 {
-        notes.push(format!(
-            "{} samples came before their unwind tables and could not wait for them",
-            tables.given_up_samples
-        ));
-    }
-    notes
 }

@@ -5,6 +5,7 @@
 //! Names of addresses are not looked up here.
 
 mod cgroup;
+mod known;
 mod mappings;
 mod names;
 mod objects;
@@ -13,6 +14,7 @@ mod snapshot;
 mod table;
 
 pub use cgroup::{CgroupNames, cgroup_id, is_below_cgroup};
+pub use known::Known;
 pub use mappings::{Mappings, Placement, Region};
 pub(crate) use names::ProcessNames;
 pub use objects::{Access, Object, ObjectId, Objects};

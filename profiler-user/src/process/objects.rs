@@ -3,7 +3,7 @@
 //! A sample's process may be gone, and its file deleted or replaced, by the time names are looked up. So the file is opened when the
 //! first sample falls into it, through whatever still leads to the very same inode, and the descriptor is held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,15 +18,15 @@ use crate::profile::clean;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u32);
 
-/// A file that holds code.
-#[derive(Debug)]
+/// A file that holds code. A copy shares the open file.
+#[derive(Debug, Clone)]
 pub struct Object {
     /// Path as the process sees it, as bytes.
     pub raw_path: Vec<u8>,
     /// The same, cleaned for people.
     pub path: Arc<str>,
     /// The file, once a sample fell into it and it could be opened.
-    pub file: Option<File>,
+    pub file: Option<Arc<File>>,
     /// Root directory of a process that mapped it, where its debug files may lie.
     pub root: Option<Arc<OwnedFd>>,
     inode: u64,
@@ -46,10 +46,27 @@ pub struct Access<'a> {
 }
 
 /// All files that hold code.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Objects {
-    objects: Vec<Object>,
+    by_id: HashMap<ObjectId, Object>,
     by_file: HashMap<(u64, Vec<u8>), ObjectId>,
+    next: u32,
+    /// Stands for those that were forgotten.
+    forgotten: Object,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        let forgotten = Object::new(0, b"[forgotten]");
+        Self { by_id: HashMap::new(), by_file: HashMap::new(), next: 0, forgotten }
+    }
+}
+
+impl Object {
+    fn new(inode: u64, raw_path: &[u8]) -> Self {
+        let path = Arc::from(clean(raw_path));
+        Self { raw_path: raw_path.to_vec(), path, file: None, root: None, inode, tried: false }
+    }
 }
 
 impl Objects {
@@ -58,34 +75,39 @@ impl Objects {
         if let Some(id) = self.by_file.get(&(inode, raw_path.to_vec())) {
             return *id;
         }
-        let id = ObjectId(self.objects.len() as u32);
+        // Four billion files later a number may be taken.
+        while self.by_id.contains_key(&ObjectId(self.next)) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let id = ObjectId(self.next);
+        self.next = self.next.wrapping_add(1);
         self.by_file.insert((inode, raw_path.to_vec()), id);
-        let path = Arc::from(clean(raw_path));
-        self.objects.push(Object {
-            raw_path: raw_path.to_vec(),
-            path,
-            file: None,
-            root: None,
-            inode,
-            tried: false,
-        });
+        self.by_id.insert(id, Object::new(inode, raw_path));
         id
     }
 
     /// An object.
     pub fn object(&self, id: ObjectId) -> &Object {
-        &self.objects[id.0 as usize]
+        self.by_id.get(&id).unwrap_or(&self.forgotten)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Forgets all objects but these, and closes their files.
+    pub(super) fn retain(&mut self, wanted: &HashSet<ObjectId>) {
+        self.by_id.retain(|id, _| wanted.contains(id));
+        self.by_file.retain(|_, id| wanted.contains(id));
     }
 
     /// Makes sure that the object was opened, or that it was tried.
     pub fn hold(&mut self, id: ObjectId, access: &Access<'_>) {
-        let object = &mut self.objects[id.0 as usize];
-        if object.tried {
-            return;
-        }
+        let Some(object) = self.by_id.get_mut(&id).filter(|object| !object.tried) else { return };
         object.tried = true;
         object.root = access.root.cloned();
-        object.file = open(object, access);
+        object.file = open(object, access).map(Arc::new);
     }
 }
 

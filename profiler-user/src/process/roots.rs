@@ -19,6 +19,11 @@ pub(super) struct Roots {
 }
 
 impl Roots {
+    /// Closes those that nobody needs any more.
+    pub(super) fn forget_unused(&mut self) {
+        self.known.retain(|_, root| Arc::strong_count(root) > 1);
+    }
+
     /// The root of a process; none when the process is gone.
     pub(super) fn open(&mut self, pid: u32) -> Option<Arc<OwnedFd>> {
         let namespace = std::fs::metadata(format!("/proc/{pid}/ns/mnt")).as_ref().map_or(0, Metadata::ino);

@@ -1,9 +1,10 @@
 //! The processes of the host, kept up to date by events in order of time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::known::Known;
 use super::mappings::{Mappings, Placement, Region};
 use super::objects::{Access, ObjectId, Objects};
 use super::roots::Roots;
@@ -14,6 +15,9 @@ use crate::profile::clean;
 /// How long a process is kept after its main thread ended: samples of its other threads may still come, and a reader of its files is
 /// worth having as long as they are cheap.
 const LINGER_NS: u64 = 2_000_000_000;
+
+/// New objects before a look for those that nobody maps any more is worth while.
+const LEAST_NEW_OBJECTS: usize = 256;
 
 /// What samples with process ID zero are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +37,12 @@ impl OutsidePid {
     }
 }
 
-/// Index of a [`ProcessInfo`]. One process gets a new one with each exec.
+/// Number of a [`ProcessInfo`]. One process gets a new one with each exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(pub u32);
 
-/// What is remembered of a process that was sampled, for as long as the recording lasts.
-#[derive(Debug)]
+/// What is remembered of a process that was sampled, until the last window with samples of it is closed.
+#[derive(Debug, Clone)]
 pub struct ProcessInfo {
     /// Process ID.
     pub pid: u32,
@@ -84,7 +88,8 @@ pub struct Moment {
 #[derive(Debug)]
 pub struct Processes {
     live: HashMap<u32, Process>,
-    infos: Vec<ProcessInfo>,
+    infos: HashMap<ProcessId, ProcessInfo>,
+    next_info: u32,
     roots: Roots,
     /// Files that hold code.
     pub objects: Objects,
@@ -93,6 +98,8 @@ pub struct Processes {
     outside: OutsidePid,
     lost_events: u64,
     last_purge_ns: u64,
+    /// Objects that were left after the last look for those that nobody maps.
+    objects_kept: usize,
 }
 
 impl Processes {
@@ -100,13 +107,15 @@ impl Processes {
     pub fn new(unix_offset_ns: u64, outside: OutsidePid) -> Self {
         Self {
             live: HashMap::new(),
-            infos: Vec::new(),
+            infos: HashMap::new(),
+            next_info: 0,
             roots: Roots::default(),
             objects: Objects::default(),
             unix_offset_ns,
             outside,
             lost_events: 0,
             last_purge_ns: 0,
+            objects_kept: 0,
         }
     }
 
@@ -115,14 +124,9 @@ impl Processes {
         self.lost_events
     }
 
-    /// What is remembered of a sampled process.
-    pub fn info(&self, id: ProcessId) -> &ProcessInfo {
-        &self.infos[id.0 as usize]
-    }
-
-    /// All sampled processes.
-    pub fn infos(&self) -> &[ProcessInfo] {
-        &self.infos
+    /// What is remembered of a sampled process; none when it was forgotten.
+    pub fn info(&self, id: ProcessId) -> Option<&ProcessInfo> {
+        self.infos.get(&id)
     }
 
     /// Enters a process that was there before the recording, or that events did not tell of.
@@ -192,8 +196,8 @@ impl Processes {
     fn rename(&mut self, pid: u32, comm: &[u8]) {
         let Some(process) = self.live.get_mut(&pid) else { return };
         process.comm = comm.to_vec();
-        if let Some(id) = process.info {
-            self.infos[id.0 as usize].name = Arc::from(clean(comm));
+        if let Some(info) = process.info.and_then(|id| self.infos.get_mut(&id)) {
+            info.name = Arc::from(clean(comm));
         }
     }
 
@@ -216,7 +220,12 @@ impl Processes {
         if let Some(id) = process.info {
             return id;
         }
-        let id = ProcessId(self.infos.len() as u32);
+        // Four billion processes later a number may be taken.
+        while self.infos.contains_key(&ProcessId(self.next_info)) {
+            self.next_info = self.next_info.wrapping_add(1);
+        }
+        let id = ProcessId(self.next_info);
+        self.next_info = self.next_info.wrapping_add(1);
         process.info = Some(id);
         if sample.pid != 0 {
             process.root = process.root.take().or_else(|| self.roots.open(sample.pid));
@@ -228,13 +237,9 @@ impl Processes {
             (_, []) => sample.comm(),
             (_, known) => known,
         };
-        self.infos.push(ProcessInfo {
-            pid: sample.pid,
-            name: Arc::from(clean(comm)),
-            root: process.root.clone(),
-            uid,
-            inner_pid,
-        });
+        let name = Arc::from(clean(comm));
+        let info = ProcessInfo { pid: sample.pid, name, root: process.root.clone(), uid, inner_pid };
+        self.infos.insert(id, info);
         id
     }
 
@@ -307,6 +312,60 @@ impl Processes {
             };
             self.objects.hold(object, &access);
         }
+    }
+
+    /// What names of these processes and objects are looked up by.
+    pub(crate) fn known(
+        &self,
+        processes: impl Iterator<Item = ProcessId>,
+        objects: impl Iterator<Item = ObjectId>,
+    ) -> Known {
+        Known {
+            infos: processes.filter_map(|id| Some((id, self.infos.get(&id)?.clone()))).collect(),
+            objects: objects.map(|id| (id, self.objects.object(id).clone())).collect(),
+        }
+    }
+
+    /// Forgets what no process that lives needs, nor any of these moments. What is still to be named has been copied by [`Self::known`].
+    ///
+    /// To be called now and then by a recording that goes on for long; others end before it matters.
+    pub(crate) fn forget<'a>(&mut self, moments: impl Iterator<Item = &'a Moment>) {
+        let mut infos: HashSet<ProcessId> = self.live.values().filter_map(|process| process.info).collect();
+        let mut mappings: Vec<&Mappings> = Vec::new();
+        for moment in moments {
+            infos.insert(moment.process);
+            mappings.push(&moment.mappings);
+        }
+        self.infos.retain(|id, _| infos.contains(id));
+        self.roots.forget_unused();
+        if self.objects.len() < self.objects_kept * 5 / 4 + LEAST_NEW_OBJECTS {
+            return;
+        }
+        mappings.extend(self.live.values().map(|process| &*process.mappings));
+        let regions = mappings.into_iter().flat_map(Mappings::regions);
+        let objects = regions.filter_map(|region| match region.placement {
+            Placement::Object { object, .. } => Some(object),
+            Placement::Vdso | Placement::Anonymous => None,
+        });
+        let wanted: HashSet<ObjectId> = objects.collect();
+        self.objects.retain(&wanted);
+        self.objects_kept = self.objects.len();
+    }
+
+    /// Processes that are gone although no event said so: events were lost, or a sample came after the last one. They are forgotten a little
+    /// later; the caller does the same with what it holds of them.
+    pub(crate) fn sweep(&mut self, now_ns: u64) -> Vec<u32> {
+        let unnoticed = self.live.iter_mut().filter(|(pid, process)| {
+            **pid != 0
+                && process.exited_ns.is_none()
+                && !std::fs::exists(format!("/proc/{pid}")).unwrap_or(true)
+        });
+        let mut gone = Vec::new();
+        for (pid, process) in unnoticed {
+            process.exited_ns = Some(now_ns);
+            gone.push(*pid);
+        }
+        gone
     }
 
     /// Forgets processes that ended a while ago.
@@ -400,7 +459,8 @@ mod tests {
         assert!(find(&processes, CHILD, 0x7000).is_some());
         let after = processes.identify(&sample(CHILD));
         assert_ne!(before, after);
-        assert_eq!((&*processes.info(before).name, &*processes.info(after).name), ("make", "cc1"));
+        let name = |id| processes.info(id).map(|info| &*info.name);
+        assert_eq!((name(before), name(after)), (Some("make"), Some("cc1")));
         assert!(find(&processes, PARENT, 0x1800).is_some());
     }
 
@@ -429,6 +489,6 @@ mod tests {
         processes.apply(&event(1, CHILD, EventKind::Fork { parent: PARENT }));
         let id = processes.identify(&sample(CHILD));
         processes.apply(&event(2, CHILD, EventKind::Rename { comm: b"new\x1bname".to_vec() }));
-        assert_eq!(&*processes.info(id).name, "new\\x1bname");
+        assert_eq!(&*processes.info(id).unwrap().name, "new\\x1bname");
     }
 }

@@ -18,7 +18,7 @@ pub use idle::fold_idle;
 pub use leaks::{Cohorts, LeakStack, LeakSums, Leaks, WatchedSlices, age_bucket, ages_of_bucket};
 pub use quality::{
     Counter, ModuleUnknown, Overhead, ProgramCost, Quality, STAGE_DRAIN, STAGE_START, STAGE_SYMBOLS,
-    STAGE_TABLES, StageCost, UnwindTables,
+    STAGE_TABLES, STAGE_WINDOWS, StageCost, UnwindTables,
 };
 pub use text::clean;
 

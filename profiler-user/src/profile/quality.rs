@@ -44,6 +44,8 @@ pub struct StageCost {
     pub cpu_ns: u64,
 }
 
+/// Names of windows that are closed, and the store, on a thread of its own: of recordings that go on.
+pub const STAGE_WINDOWS: &str = "names and store";
 /// The agent's CPU time up to the first sample: loading and checking the programs, entering what runs already.
 pub const STAGE_START: &str = "start";
 /// Draining the ring and the tables, adding up.
@@ -52,6 +54,19 @@ pub const STAGE_DRAIN: &str = "drain";
 pub const STAGE_TABLES: &str = "unwind tables";
 /// Looking names up when the recording is over.
 pub const STAGE_SYMBOLS: &str = "symbols";
+
+impl Counter {
+    /// What was counted since, cause by cause; causes without anything new are left out.
+    pub fn since(now: &[Self], before: &[Self]) -> Vec<Self> {
+        let fresh = now.iter().filter_map(|counter| {
+            let old = before.iter().filter(|old| old.id == counter.id && old.what == counter.what);
+            let old = old.fold(0, |sum: u64, old| sum.saturating_add(old.count));
+            let count = counter.count.saturating_sub(old);
+            (count > 0).then(|| Self { count, ..counter.clone() })
+        });
+        fresh.collect()
+    }
+}
 
 /// What the recording cost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -112,6 +127,33 @@ impl Overhead {
         (rest > 0).then(|| percent(on_their_time, rest))
     }
 
+    /// What was spent since, of sums that only grow: a window's part. Levels, such as memory, are those at its end.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let programs = self.programs.iter().map(|now| {
+            let old = before.programs.iter().find(|old| old.name == now.name);
+            let (runs, ns) = old.map_or((0, 0), |old| (old.runs, old.ns));
+            let (runs, ns) = (now.runs.saturating_sub(runs), now.ns.saturating_sub(ns));
+            ProgramCost { name: now.name.clone(), runs, ns }
+        });
+        let stages = self.stages.iter().map(|now| {
+            let old = before.stages.iter().find(|old| old.name == now.name).map_or(0, |old| old.cpu_ns);
+            StageCost { name: now.name.clone(), cpu_ns: now.cpu_ns.saturating_sub(old) }
+        });
+        Self {
+            agent_cpu_ns: self.agent_cpu_ns.saturating_sub(before.agent_cpu_ns),
+            bpf_ns: self.bpf_ns.saturating_sub(before.bpf_ns),
+            probes_ns: self.probes_ns.saturating_sub(before.probes_ns),
+            busy_ns: self.busy_ns.saturating_sub(before.busy_ns),
+            wall_ns: self.wall_ns.saturating_sub(before.wall_ns),
+            cpus: self.cpus,
+            rss_peak_bytes: self.rss_peak_bytes,
+            bpf_map_bytes: self.bpf_map_bytes,
+            programs: programs.filter(|program| program.runs > 0).collect(),
+            stages: stages.filter(|stage| stage.cpu_ns > 0).collect(),
+        }
+    }
+
     /// Counts what the agent did after the recording.
     pub fn add_stage(&mut self, name: &str, cpu_ns: u64) {
         self.agent_cpu_ns = self.agent_cpu_ns.saturating_add(cpu_ns);
@@ -147,6 +189,22 @@ pub struct UnwindTables {
     pub finished_samples: u64,
     /// Samples that were given up because their table did not come in time.
     pub given_up_samples: u64,
+}
+
+impl UnwindTables {
+    /// What happened since, with what there is now.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            evicted_pages: self.evicted_pages.saturating_sub(before.evicted_pages),
+            refused_pages: self.refused_pages.saturating_sub(before.refused_pages),
+            delayed_loads: self.delayed_loads.saturating_sub(before.delayed_loads),
+            refused_mappings: self.refused_mappings.saturating_sub(before.refused_mappings),
+            finished_samples: self.finished_samples.saturating_sub(before.finished_samples),
+            given_up_samples: self.given_up_samples.saturating_sub(before.given_up_samples),
+            ..*self
+        }
+    }
 }
 
 /// The quality block of a profile.
@@ -210,4 +268,52 @@ fn sum(counters: &[Counter]) -> u64 {
 
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counter(id: &str, count: u64) -> Counter {
+        Counter { id: id.to_owned(), what: id.to_owned(), count }
+    }
+
+    #[test]
+    fn losses_of_windows_add_up_to_the_losses_of_all() {
+        let totals = [
+            vec![],
+            vec![counter("ring_full", 3)],
+            vec![counter("ring_full", 3), counter("undecodable", 1)],
+            vec![counter("ring_full", 10), counter("undecodable", 1)],
+        ];
+        let parts: Vec<_> = totals.windows(2).map(|pair| Counter::since(&pair[1], &pair[0])).collect();
+        assert_eq!(
+            parts,
+            [vec![counter("ring_full", 3)], vec![counter("undecodable", 1)], vec![counter("ring_full", 7)]]
+        );
+    }
+
+    #[test]
+    fn the_cost_of_a_window_is_what_came_in_it() {
+        let program = |runs, ns| ProgramCost { name: "sample".to_owned(), runs, ns };
+        let before = Overhead {
+            agent_cpu_ns: 50,
+            bpf_ns: 7,
+            wall_ns: 100,
+            cpus: 2,
+            rss_peak_bytes: 5,
+            programs: vec![program(3, 7)],
+            stages: vec![StageCost { name: STAGE_START.to_owned(), cpu_ns: 40 }],
+            ..Overhead::default()
+        };
+        let mut now = before.clone();
+        (now.agent_cpu_ns, now.bpf_ns, now.wall_ns, now.rss_peak_bytes) = (60, 10, 300, 6);
+        now.programs = vec![program(4, 10)];
+        now.stages.push(StageCost { name: STAGE_DRAIN.to_owned(), cpu_ns: 10 });
+        let part = now.since(&before);
+        assert_eq!((part.agent_cpu_ns, part.bpf_ns, part.wall_ns, part.rss_peak_bytes), (10, 3, 200, 6));
+        assert_eq!(part.programs, [program(1, 3)]);
+        assert_eq!(part.stages, [StageCost { name: STAGE_DRAIN.to_owned(), cpu_ns: 10 }]);
+        assert_eq!(part.once_ns(), 0, "the start was another window's");
+    }
 }

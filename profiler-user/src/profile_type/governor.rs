@@ -133,6 +133,12 @@ impl Governor {
         self.story
     }
 
+    /// What it did so far, which is then told.
+    pub(crate) fn take_story(&mut self) -> Story {
+        let fresh = Story { rungs: (self.rung, self.rung), ..Story::default() };
+        std::mem::replace(&mut self.story, fresh)
+    }
+
     /// Adds a look; returns the share of the window's budget that is spent.
     fn remember(&mut self, spent_ns: u64, elapsed_ns: u64) -> f64 {
         self.window.push_back((spent_ns, elapsed_ns));
@@ -193,6 +199,12 @@ impl Throttle {
         Self { governor, spent_ns: 0, looked_ns: now_ns }
     }
 
+    /// The same, with this spent before it began.
+    #[must_use]
+    pub(crate) fn after(self, spent_ns: u64) -> Self {
+        Self { spent_ns, ..self }
+    }
+
     /// Whether it is time for another look.
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         now_ns.saturating_sub(self.looked_ns) >= LOOK_NS
@@ -225,6 +237,11 @@ impl Throttle {
     /// As [`Governor::story`].
     pub(crate) fn story(&self) -> Story {
         self.governor.story()
+    }
+
+    /// As [`Governor::take_story`].
+    pub(crate) fn take_story(&mut self) -> Story {
+        self.governor.take_story()
     }
 }
 

@@ -63,6 +63,12 @@ impl Rate {
         if self.max_overhead.is_some() { (halvings + 1).min(MOST_RUNGS) as usize } else { 1 }
     }
 
+    /// What keeps it inside its budget, on a machine with so many CPUs.
+    fn throttle(self, machine_cpus: u32) -> Throttle {
+        let budget = self.max_overhead.unwrap_or(1.0) * f64::from(machine_cpus);
+        Throttle::new(Governor::new(budget, self.rungs(), 0), monotonic_ns())
+    }
+
     /// The rate on a rung, Hz.
     fn on(self, rung: usize) -> u64 {
         (self.frequency_hz >> rung).max(1)
@@ -89,7 +95,7 @@ impl OnCpu {
         rate: Rate,
         machine_cpus: u32,
     ) -> Result<Self, OnCpuError> {
-        let Rate { clock, frequency_hz, max_overhead } = rate;
+        let Rate { clock, frequency_hz, .. } = rate;
         let program = programs.cpu_sampler()?;
         let mut events = Vec::with_capacity(cpus.len());
         for cpu in cpus.iter().copied() {
@@ -104,9 +110,7 @@ impl OnCpu {
         if events.is_empty() {
             return Err(OnCpuError::NoCpu);
         }
-        let budget = max_overhead.unwrap_or(1.0) * f64::from(machine_cpus);
-        let governor = Governor::new(budget, rate.rungs(), 0);
-        Ok(Self { events, rate, throttle: Throttle::new(governor, monotonic_ns()) })
+        Ok(Self { events, rate, throttle: rate.throttle(machine_cpus) })
     }
 
     /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far.
@@ -151,9 +155,27 @@ impl OnCpu {
         programs.set_tick_ns(tick)
     }
 
-    /// What the reader should know of the rate.
-    pub fn note(&self) -> Option<String> {
-        let story = self.throttle.story();
+    /// Samples at another rate from now on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn set_rate(
+        &mut self,
+        programs: &mut Programs,
+        rate: Rate,
+        machine_cpus: u32,
+        spent_ns: u64,
+    ) -> Result<(), LoadError> {
+        self.rate = Rate { clock: self.rate.clock, ..rate };
+        // What was spent so far was spent on the old rate.
+        self.throttle = rate.throttle(machine_cpus).after(spent_ns);
+        self.apply(programs)
+    }
+
+    /// What the reader should know of the rate since the last call.
+    pub fn take_note(&mut self) -> Option<String> {
+        let story = self.throttle.take_story();
         let budget = percent(self.rate.max_overhead? * 100.0);
         let over = if story.over_budget_ns > 0 {
             format!("; it was exceeded all the same in {:.0} % of the time", story.over_budget_percent())

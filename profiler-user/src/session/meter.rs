@@ -3,10 +3,14 @@
 //! The kernel counts how long programs run, but not what it takes to get to them: the timer's interrupt, the tracepoint. What one of
 //! each costs ([`EntryCosts`]) is multiplied with how often each program ran.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::bpf::{EntryCosts, ProgramRuns, Programs, map_memory_bytes};
-use crate::profile::{Overhead, ProgramCost, STAGE_DRAIN, STAGE_START, STAGE_TABLES, StageCost};
+use crate::profile::{
+    Overhead, ProgramCost, STAGE_DRAIN, STAGE_START, STAGE_TABLES, STAGE_WINDOWS, StageCost,
+};
 use crate::session::clock;
 
 /// A running measurement.
@@ -16,6 +20,8 @@ pub(crate) struct Meter {
     entry: EntryCosts,
     cpu_at_start_ns: u64,
     recording: Option<Recording>,
+    /// CPU time of the thread that takes closed windows, as it says itself, nanoseconds.
+    windows_ns: Arc<AtomicU64>,
 }
 
 /// Where the recording itself began.
@@ -31,7 +37,13 @@ impl Meter {
     /// Begins with what the start of a recording takes.
     pub(crate) fn begin(cpus: u32) -> Self {
         let cpu_at_start_ns = clock::own_cpu_ns();
-        Self { cpus, entry: EntryCosts::default(), cpu_at_start_ns, recording: None }
+        Self {
+            cpus,
+            entry: EntryCosts::default(),
+            cpu_at_start_ns,
+            recording: None,
+            windows_ns: Arc::default(),
+        }
     }
 
     /// Measures what an interrupt of the sampler costs; for recordings that have one.
@@ -47,6 +59,16 @@ impl Meter {
             thread_ns: clock::thread_cpu_ns(),
             busy_ns: clock::machine_busy_ns(),
         });
+    }
+
+    /// Where the thread that takes closed windows says what CPU time it has used so far, nanoseconds.
+    pub(crate) fn windows_ns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.windows_ns)
+    }
+
+    /// CPUs of the machine.
+    pub(crate) fn cpus(&self) -> u32 {
+        self.cpus
     }
 
     /// When the recording began; now, as long as it has not.
@@ -73,7 +95,12 @@ impl Meter {
             let drain_ns = clock::thread_cpu_ns().saturating_sub(recording.thread_ns);
             stage(STAGE_START, recording.own_ns.saturating_sub(self.cpu_at_start_ns));
             stage(STAGE_DRAIN, drain_ns);
-            stage(STAGE_TABLES, own_ns.saturating_sub(recording.own_ns).saturating_sub(drain_ns));
+            let rest_ns = own_ns.saturating_sub(recording.own_ns).saturating_sub(drain_ns);
+            let windows_ns = self.windows_ns.load(Ordering::Relaxed).min(rest_ns);
+            stage(STAGE_TABLES, rest_ns - windows_ns);
+            if windows_ns > 0 {
+                stage(STAGE_WINDOWS, windows_ns);
+            }
         }
         Overhead {
             agent_cpu_ns: own_ns.saturating_sub(self.cpu_at_start_ns),

@@ -15,6 +15,7 @@ use super::dump::StackDump;
 use super::meter::Meter;
 use super::scope::{BaseConfig, enter_targets};
 use super::together::Together;
+use super::window::Before;
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, WaitTables};
@@ -98,7 +99,7 @@ impl Session {
             .samples_cpus()
             .then(|| OnCpu::attach(&mut programs, &sampled, options.rate, online.len() as u32))
             .transpose()?;
-        let start_unix_ns = clock::unix_ns();
+        let window = Before::first();
         meter.started();
         let waits = waits.map(|waits| {
             start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
@@ -141,11 +142,13 @@ impl Session {
             aggregate: Aggregate::new(options.stacks),
             scope: options.scope.clone(),
             notes,
+            shed_failed: None,
+            window,
             follow_in_user_space: options.follow_forks
                 && config.filter & FILTER_PROCESS != 0
                 && !follow_in_kernel,
             undecodable: 0,
-            start_unix_ns,
+            overflowed: 0,
             meter,
             max_overhead: options.max_overhead(),
             together: Together::join(online.len() as u32),

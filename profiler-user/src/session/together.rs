@@ -64,11 +64,12 @@ impl Together {
         Some(part_of_budget(budget, &others))
     }
 
-    /// What the reader of the result should know.
-    pub(crate) fn note(&self) -> Option<String> {
-        (self.most > 0).then(|| {
-            let recordings = if self.most == 1 { "another recording" } else { "other recordings" };
-            let count = if self.most == 1 { String::new() } else { format!("{} ", self.most) };
+    /// What the reader of the result should know, since the last call.
+    pub(crate) fn take_note(&mut self) -> Option<String> {
+        let most = std::mem::take(&mut self.most);
+        (most > 0).then(|| {
+            let recordings = if most == 1 { "another recording" } else { "other recordings" };
+            let count = if most == 1 { String::new() } else { format!("{most} ") };
             format!("{count}{recordings} ran on this host at the same time and shared --max-overhead with this one")
         })
     }
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(a.look(|| 0, 0.01), None, "not yet time");
         a.looked_ns -= 2 * LOOK_NS;
         assert!((a.look(|| 0, 0.01).unwrap() - 0.6).abs() < 1e-9);
-        assert!(a.note().unwrap().starts_with("another recording"));
+        assert!(a.take_note().unwrap().starts_with("another recording"));
         drop(b);
         assert!(a.own.as_ref().unwrap().others().is_empty());
         assert_eq!(fs::read_dir(&here).unwrap().count(), 1);
@@ -220,7 +221,7 @@ mod tests {
             held.lock().unwrap();
             assert_eq!(a.own.as_ref().unwrap().others(), [0.0], "{text}");
         }
-        let nowhere = Together::join_in(Path::new("/proc/nowhere"), 2);
-        assert!(nowhere.own.is_none() && nowhere.note().is_none());
+        let mut nowhere = Together::join_in(Path::new("/proc/nowhere"), 2);
+        assert!(nowhere.own.is_none() && nowhere.take_note().is_none());
     }
 }

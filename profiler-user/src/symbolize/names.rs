@@ -16,7 +16,7 @@ const TEXT_BYTES: usize = 32 << 20;
 /// What every name reads once the limit is reached.
 const TOO_MANY: &str = "[too many names]";
 
-/// The names seen so far. Made for one profile: what it keeps is limited, and never let go of.
+/// The names seen so far. What it keeps is limited.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashSet<Arc<str>>,
@@ -38,6 +38,13 @@ impl Names {
     /// A file name or other text, cleaned.
     pub fn text(&mut self, raw: &[u8]) -> Arc<str> {
         self.share(&clean(raw))
+    }
+
+    /// Lets go of names that nobody else holds.
+    pub(crate) fn forget_unused(&mut self) {
+        self.known.retain(|name| Arc::strong_count(name) > 1);
+        self.known.shrink_to_fit();
+        self.bytes = self.known.iter().map(|name| name.len()).sum();
     }
 
     /// The shared copy of text that is clean already.

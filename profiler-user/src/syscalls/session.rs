@@ -502,7 +502,7 @@ impl CallSession {
         Ok(report)
     }
 
-    fn report(&self, tally: &Tally, threads: &[ThreadCalls], end_ns: u64, meta: Meta) -> CallReport {
+    fn report(&mut self, tally: &Tally, threads: &[ThreadCalls], end_ns: u64, meta: Meta) -> CallReport {
         let in_flight = self.in_flight(threads, end_ns);
         let seen = self.programs.calls_seen();
         let cost_ns = |calls: u64| calls as f64 * self.cost.call_ns();
@@ -518,7 +518,7 @@ impl CallSession {
             }
         };
         let mut notes = self.notes.clone();
-        notes.extend(self.together.note());
+        notes.extend(self.together.take_note());
         let skipped = self.stat(Stat::CallStacksSkipped);
         if skipped > 0 {
             notes.push(format!("{skipped} slow or sampled calls have no stack here: too many came at once"));
@@ -669,7 +669,7 @@ fn flame(stacks: &FinishedStacks, report: &CallReport) -> Profile {
     let naming = Naming::Full(native::Options::default());
     let mut profile = resolve(
         &stacks.aggregate,
-        &stacks.processes,
+        &stacks.aggregate.known(&stacks.processes),
         &mut CgroupNames::of_host(),
         &value_types,
         report.meta.clone(),

@@ -110,8 +110,8 @@ fn named_stacks(calls: &[Kept], processes: &mut Processes) -> HashMap<usize, Vec
     }
     let naming = Naming::Full(Options::default());
     let value_types = [ValueType::new("calls", "count")];
-    let profile =
-        resolve(&aggregate, processes, &mut CgroupNames::of_host(), &value_types, Meta::default(), &naming);
+    let (known, mut cgroups) = (aggregate.known(processes), CgroupNames::of_host());
+    let profile = resolve(&aggregate, &known, &mut cgroups, &value_types, Meta::default(), &naming);
     let stack = |sample: &crate::profile::Sample| {
         let mut frames = profile.stack(sample.stack).iter().flat_map(|id| &profile.location(*id).frames);
         let index = frames.next()?.function.parse().ok()?;

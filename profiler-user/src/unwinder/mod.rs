@@ -245,6 +245,16 @@ impl Unwinder {
         }
     }
 
+    /// What samples that wait for tables still need to know of their processes.
+    pub fn waiting_moments(&self) -> impl Iterator<Item = &Moment> {
+        self.waiting.iter().map(|(_, (_, moment))| moment)
+    }
+
+    /// A process is gone, although no event said so.
+    pub fn end(&mut self, pid: u32) {
+        self.spaces.end(pid);
+    }
+
     /// Ends the thread that builds tables. It keeps them on disk meanwhile; dropping what is returned waits a moment for that.
     pub fn close(mut self) -> Closing {
         self.worker.close();

@@ -52,7 +52,8 @@ impl Outputs {
         let detail = if self.args.no_inline { NameDetail::Lines } else { NameDetail::Inlines };
         let naming = Naming::Full(Options { detail, ..Options::default() });
         let mut cgroups = CgroupNames::of_host();
-        let profile = resolve(&aggregate, session.processes(), &mut cgroups, &value_types, meta, &naming);
+        let known = aggregate.known(session.processes());
+        let profile = resolve(&aggregate, &known, &mut cgroups, &value_types, meta, &naming);
         let mut out = io::stdout().lock();
         write_leaks(&mut out, &profile, self.args.top, stdout_style(self.args.color))?;
         writeln!(out)?;
@@ -169,10 +170,9 @@ impl Report {
             ..self.meta.clone()
         };
         let mut cgroups = CgroupNames::of_host();
-        let (aggregate, processes) = (&recorded.aggregate, &recorded.processes);
+        let (aggregate, known) = (&recorded.aggregate, &recorded.known);
         let names_from = clock::own_cpu_ns();
-        let mut profile =
-            resolve(aggregate, processes, &mut cgroups, &recorded.value_types, meta, &self.naming);
+        let mut profile = resolve(aggregate, known, &mut cgroups, &recorded.value_types, meta, &self.naming);
         if recorded.counted != "samples" {
             recorded.counted.clone_into(&mut profile.quality.noun);
         }
