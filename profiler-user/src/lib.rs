@@ -8,13 +8,14 @@
 //! files that were written before ─► import/ ─► profile/ ─► report/ (tables) ─► output/
 //! ```
 //!
-//! `session` wires one recording together, `profile_type` says what to attach for each kind of profile, `system`
+//! `session` wires one recording together, `continuous` lets its windows rotate day and night, `profile_type` says what to attach for each kind of profile, `system`
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
 pub mod aggregate;
 pub mod allocator;
 pub mod bpf;
 pub mod cli;
+pub mod continuous;
 pub mod import;
 pub mod ingest;
 mod intern;
@@ -23,6 +24,7 @@ pub mod output;
 pub mod process;
 pub mod profile;
 pub mod profile_type;
+mod quantity;
 pub mod report;
 pub mod resolve;
 pub mod sched;

@@ -5,6 +5,7 @@ mod alloc;
 mod bench_overhead;
 mod budget;
 mod cli;
+mod daemon;
 mod faults;
 mod foreign;
 mod framehop;

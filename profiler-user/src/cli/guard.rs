@@ -148,6 +148,13 @@ impl Guard {
         std::mem::take(&mut self.shed_due)
     }
 
+    /// What the reader should know since the last call.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        let notes = self.notes();
+        (self.shed, self.latest) = (None, Duration::ZERO);
+        notes
+    }
+
     /// What the reader of the result should know: load was shed, the agent did not get its turn.
     pub(super) fn notes(&self) -> Vec<String> {
         let shed = self.shed.map(|(after, reason, looks)| {

@@ -1,6 +1,7 @@
 //! The command line: one file per verb family. Only this folder talks to people.
 
 mod bench_overhead;
+mod daemon;
 mod debug;
 mod doctor;
 mod exit;
@@ -9,7 +10,6 @@ mod guard;
 mod input;
 mod launch;
 mod output_args;
-mod quantity;
 mod record;
 mod report;
 mod running;
@@ -22,6 +22,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+
+use crate::quantity;
 
 pub use exit::{CliError, Exit};
 
@@ -70,6 +72,12 @@ enum Verb {
     Report(report::ReportArgs),
     /// Draw a recorded profile as a flamegraph
     Flamegraph(flamegraph::FlamegraphArgs),
+    /// Profile this host day and night: windows of a few seconds, kept on disk
+    #[command(subcommand)]
+    Daemon(daemon::DaemonVerb),
+    /// Profile this host day and night, as `daemon run` does
+    #[command(hide = true)]
+    Continuous(daemon::RunArgs),
     /// Measure what this profiler costs on this host: with and without, in pairs
     BenchOverhead(Box<bench_overhead::BenchOverheadArgs>),
     /// Check what this host, and a process, allow a profiler to see
@@ -97,6 +105,8 @@ pub fn main() -> ExitCode {
         Verb::Leaks(args) => record::leaks(*args),
         Verb::Report(args) => report::run(&args).map(|()| Exit::Ok.into()),
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
+        Verb::Daemon(verb) => daemon::main(verb),
+        Verb::Continuous(args) => daemon::run(&args),
         Verb::BenchOverhead(args) => bench_overhead::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Debug(args) => debug::run(&args),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How long a recording runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Length {
+pub(crate) enum Length {
     /// This long.
     For(Duration),
     /// Until it is interrupted.
@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_hours(8784);
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn length(text: &str) -> Result<Length, String> {
+pub(crate) fn length(text: &str) -> Result<Length, String> {
     if matches!(text, "inf" | "0") {
         return Ok(Length::Unlimited);
     }
@@ -60,7 +60,7 @@ fn with_units(text: &str) -> Option<Duration> {
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn span(text: &str) -> Result<u64, String> {
+pub(crate) fn span(text: &str) -> Result<u64, String> {
     let duration = with_units(text).filter(|duration| *duration <= LONGEST);
     let duration =
         duration.ok_or_else(|| format!("`{text}` is not a length of time; examples: 1us, 5ms, 2s"))?;
@@ -72,7 +72,7 @@ pub(super) fn span(text: &str) -> Result<u64, String> {
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
     match number {
         Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
@@ -95,7 +95,7 @@ fn bounded(text: &str, duration: Duration) -> Result<Length, String> {
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn number_list(text: &str) -> Result<Vec<u32>, String> {
+pub(crate) fn number_list(text: &str) -> Result<Vec<u32>, String> {
     /// More CPUs than any kernel supports (`CONFIG_NR_CPUS` is at most 8192).
     const MOST: usize = 8192;
     let wrong = || format!("`{text}` is not a list of numbers; examples: 4, 0,2, 0-3,8");
@@ -122,7 +122,7 @@ const LARGEST_SIZE: u64 = 64 << 20;
 /// # Errors
 ///
 /// Not a size, or outside of what unwind tables can use.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     match amount(text) {
         Ok(bytes) if (LEAST_SIZE..=LARGEST_SIZE).contains(&bytes) => Ok(bytes),
         Ok(_) => Err("must be between 256K and 64M".to_owned()),
@@ -135,7 +135,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 ///
 /// Not a size.
-pub(super) fn amount(text: &str) -> Result<u64, String> {
+pub(crate) fn amount(text: &str) -> Result<u64, String> {
     let trimmed = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
     let (digits, unit) = match trimmed.char_indices().last() {
         Some((at, 'K' | 'k')) => (&trimmed[..at], 1 << 10),

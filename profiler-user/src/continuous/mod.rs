@@ -1,0 +1,16 @@
+//! Continuous recording: one session whose windows rotate, day and night.
+//!
+//! In: a configuration. Out: windows in a store. The caller drives a [`Recorder`] as it would a session; windows are closed on the clock, and
+//! named and stored on a thread of their own ([`writer`]), so that the ring is drained meanwhile. Nothing here talks to people or reads signals.
+
+mod align;
+pub mod config;
+mod filter;
+mod recorder;
+pub mod status;
+mod writer;
+
+pub use config::Config;
+pub use filter::{Filter, Rule};
+pub use recorder::{Recorder, StartError, WriterGone};
+pub use writer::Written;

@@ -1,0 +1,194 @@
+//! A session whose windows end on the clock.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::align::next_end;
+use super::config::Config;
+use super::status::StatusFile;
+use super::writer::{Closed, Writer, Written, limits};
+use crate::aggregate::StackScope;
+use crate::bpf::Clock;
+use crate::profile::Meta;
+use crate::profile_type::{ProfileKind, Rate};
+use crate::session::{Idle, Scope, Session, SessionError, SessionOptions, clock};
+use crate::store::{Opened, Store, StoreError};
+
+/// Why continuous recording could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The recording could not start.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The thread that writes could not be started.
+    #[error("cannot start the thread that names and stores windows")]
+    Writer(#[source] std::io::Error),
+}
+
+/// The thread that names and stores windows has ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that names and stores windows has ended")]
+pub struct WriterGone;
+
+/// Continuous recording of the whole host.
+pub struct Recorder {
+    session: Box<Session>,
+    writer: Writer,
+    config: Config,
+    /// In force from the next window on.
+    next: Option<Config>,
+    window_end: Instant,
+    meta: Meta,
+}
+
+impl Recorder {
+    /// Opens the store, which only one may write to, and begins the first window. Also says what the store held.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else writes to the store, or it cannot be written to; what the kernel refused.
+    pub fn start(config: Config) -> Result<(Self, Opened), StartError> {
+        // First: who is refused here has cost nothing.
+        let (store, opened) = Store::open(&config.store.folder, limits(&config.store))?;
+        let session = Box::new(Session::start(&options(&config))?);
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let host = read("/proc/sys/kernel/hostname");
+        let meta = Meta {
+            profile_type: ProfileKind::OnCpu.name().to_owned(),
+            target: "whole host".to_owned(),
+            target_slug: host.clone(),
+            host,
+            kernel: read("/proc/sys/kernel/osrelease"),
+            frequency_hz: config.rate_hz,
+            ..Meta::default()
+        };
+        let status = StatusFile::of(&config.store.folder);
+        let writer =
+            Writer::start(store, &config, status, session.windows_cpu_ns()).map_err(StartError::Writer)?;
+        let window_end = window_end(&config);
+        Ok((Self { session, writer, config, next: None, window_end, meta }, opened))
+    }
+
+    /// Takes in what has come, and closes the window when its time is over; `notes` says then what the reader of it should know besides.
+    ///
+    /// # Errors
+    ///
+    /// Nobody takes windows any more.
+    pub fn tick(&mut self, notes: impl FnOnce() -> Vec<String>) -> Result<(), WriterGone> {
+        if Instant::now() < self.window_end {
+            self.session.tick();
+            return Ok(());
+        }
+        if !self.writer.is_running() {
+            return Err(WriterGone);
+        }
+        if self.writer.has_room() {
+            let mut recorded = self.session.rotate();
+            recorded.notes.extend(notes());
+            self.writer.write(Closed { recorded, meta: self.meta.clone() });
+            self.adopt();
+        } else {
+            self.session.tick();
+        }
+        self.window_end = window_end(&self.config);
+        Ok(())
+    }
+
+    /// Puts the configuration in force that came meanwhile: at the beginning of a window, so that each has one rate.
+    fn adopt(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        if rate(&next) != rate(&self.config) && self.session.set_rate(rate(&next)).is_ok() {
+            self.meta.frequency_hz = next.rate_hz;
+        }
+        self.writer.configure(&next);
+        self.config = next;
+    }
+
+    /// Another configuration, from the next window on, which begins at once. Returns the keys whose new value needs a restart.
+    pub fn reconfigure(&mut self, mut config: Config) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        if config.store.folder != self.config.store.folder {
+            kept.push("store.folder");
+            config.store.folder.clone_from(&self.config.store.folder);
+        }
+        if config.max_table_bytes != self.config.max_table_bytes {
+            kept.push("budget.max_memory");
+            config.max_table_bytes = self.config.max_table_bytes;
+        }
+        self.next = Some(config);
+        self.window_end = Instant::now();
+        kept
+    }
+
+    /// Records as little as it can for a while.
+    pub fn shed(&mut self) {
+        self.session.shed();
+    }
+
+    /// When the window ends.
+    pub fn window_end(&self) -> Instant {
+        self.window_end
+    }
+
+    /// Whether a look in a few milliseconds is worth while.
+    pub fn is_waiting(&self) -> bool {
+        self.session.is_waiting()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// As [`Session::ring_fd`].
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left.
+    pub fn ring_fd(&self) -> std::io::Result<OwnedFd> {
+        self.session.ring_fd()
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> Written {
+        self.writer.written()
+    }
+
+    /// Closes the last window, and waits until it is stored.
+    pub fn finish(self, notes: Vec<String>) -> Written {
+        let mut recorded = self.session.stop();
+        recorded.notes.extend(notes);
+        self.writer.write(Closed { recorded, meta: self.meta });
+        self.writer.finish()
+    }
+}
+
+/// The whole host, on-CPU.
+fn options(config: &Config) -> SessionOptions {
+    SessionOptions {
+        scope: Scope::Host,
+        follow_forks: true,
+        cpus: None,
+        kind: ProfileKind::OnCpu,
+        rate: rate(config),
+        idle: Idle::Exclude,
+        stacks: StackScope::Both,
+        max_table_bytes: config.max_table_bytes,
+        dump: None,
+    }
+}
+
+fn window_end(config: &Config) -> Instant {
+    let (wait, _) = next_end(clock::unix_ns(), config.window);
+    // The clock of the wall may be far behind when a window begins; a window is never longer than it should be by more than a quarter.
+    Instant::now() + wait.min(config.window * 2).max(Duration::from_millis(1))
+}
+
+fn rate(config: &Config) -> Rate {
+    // All of the machine's time is no limit, whatever the meter makes of what it sees.
+    let max_overhead = Some(config.max_overhead).filter(|share| *share < 1.0);
+    Rate { clock: Clock::CpuClock, frequency_hz: config.rate_hz, max_overhead }
+}

@@ -1,0 +1,309 @@
+//! Closed windows → names → the store, on a thread of its own.
+//!
+//! In: what the session took out at the end of a window. Names that earlier windows looked up are kept, so a window costs what is new in it. A
+//! window that cannot be stored is counted and told; the next one may be.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::config::{Config, StoreConfig};
+use super::filter::Filter;
+use super::status::{Status, StatusFile};
+use crate::process::CgroupNames;
+use crate::profile::{Counter, Meta, Profile};
+use crate::resolve::{Named, Naming, resolve_window};
+use crate::session::{Recorded, clock};
+use crate::store::{Limits, Store, StoreError};
+use crate::symbolize::native::Options;
+
+/// Windows on their way. While they are, a window that is open stays open and grows: nothing is lost by a slow disk.
+pub(super) const MOST_ON_THEIR_WAY: usize = 2;
+/// Kinds of losses that are told apart in the sums of a run.
+const MOST_LOSSES: usize = 64;
+
+/// A window that was closed.
+pub(super) struct Closed {
+    pub(super) recorded: Recorded,
+    pub(super) meta: Meta,
+}
+
+/// What the writer is told.
+enum Message {
+    Window(Box<Closed>),
+    Configure(Box<Config>),
+}
+
+/// What was written so far.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    /// Windows that are in the store.
+    pub windows: u64,
+    /// Samples in them.
+    pub samples: u64,
+    /// Bytes that they took when they were written.
+    pub bytes: u64,
+    /// Windows that could not be stored, and their samples.
+    pub not_stored: (u64, u64),
+    /// Why the last one could not.
+    pub error: Option<String>,
+    /// End of the last window, Unix nanoseconds.
+    pub last_unix_ns: u64,
+    /// Everything that was not recorded, by cause.
+    pub lost: Vec<Counter>,
+    /// What it cost: agent and kernel side, nanoseconds of CPU time.
+    pub cost_ns: u64,
+    /// Time of all CPUs meanwhile, nanoseconds.
+    pub machine_ns: u64,
+    /// The same of the last window alone.
+    pub last_cost_ns: (u64, u64),
+    /// Bytes of all files of the store.
+    pub store_bytes: u64,
+    /// Files that the store let go before their time: it was full, or the disk was.
+    pub dropped_files: u64,
+}
+
+impl Written {
+    /// What it costs, percent of the machine, over all windows.
+    pub fn cost_percent(&self) -> f64 {
+        self.cost_ns as f64 * 100.0 / self.machine_ns.max(1) as f64
+    }
+
+    /// All losses together.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().fold(0, |sum, counter| sum.saturating_add(counter.count))
+    }
+
+    fn add(&mut self, profile: &Profile) {
+        let meta = &profile.meta;
+        self.last_unix_ns = meta.start_unix_ns.saturating_add(meta.duration_ns);
+        if let Some(overhead) = &profile.quality.overhead {
+            let cost_ns =
+                overhead.agent_cpu_ns.saturating_add(overhead.bpf_ns).saturating_add(overhead.probes_ns);
+            let machine_ns = overhead.wall_ns.saturating_mul(u64::from(overhead.cpus));
+            self.last_cost_ns = (cost_ns, machine_ns);
+            self.cost_ns = self.cost_ns.saturating_add(cost_ns);
+            self.machine_ns = self.machine_ns.saturating_add(machine_ns);
+        }
+        for lost in &profile.quality.lost {
+            let has_room = self.lost.len() < MOST_LOSSES;
+            match self.lost.iter_mut().find(|known| known.id == lost.id) {
+                Some(known) => known.count = known.count.saturating_add(lost.count),
+                None if has_room => self.lost.push(lost.clone()),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The thread and the way to it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    messages: Option<SyncSender<Message>>,
+    on_their_way: Arc<AtomicUsize>,
+    written: Arc<Mutex<Written>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread, which says in `cpu_ns` what CPU time it has used.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for another thread.
+    pub(super) fn start(
+        store: Store,
+        config: &Config,
+        status: StatusFile,
+        cpu_ns: Arc<AtomicU64>,
+    ) -> std::io::Result<Self> {
+        // One more for a configuration, which must not wait for a window.
+        let (messages, todo) = sync_channel(MOST_ON_THEIR_WAY + 2);
+        let on_their_way = Arc::new(AtomicUsize::new(0));
+        let written = Arc::new(Mutex::new(Written { store_bytes: store.bytes(), ..Written::default() }));
+        let state = State {
+            store,
+            filter: config.filter.clone(),
+            naming: naming(config),
+            config: config.clone(),
+            named: Named::default(),
+            cgroups: CgroupNames::of_host(),
+            written: Arc::clone(&written),
+            status,
+        };
+        let left = Arc::clone(&on_their_way);
+        let thread = std::thread::Builder::new()
+            .name("windows".to_owned())
+            .spawn(move || state.run(&todo, &left, &cpu_ns))?;
+        Ok(Self { messages: Some(messages), on_their_way, written, thread: Some(thread) })
+    }
+
+    /// Whether it takes another window without a wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.on_their_way.load(Ordering::Acquire) < MOST_ON_THEIR_WAY
+    }
+
+    /// Whether the thread still runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Hands a window over.
+    pub(super) fn write(&self, closed: Closed) {
+        self.on_their_way.fetch_add(1, Ordering::AcqRel);
+        self.send(Message::Window(Box::new(closed)));
+    }
+
+    /// From the next window on.
+    pub(super) fn configure(&self, config: &Config) {
+        self.send(Message::Configure(Box::new(config.clone())));
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(messages) = &self.messages {
+            // A thread that has ended is noticed by whoever asks whether it runs.
+            let _ended = messages.send(message);
+        }
+    }
+
+    /// What was written so far.
+    pub(super) fn written(&self) -> Written {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until everything is written.
+    pub(super) fn finish(mut self) -> Written {
+        self.messages = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the thread itself.
+            let _reported = thread.join();
+        }
+        self.written()
+    }
+}
+
+struct State {
+    store: Store,
+    config: Config,
+    filter: Filter,
+    naming: Naming,
+    named: Named,
+    cgroups: CgroupNames,
+    written: Arc<Mutex<Written>>,
+    status: StatusFile,
+}
+
+impl State {
+    fn run(mut self, todo: &Receiver<Message>, on_their_way: &AtomicUsize, cpu_ns: &AtomicU64) {
+        self.tell();
+        for message in todo {
+            match message {
+                Message::Window(closed) => {
+                    self.window(*closed);
+                    on_their_way.fetch_sub(1, Ordering::AcqRel);
+                }
+                Message::Configure(config) => self.configure(*config),
+            }
+            cpu_ns.store(clock::thread_cpu_ns(), Ordering::Relaxed);
+        }
+        self.status.remove();
+    }
+
+    fn configure(&mut self, config: Config) {
+        self.store.set_limits(limits(&config.store));
+        self.filter = config.filter.clone();
+        if config.names != self.config.names {
+            // What is known says too little, or too much.
+            self.named = Named::default();
+        }
+        self.naming = naming(&config);
+        self.config = config;
+    }
+
+    fn window(&mut self, closed: Closed) {
+        let profile = self.profile(closed);
+        let stored = self.store.append(&profile);
+        let losses = self.store.losses();
+        let dropped_files = losses.by_size.files + losses.disk_full.files;
+        {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.add(&profile);
+            written.store_bytes = self.store.bytes();
+            written.dropped_files = dropped_files;
+            match stored {
+                Ok(appended) => {
+                    written.windows += 1;
+                    written.samples = written.samples.saturating_add(profile.quality.samples);
+                    written.bytes = written.bytes.saturating_add(appended.bytes);
+                }
+                Err(error) => {
+                    written.not_stored.0 += 1;
+                    written.not_stored.1 = written.not_stored.1.saturating_add(profile.quality.samples);
+                    written.error = Some(with_causes(&error));
+                }
+            }
+        }
+        self.tell();
+    }
+
+    fn profile(&mut self, closed: Closed) -> Profile {
+        let Closed { mut recorded, meta } = closed;
+        if self.named.begin_window() {
+            self.cgroups = CgroupNames::of_host();
+        }
+        let left_out = self.filter.apply(&mut recorded.aggregate, &recorded.known, &mut self.cgroups);
+        if left_out > 0 {
+            recorded.notes.push(format!("{left_out} samples are of processes that the filter leaves out"));
+        }
+        let meta = Meta {
+            period: recorded.period,
+            start_unix_ns: recorded.start_unix_ns,
+            duration_ns: recorded.duration_ns,
+            clock: recorded.trigger.clone(),
+            ..meta
+        };
+        let mut profile = resolve_window(
+            &recorded.aggregate,
+            &recorded.known,
+            &mut self.cgroups,
+            &recorded.value_types,
+            meta,
+            &self.naming,
+            &mut self.named,
+        );
+        profile.quality.lost = recorded.lost;
+        profile.quality.notes.extend(recorded.notes);
+        profile.quality.overhead = Some(recorded.overhead);
+        profile.quality.unwind = Some(recorded.unwind);
+        profile
+    }
+
+    fn tell(&mut self) {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.status.write(&Status::now(&self.config, &written));
+    }
+}
+
+/// An error with its causes, in one line.
+fn with_causes(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn naming(config: &Config) -> Naming {
+    Naming::Full(Options { detail: config.names, ..Options::default() })
+}
+
+/// How much a store keeps, as configured.
+pub(super) fn limits(store: &StoreConfig) -> Limits {
+    Limits {
+        max_bytes: store.max_bytes,
+        max_age: store.max_age,
+        recorded_for: store.recorded_for,
+        minutes_for: store.minutes_for,
+        ..Limits::default()
+    }
+}
