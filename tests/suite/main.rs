@@ -21,6 +21,7 @@ mod preloaded;
 mod realloc_chains;
 mod recording;
 mod sched;
+mod store;
 mod syscalls;
 mod truth;
 mod unwind;

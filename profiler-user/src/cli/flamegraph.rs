@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::output::file::{Existing, NameParts, OutputPlan, PlanRequest};
+use crate::profile::Profile;
 use clap::Args;
 
 use super::input::{InputArgs, value_index};
@@ -13,6 +14,13 @@ use super::output_args::{OutputArgs, PictureArgs, tell};
 pub(super) struct FlamegraphArgs {
     #[command(flatten)]
     input: InputArgs,
+    #[command(flatten)]
+    drawing: DrawingArgs,
+}
+
+/// What to draw, and where to write it.
+#[derive(Debug, Clone, Args)]
+pub(super) struct DrawingArgs {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -25,7 +33,16 @@ pub(super) struct FlamegraphArgs {
 /// Runs the verb.
 pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
     let profile = args.input.read()?;
-    let value = value_index(&profile, args.value.as_deref())?;
+    draw(&args.drawing, &profile, || Ok(beside(&args.input.path()?)))
+}
+
+/// Writes the picture, or the other format that was asked for: to the file that `unnamed` says when none is named.
+pub(super) fn draw(
+    args: &DrawingArgs,
+    profile: &Profile,
+    unnamed: impl FnOnce() -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<()> {
+    let value = value_index(profile, args.value.as_deref())?;
     let parts = NameParts {
         slug: profile.meta.target_slug.clone(),
         comm: profile.meta.target_slug.clone(),
@@ -37,7 +54,7 @@ pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
     };
     let plan = if args.output.is_default() {
         let request = PlanRequest {
-            paths: vec![beside(&args.input.path()?)],
+            paths: vec![unnamed()?],
             format: args.output.format,
             existing: if args.output.force { Existing::Replace } else { Existing::TakeNextName },
         };
@@ -45,7 +62,7 @@ pub(super) fn run(args: &FlamegraphArgs) -> anyhow::Result<()> {
     } else {
         args.output.plan(&parts)?
     };
-    tell(plan.write(&profile, &args.picture.options(value)))
+    tell(plan.write(profile, &args.picture.options(value)))
 }
 
 /// The input's name with `.svg`, in the current directory. A link, such as last.pb.gz, stands for its file.

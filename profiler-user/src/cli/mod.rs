@@ -10,6 +10,7 @@ mod guard;
 mod input;
 mod launch;
 mod output_args;
+mod query;
 mod record;
 mod report;
 mod running;
@@ -78,6 +79,8 @@ enum Verb {
     /// Profile this host day and night, as `daemon run` does
     #[command(hide = true)]
     Continuous(daemon::RunArgs),
+    /// Show what continuous recording has stored: tables, pictures and changes of any stretch of time
+    Query(Box<query::QueryArgs>),
     /// Measure what this profiler costs on this host: with and without, in pairs
     BenchOverhead(Box<bench_overhead::BenchOverheadArgs>),
     /// Check what this host, and a process, allow a profiler to see
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Verb::Flamegraph(args) => flamegraph::run(&args).map(|()| Exit::Ok.into()),
         Verb::Daemon(verb) => daemon::main(verb),
         Verb::Continuous(args) => daemon::run(&args),
+        Verb::Query(args) => query::run(&args),
         Verb::BenchOverhead(args) => bench_overhead::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Debug(args) => debug::run(&args),

@@ -19,6 +19,13 @@ use super::terminal::{Colour, stdout_style};
 pub(super) struct ReportArgs {
     #[command(flatten)]
     input: InputArgs,
+    #[command(flatten)]
+    table: TableArgs,
+}
+
+/// Which table to show, and how much of it.
+#[derive(Debug, Clone, Args)]
+pub(super) struct TableArgs {
     /// Sort by the function's own cost, or with everything it calls [default: self; allocations and leaks by site]
     #[arg(long, value_enum, value_name = "COLUMN")]
     sort: Option<SortArg>,
@@ -64,12 +71,13 @@ enum SortArg {
 pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let profile = args.input.read()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    show(args, &profile, &mut out)?;
+    show(&args.table, &profile, &mut out)?;
     out.flush()?;
     Ok(())
 }
 
-fn show(args: &ReportArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Prints the table.
+pub(super) fn show(args: &TableArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
     let value = value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value());
     let style = stdout_style(args.color);
     let questions = [(Side::Callers, args.callers.as_deref()), (Side::Callees, args.callees.as_deref())];

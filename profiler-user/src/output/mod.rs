@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod chains;
+mod changes;
 mod columns;
 pub mod file;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod text;
 use std::io::{self, Write};
 use std::path::Path;
 
+pub use changes::{changes_json, write_changes};
 pub use flamegraph::{describe_recording, subtitle_of, title_of};
 pub use json::{hotspots_json, neighbours_json};
 pub use leaks::write_leaks;

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod callers;
+mod changes;
 mod functions;
 mod hotspots;
 pub mod leaks;
 mod tree;
 
 pub use callers::{Branch, MAX_LEVELS, Neighbours, NoSuchFunction, Side, neighbours};
+pub use changes::{Change, Changes, changes};
 pub use functions::{Detail, Function, FunctionClass, FunctionId, Functions};
 pub use hotspots::{Hotspot, Hotspots, SortBy, hotspots};
 pub use tree::{CallTree, Merge, Node, Roots};

@@ -28,7 +28,8 @@ pub(super) struct Figures {
     cut_short: Vec<[u64; 3]>,
     /// Module, reason, frames.
     unknown: Vec<[u64; 3]>,
-    notes: Vec<[u64; 1]>,
+    /// Words, windows that have them.
+    notes: Vec<[u64; 2]>,
     costs: Vec<[u64; COST_NUMBERS]>,
     /// Name, runs, nanoseconds.
     programs: Vec<[u64; 3]>,
@@ -58,7 +59,7 @@ impl Figures {
             lost,
             cut_short,
             unknown,
-            notes: quality.notes[..kept].iter().map(|note| [name(note)]).collect(),
+            notes: quality.notes[..kept].iter().map(|note| [name(note), 1]).collect(),
             costs: overhead.into_iter().map(cost_numbers).collect(),
             programs: overhead
                 .iter()
@@ -83,7 +84,7 @@ impl Figures {
         add_rows::<2, 3>(&mut self.lost, &other.lost);
         add_rows::<2, 3>(&mut self.cut_short, &other.cut_short);
         add_rows::<2, 3>(&mut self.unknown, &other.unknown);
-        add_rows::<1, 1>(&mut self.notes, &other.notes);
+        add_rows::<1, 2>(&mut self.notes, &other.notes);
         self.sums[3] = self.sums[3].saturating_add(self.notes.len().saturating_sub(MOST_NOTES) as u64);
         self.notes.truncate(MOST_NOTES);
         add_numbers::<COST_SUMS, COST_NUMBERS>(&mut self.costs, &other.costs);
@@ -121,7 +122,20 @@ impl Figures {
         })
     }
 
-    /// The quality block, with its names.
+    /// The notes, and how many windows have each.
+    pub(super) fn notes(&self, entries: &Entries) -> Result<Vec<(String, u64)>, Damage> {
+        let mut notes = Vec::new();
+        for [id, windows] in &self.notes {
+            let id = u32::try_from(*id).map_err(|_| Damage("no such name"))?;
+            notes.push((entries.cleaned(id)?.to_string(), *windows));
+        }
+        if self.sums[3] > 0 {
+            notes.push((format!("{} more notes were left out when windows were merged", self.sums[3]), 1));
+        }
+        Ok(notes)
+    }
+
+    /// The quality block, with its names; without its notes.
     pub(super) fn quality(&self, entries: &Entries) -> Result<Quality, Damage> {
         let name = |id: u64| -> Result<String, Damage> {
             let id = u32::try_from(id).map_err(|_| Damage("no such name"))?;
@@ -135,11 +149,7 @@ impl Figures {
         let module = |[module, reason, frames]: &[u64; 3]| -> Result<ModuleUnknown, Damage> {
             Ok(ModuleUnknown { module: name(*module)?, frames: *frames, reason: name(*reason)? })
         };
-        let mut notes: Vec<String> = self.notes.iter().map(|[id]| name(*id)).collect::<Result<_, _>>()?;
-        let [samples, frames, unknown_frames, left_out] = self.sums;
-        if left_out > 0 {
-            notes.push(format!("{left_out} more notes were left out when windows were merged"));
-        }
+        let [samples, frames, unknown_frames, _] = self.sums;
         let mut overhead = self.costs.first().map(overhead_of);
         if let Some(overhead) = &mut overhead {
             for [id, runs, ns] in &self.programs {
@@ -157,7 +167,7 @@ impl Figures {
             frames,
             unknown_frames,
             unknown_by_module: self.unknown.iter().map(module).collect::<Result<_, _>>()?,
-            notes,
+            notes: Vec::new(),
             overhead,
             unwind: self.tables.first().map(tables_of),
         })

@@ -39,8 +39,8 @@ const MOST_FILE_BYTES: u64 = 16 << 20;
 
 impl Limits {
     /// Bytes after which the next file begins: small enough that dropping one leaves most of the history.
-    pub(super) fn file_bytes(&self) -> u64 {
-        (self.max_bytes / 16).clamp(LEAST_FILE_BYTES, MOST_FILE_BYTES)
+    pub(super) fn file_bytes(&self, disk_bytes: u64) -> u64 {
+        (self.max_bytes.min(disk_bytes) / 16).clamp(LEAST_FILE_BYTES, MOST_FILE_BYTES)
     }
 
     /// How long windows of a level stay, nanoseconds.

@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod damage_tests;
 mod dictionary;
 mod entries;
 mod error;
@@ -27,6 +29,7 @@ mod folder;
 mod limits;
 mod merge;
 mod narrow;
+mod notes;
 mod open;
 mod reader;
 mod record;

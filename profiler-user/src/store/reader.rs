@@ -12,6 +12,7 @@ use crate::profile::{Meta, Profile, ProfileBuilder, Quality, ValueType, clean};
 use super::entries::{Entries, Placed};
 use super::figures::add_quality;
 use super::folder::Folder;
+use super::notes::Notes;
 use super::record::{Head, head_at};
 use super::segment::{Extent, HEADER_BYTES, Level, Refused, SegmentName, open_records, unpack};
 use super::window::Window;
@@ -82,6 +83,7 @@ struct Sum {
     value_types: Vec<ValueType>,
     builder: ProfileBuilder,
     quality: Quality,
+    notes: Notes,
     /// Of the newest window.
     meta: Meta,
     newest_ns: u64,
@@ -130,6 +132,7 @@ impl Reader {
         let newest = sums.pop();
         let others: u64 = sums.iter().map(|sum| sum.windows).sum();
         let Some(mut sum) = newest else { return Ok(Selected { problems, ..Selected::default() }) };
+        sum.quality.notes = std::mem::take(&mut sum.notes).finish();
         sum.quality.notes.extend(problems.iter().cloned());
         if others > 0 {
             let what = "measured other values and are left out";
@@ -369,6 +372,7 @@ impl Sum {
             builder: ProfileBuilder::new(value_types.clone()),
             value_types,
             quality: Quality::default(),
+            notes: Notes::default(),
             meta: Meta::default(),
             newest_ns: 0,
             first_ns: u64::MAX,
@@ -394,6 +398,7 @@ impl Sum {
                 self.builder.add(stack, labels, values);
             }
         }
+        self.notes.add(found.window.figures().notes(found.entries)?);
         if is_first {
             self.quality = quality;
         } else {

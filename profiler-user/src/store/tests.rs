@@ -10,19 +10,19 @@ use proptest::prelude::*;
 
 use super::{Filter, Level, Limits, Pattern, Reader, Store, StoreError};
 use crate::output::fixture;
-use crate::profile::{FrameKind, Profile};
+use crate::profile::{FrameKind, Profile, ProgramCost, UnwindTables};
 
 const SECOND: u64 = 1_000_000_000;
 /// A full hour and a full ten minutes.
 const BEGIN: u64 = 1_767_268_800 * SECOND;
-const ALWAYS: Range<u64> = 0..u64::MAX;
+pub(super) const ALWAYS: Range<u64> = 0..u64::MAX;
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits { max_age: Duration::from_hours(24 * 365), ..Limits::default() }
 }
 
 /// A window of ten seconds, the number `index` since [`BEGIN`], with these samples: function, process, count.
-fn window(index: u64, samples: &[(u64, u32, u64)]) -> Profile {
+pub(super) fn window(index: u64, samples: &[(u64, u32, u64)]) -> Profile {
     let mut b = fixture::Builder::new();
     let program = b.mapping(b"/bin/prog", "ab");
     let main = b.location(Some(program), 1, FrameKind::Native, &[(b"main", Some(("main.c", 3)))]);
@@ -40,7 +40,7 @@ fn window(index: u64, samples: &[(u64, u32, u64)]) -> Profile {
 }
 
 /// Values by folded stack, process and thread: what must not change.
-fn totals(profile: &Profile) -> BTreeMap<String, Vec<u64>> {
+pub(super) fn totals(profile: &Profile) -> BTreeMap<String, Vec<u64>> {
     let mut totals: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for sample in &profile.samples {
         let labels = profile.labels_of(sample);
@@ -52,7 +52,7 @@ fn totals(profile: &Profile) -> BTreeMap<String, Vec<u64>> {
     totals
 }
 
-fn filled(path: &Path, limits: Limits, windows: Range<u64>) -> Store {
+pub(super) fn filled(path: &Path, limits: Limits, windows: Range<u64>) -> Store {
     let (mut store, _) = Store::open(path, limits).unwrap();
     for index in windows {
         store.append(&window(index, &[(index % 7, 1, 1 + index), (3, 2, 5)])).unwrap();
@@ -60,7 +60,7 @@ fn filled(path: &Path, limits: Limits, windows: Range<u64>) -> Store {
     store
 }
 
-fn select(path: &Path, range: &Range<u64>) -> super::Selected {
+pub(super) fn select(path: &Path, range: &Range<u64>) -> super::Selected {
     Reader::open(path).unwrap().select(range, "cpu", &Filter::default()).unwrap()
 }
 
@@ -72,6 +72,23 @@ fn folder() -> tempfile::TempDir {
 #[test]
 fn one_profile_comes_back_as_it_was() {
     for mut profile in [fixture::hostile(), fixture::recursive(), fixture::empty()] {
+        profile.quality.unwind = Some(UnwindTables {
+            pages: 1,
+            rows: 2,
+            rules: 3,
+            pool_bytes: 4,
+            evicted_pages: 5,
+            refused_pages: 6,
+            spaces: 7,
+            mapping_entries: 8,
+            delayed_loads: 9,
+            refused_mappings: 10,
+            finished_samples: 11,
+            given_up_samples: 12,
+        });
+        if let Some(overhead) = &mut profile.quality.overhead {
+            overhead.programs.push(ProgramCost { name: "on_cpu".into(), runs: 3, ns: 4 });
+        }
         let folder = folder();
         let (mut store, opened) = Store::open(folder.path(), limits()).unwrap();
         assert_eq!(opened, super::Opened::default());

@@ -57,6 +57,7 @@ pub struct Store {
     pub(super) aside: Vec<AsideFile>,
     pub(super) active: Option<Active>,
     next_number: u64,
+    disk_bytes: u64,
     pub(super) losses: Losses,
     /// No merge before this time, nanoseconds since the Unix epoch: the last one failed.
     pub(super) merge_after_ns: u64,
@@ -103,6 +104,7 @@ impl Store {
         let lock = folder.lock()?;
         let (found, opened) = look(&folder)?;
         let store = Self {
+            disk_bytes: folder.disk_bytes(),
             folder,
             limits,
             segments: found.segments,
@@ -240,7 +242,10 @@ impl Store {
         // Also when the clock was set back: the file would never end.
         let span_ns = extent.first_unix_ns.abs_diff(profile.meta.start_unix_ns);
         let is_long = extent.windows > 0 && span_ns >= nanoseconds(self.limits.file_span);
-        if is_long || extent.bytes >= self.limits.file_bytes() || active.dictionary.len() >= MOST_ENTRIES {
+        if is_long
+            || extent.bytes >= self.limits.file_bytes(self.disk_bytes)
+            || active.dictionary.len() >= MOST_ENTRIES
+        {
             self.active = None;
         }
     }

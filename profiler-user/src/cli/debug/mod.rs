@@ -1,6 +1,7 @@
 //! `perf-agent debug`: what the profiler itself works with, for bug reports and for work on it.
 
 mod programs;
+mod store;
 mod unwind;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ enum What {
     Unwind(unwind::UnwindArgs),
     /// What the BPF programs take of the kernel's limits: instructions verified, stack
     Programs(programs::ProgramsArgs),
+    /// Put recorded profiles into a store
+    Store(store::StoreArgs),
 }
 
 /// Runs the verb.
@@ -32,5 +35,6 @@ pub(super) fn run(args: &DebugArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Unwind(args) => unwind::run(args).map(|()| Exit::Ok.into()),
         What::Programs(args) => programs::run(args),
+        What::Store(args) => store::run(args).map(|()| Exit::Ok.into()),
     }
 }
