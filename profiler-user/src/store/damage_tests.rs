@@ -159,3 +159,30 @@ fn a_store_of_the_first_version_opens() {
     store.append(&window(50, &[(1, 1, 1)])).unwrap();
     assert_eq!(select(folder.path(), &ALWAYS).windows, 10);
 }
+
+/// The content of the first record of a small store, unpacked.
+fn content() -> Vec<u8> {
+    let folder = in_memory();
+    let (mut store, _) = Store::open(folder.path(), limits()).unwrap();
+    store.append(&crate::output::fixture::hostile()).unwrap();
+    let folder = super::folder::Folder::open(folder.path()).unwrap();
+    let mut records = super::segment::open_records(&folder, FILE).unwrap();
+    records.next().unwrap().unwrap().unwrap().content().unwrap()
+}
+
+#[test]
+fn content_with_a_wrong_byte_anywhere_is_refused_or_can_be_shown() {
+    let content = content();
+    assert!(super::profile_of_content(&content).is_ok());
+    for at in 0..content.len() {
+        for byte in [0, 1, 0x7f, 0x80, 0xff, content[at] ^ 1] {
+            let mut damaged = content.clone();
+            damaged[at] = byte;
+            let Ok(profile) = super::profile_of_content(&damaged) else { continue };
+            for format in crate::output::FORMATS {
+                (format.write)(&profile, &crate::output::OutputOptions::default(), &mut Vec::new()).unwrap();
+            }
+        }
+        assert!(super::profile_of_content(&content[..at]).is_err());
+    }
+}

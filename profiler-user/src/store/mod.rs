@@ -34,6 +34,7 @@ mod open;
 mod reader;
 mod record;
 mod segment;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -46,6 +47,7 @@ pub use limits::{Limits, Loss, Losses};
 pub use open::{Aside, Opened};
 pub use reader::{Reader, Selected, SeriesPoint, WindowInfo};
 pub use segment::{Level, VERSION};
+pub use sum::profile_of_content;
 pub use wire::Damage;
 pub use writer::{Appended, Store};
 

@@ -7,15 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::profile::{Meta, Profile, ProfileBuilder, Quality, ValueType, clean};
+use crate::profile::Profile;
 
-use super::entries::{Entries, Placed};
-use super::figures::add_quality;
+use super::entries::Entries;
 use super::folder::Folder;
-use super::notes::Notes;
 use super::record::{Head, head_at};
 use super::segment::{Extent, HEADER_BYTES, Level, Refused, SegmentName, open_records, unpack};
-use super::window::Window;
+use super::sum::{Found, Sum};
 use super::{Filter, StoreError};
 
 /// A store that is open for reading.
@@ -69,31 +67,6 @@ pub struct SeriesPoint {
     pub by_process: BTreeMap<Arc<str>, u64>,
 }
 
-/// A window with all that its numbers stand for.
-struct Found<'a> {
-    entries: &'a Entries,
-    head: &'a Head,
-    window: &'a Window,
-    /// Number of the file: entries of one file have the same numbers in all its windows.
-    file: u64,
-}
-
-/// Windows whose values mean the same.
-struct Sum {
-    value_types: Vec<ValueType>,
-    builder: ProfileBuilder,
-    quality: Quality,
-    notes: Notes,
-    /// Of the newest window.
-    meta: Meta,
-    newest_ns: u64,
-    first_ns: u64,
-    end_ns: u64,
-    duration_ns: u64,
-    windows: u64,
-    placed: (u64, Placed),
-}
-
 impl Reader {
     /// Opens a store for reading.
     ///
@@ -131,15 +104,14 @@ impl Reader {
         sums.sort_by_key(|sum| sum.newest_ns);
         let newest = sums.pop();
         let others: u64 = sums.iter().map(|sum| sum.windows).sum();
-        let Some(mut sum) = newest else { return Ok(Selected { problems, ..Selected::default() }) };
-        sum.quality.notes = std::mem::take(&mut sum.notes).finish();
-        sum.quality.notes.extend(problems.iter().cloned());
-        if others > 0 {
-            let what = "measured other values and are left out";
-            sum.quality.notes.push(format!("{others} windows of the same time {what}"));
-        }
+        let Some(sum) = newest else { return Ok(Selected { problems, ..Selected::default() }) };
         let (windows, end_unix_ns) = (sum.windows, sum.end_ns);
         let mut profile = sum.finish();
+        profile.quality.notes.extend(problems.iter().cloned());
+        if others > 0 {
+            let what = "measured other values and are left out";
+            profile.quality.notes.push(format!("{others} windows of the same time {what}"));
+        }
         if !filter.is_open() {
             super::narrow::narrow(&mut profile);
         }
@@ -363,76 +335,5 @@ fn is_in(head: &Head, range: &Range<u64>) -> bool {
         stretch.contains(&middle(&window))
     } else {
         window.contains(&middle(stretch))
-    }
-}
-
-impl Sum {
-    fn new(value_types: Vec<ValueType>) -> Self {
-        Self {
-            builder: ProfileBuilder::new(value_types.clone()),
-            value_types,
-            quality: Quality::default(),
-            notes: Notes::default(),
-            meta: Meta::default(),
-            newest_ns: 0,
-            first_ns: u64::MAX,
-            end_ns: 0,
-            duration_ns: 0,
-            windows: 0,
-            placed: (u64::MAX, Placed::default()),
-        }
-    }
-
-    fn add(&mut self, found: &Found<'_>, filter: &Filter) -> Result<(), super::Damage> {
-        let quality = found.window.figures().quality(found.entries)?;
-        let meta = found.window.meta(found.entries)?;
-        let is_first = self.windows == 0;
-        if self.placed.0 != found.file {
-            self.placed = (found.file, Placed::default());
-        }
-        for ((leaf, labels), values) in found.window.samples() {
-            let labels = &found.entries.labels()[labels as usize];
-            if filter.matches(labels) {
-                let stack = self.placed.1.stack(found.entries, &mut self.builder, leaf);
-                let labels = self.builder.labels(labels.clone());
-                self.builder.add(stack, labels, values);
-            }
-        }
-        self.notes.add(found.window.figures().notes(found.entries)?);
-        if is_first {
-            self.quality = quality;
-        } else {
-            add_quality(&mut self.quality, &quality);
-        }
-        let head = found.head;
-        if is_first || head.start_unix_ns >= self.newest_ns {
-            self.newest_ns = head.start_unix_ns;
-            self.meta = cleaned(meta);
-        }
-        self.first_ns = self.first_ns.min(head.start_unix_ns);
-        self.end_ns = self.end_ns.max(head.end_unix_ns);
-        self.duration_ns = self.duration_ns.saturating_add(head.duration_ns);
-        self.windows = self.windows.saturating_add(head.parts);
-        Ok(())
-    }
-
-    fn finish(self) -> Profile {
-        let meta = Meta { start_unix_ns: self.first_ns, duration_ns: self.duration_ns, ..self.meta };
-        self.builder.finish(meta, self.quality)
-    }
-}
-
-/// What a recording says about itself is shown as it is: nothing in it may move a cursor.
-fn cleaned(meta: Meta) -> Meta {
-    let text = |text: &String| clean(text.as_bytes());
-    Meta {
-        profile_type: text(&meta.profile_type),
-        target: text(&meta.target),
-        target_slug: text(&meta.target_slug),
-        host: text(&meta.host),
-        kernel: text(&meta.kernel),
-        clock: text(&meta.clock),
-        scope_notes: meta.scope_notes.iter().map(text).collect(),
-        ..meta
     }
 }
