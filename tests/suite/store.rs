@@ -185,7 +185,7 @@ impl Drop for Small {
 fn a_full_disk_drops_the_oldest_windows_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let file = recorded(folder.path());
-    let disk = Small::new("400k");
+    let disk = Small::new("128k");
     let store = disk.0.path().join("store");
     // Two hours: more than there is room for, merged or not.
     let added = add(&file, &store, &["--at", BEGIN, "--copies", "4000"]);

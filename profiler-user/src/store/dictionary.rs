@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::profile::{FrameKind, Labels, Location, LocationId, Mapping, Profile};
 
-use super::wire::{Cursor, Damage, put, put_blob, put_option};
+use super::wire::{Cursor, Damage, put, put_blob, put_option, put_signed};
 
 /// The kinds of entries, in the order in which a record has them: each refers only to those before it, and to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,20 @@ struct Seen {
 }
 
 impl Seen {
-    fn intern(&mut self, keys: &[RandomState; 2], entry: &[u8]) -> u32 {
+    /// The number of an entry, which is written in its own way if it is new.
+    fn intern(
+        &mut self,
+        keys: &[RandomState; 2],
+        entry: &[u8],
+        write: impl FnOnce(&mut Vec<u8>, u32),
+    ) -> u32 {
         let [a, b] = [keys[0].hash_one(entry), keys[1].hash_one(entry)];
         let fingerprint = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
         let next = self.ids.len() as u32;
         let id = *self.ids.entry(fingerprint).or_insert(next);
         if id == next {
             self.new.count += 1;
-            self.new.bytes.extend_from_slice(entry);
+            write(&mut self.new.bytes, id);
         }
         id
     }
@@ -116,7 +122,20 @@ impl Dictionary {
 
     /// The number of an entry that is written already.
     pub(super) fn intern(&mut self, section: Section, entry: &[u8]) -> u32 {
-        self.seen[section as usize].intern(&self.keys, entry)
+        self.seen[section as usize].intern(&self.keys, entry, |out, _| out.extend_from_slice(entry))
+    }
+
+    /// One frame of a stack: what called it, its location, and the caller's location (zero at the root).
+    ///
+    /// Both are written as distances: what is new mostly hangs on what was new just before.
+    pub(super) fn node(&mut self, parent: Option<u32>, location: u32, above: u32) -> u32 {
+        let mut entry = [0; 8];
+        entry[..4].copy_from_slice(&parent.unwrap_or(u32::MAX).to_le_bytes());
+        entry[4..].copy_from_slice(&location.to_le_bytes());
+        self.seen[Section::Nodes as usize].intern(&self.keys, &entry, |out, id| {
+            put(out, parent.map_or(0, |parent| u64::from(id - parent)));
+            put_signed(out, i64::from(location) - i64::from(above));
+        })
     }
 
     fn with_scratch(&mut self, section: Section, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
@@ -198,13 +217,11 @@ impl<'p> Numbering<'p> {
         if let Some(known) = self.stacks[index] {
             return known.checked_sub(1);
         }
-        let mut node: Option<u32> = None;
+        let (mut node, mut above): (Option<u32>, u32) = (None, 0);
         for id in self.profile.stacks[index].iter().rev() {
             let location = self.location(dictionary, *id);
-            node = Some(dictionary.with_scratch(Section::Nodes, |out| {
-                put_option(out, node);
-                put(out, u64::from(location));
-            }));
+            node = Some(dictionary.node(node, location, above));
+            above = location;
         }
         self.stacks[index] = Some(node.map_or(0, |node| node + 1));
         node

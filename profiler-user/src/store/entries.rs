@@ -40,9 +40,11 @@ impl Entries {
             for _ in 0..*count {
                 let before = cursor.rest();
                 self.entry(kind, &mut cursor)?;
-                if let Some(dictionary) = dictionary.as_deref_mut() {
-                    dictionary.intern(kind, &before[..before.len() - cursor.rest().len()]);
-                }
+                let Some(dictionary) = dictionary.as_deref_mut() else { continue };
+                match (kind, self.nodes.last()) {
+                    (Section::Nodes, Some((parent, location, _))) => dictionary.node(*parent, *location, 0),
+                    _ => dictionary.intern(kind, &before[..before.len() - cursor.rest().len()]),
+                };
             }
             if !cursor.rest().is_empty() {
                 return Err(Damage("bytes behind the last entry"));
@@ -67,15 +69,23 @@ impl Entries {
                 self.locations.push(location);
             }
             Section::Nodes => {
-                let (parent, location) = (cursor.option()?, cursor.small()?);
-                let above = match parent {
-                    Some(parent) => self.nodes.get(parent as usize).ok_or(Damage("no such node"))?.2,
-                    None => 0,
+                let (parent, above, depth) = match cursor.number()? {
+                    0 => (None, 0, 0),
+                    back => {
+                        let index = (self.nodes.len() as u64).checked_sub(back);
+                        let index = index.ok_or(Damage("no such node"))? as u32;
+                        let (_, above, depth) = self.nodes[index as usize];
+                        (Some(index), above, depth)
+                    }
                 };
-                if self.locations.len() <= location as usize || usize::from(above) >= MOST_FRAMES {
-                    return Err(Damage("no such location, or a stack without end"));
+                let location = i64::from(above).checked_add(cursor.signed()?);
+                let known = |location: &u32| (*location as usize) < self.locations.len();
+                let location = location.and_then(|location| u32::try_from(location).ok()).filter(known);
+                let location = location.ok_or(Damage("no such location"))?;
+                if usize::from(depth) >= MOST_FRAMES {
+                    return Err(Damage("a stack without end"));
                 }
-                self.nodes.push((parent, location, above + 1));
+                self.nodes.push((parent, location, depth + 1));
             }
             Section::Labels => {
                 let (pid, tid) = (cursor.small()?, cursor.small()?);

@@ -35,7 +35,8 @@ impl Notes {
         let left_out = all.len().saturating_sub(MOST);
         let text = |(_, note, windows): (usize, String, u64)| match windows {
             0 | 1 => note,
-            more => format!("{note} (and so in {} more windows)", more - 1),
+            2 => format!("{note} (and so in another window)"),
+            more => format!("{note} (and so in {} other windows)", more - 1),
         };
         let mut shown: Vec<String> = all.into_iter().take(MOST).map(text).collect();
         if left_out > 0 {
@@ -55,7 +56,7 @@ mod tests {
         notes.add(vec![("98 % of the time".into(), 1), ("no BTF".into(), 1)]);
         notes.add(vec![("7 % of the time".into(), 5)]);
         notes.add(vec![("100 % of the time".into(), 1), ("last".into(), 1)]);
-        let expected = ["100 % of the time (and so in 6 more windows)", "no BTF", "last"];
+        let expected = ["100 % of the time (and so in 6 other windows)", "no BTF", "last"];
         assert_eq!(notes.finish(), expected);
     }
 

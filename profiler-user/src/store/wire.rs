@@ -19,6 +19,11 @@ pub(super) fn put_option(out: &mut Vec<u8>, number: Option<u32>) {
     put(out, number.map_or(0, |number| u64::from(number) + 1));
 }
 
+/// Appends a number that may be negative: small either way, it takes one byte.
+pub(super) fn put_signed(out: &mut Vec<u8>, number: i64) {
+    put(out, ((number << 1) ^ (number >> 63)) as u64);
+}
+
 /// Appends bytes with their length.
 pub(super) fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
     put(out, bytes.len() as u64);
@@ -58,6 +63,11 @@ impl<'a> Cursor<'a> {
         Err(Damage("a number is too large"))
     }
 
+    pub(super) fn signed(&mut self) -> Result<i64, Damage> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
     pub(super) fn small(&mut self) -> Result<u32, Damage> {
         u32::try_from(self.number()?).map_err(|_| Damage("a number is too large"))
     }
@@ -93,17 +103,19 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn numbers_come_back(numbers: Vec<u64>, option: Option<u16>) {
+        fn numbers_come_back(numbers: Vec<u64>, option: Option<u16>, signed: i64) {
             let mut out = Vec::new();
             for number in &numbers {
                 put(&mut out, *number);
             }
             put_option(&mut out, option.map(u32::from));
+            put_signed(&mut out, signed);
             let mut cursor = Cursor::new(&out);
             for number in numbers {
                 proptest::prop_assert_eq!(cursor.number(), Ok(number));
             }
             proptest::prop_assert_eq!(cursor.option(), Ok(option.map(u32::from)));
+            proptest::prop_assert_eq!(cursor.signed(), Ok(signed));
             proptest::prop_assert!(cursor.rest().is_empty());
         }
 

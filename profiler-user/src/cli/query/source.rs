@@ -195,11 +195,11 @@ fn covered(range: &Range<u64>, selected: &Selected) -> String {
         shown(meta.start_unix_ns),
         shown(selected.end_unix_ns)
     );
-    if meta.duration_ns > asked {
+    if selected.coarsest_ns > asked {
         return format!("{what}: the shortest stretch of {} that is kept apart", duration(meta.duration_ns));
     }
     // The window that is being recorded is not stored yet.
-    let missing = asked - meta.duration_ns;
+    let missing = asked.saturating_sub(meta.duration_ns);
     let open = selected.coarsest_ns.saturating_mul(2);
     if missing <= open {
         what
