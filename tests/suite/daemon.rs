@@ -10,7 +10,7 @@ use tests::{agent, finish, need_root, run};
 use crate::faults::signal;
 
 /// Longest wait for something that a daemon does once a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A daemon with a store of its own.
 pub(crate) struct Daemon {

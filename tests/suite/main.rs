@@ -6,6 +6,7 @@ mod bench_overhead;
 mod budget;
 mod cli;
 mod daemon;
+mod daemon_windows;
 mod faults;
 mod foreign;
 mod framehop;

@@ -17,9 +17,12 @@ use crate::resolve::{Named, Naming, resolve_window};
 use crate::session::{Recorded, clock};
 use crate::store::{Limits, Store, StoreError};
 use crate::symbolize::native::Options;
+use crate::system::heap;
 
 /// Windows on their way. While they are, a window that is open stays open and grows: nothing is lost by a slow disk.
 pub(super) const MOST_ON_THEIR_WAY: usize = 2;
+/// Windows between two times that free memory is given back to the host.
+const GIVE_BACK_EVERY: u64 = 6;
 /// Kinds of losses that are told apart in the sums of a run.
 const MOST_LOSSES: usize = 64;
 
@@ -197,10 +200,15 @@ struct State {
 impl State {
     fn run(mut self, todo: &Receiver<Message>, on_their_way: &AtomicUsize, cpu_ns: &AtomicU64) {
         self.tell();
+        let mut taken: u64 = 0;
         for message in todo {
             match message {
                 Message::Window(closed) => {
                     self.window(*closed);
+                    if taken.is_multiple_of(GIVE_BACK_EVERY) {
+                        heap::give_back();
+                    }
+                    taken += 1;
                     on_their_way.fetch_sub(1, Ordering::AcqRel);
                 }
                 Message::Configure(config) => self.configure(*config),

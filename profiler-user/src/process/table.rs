@@ -328,8 +328,12 @@ impl Processes {
 
     /// Forgets what no process that lives needs, nor any of these moments. What is still to be named has been copied by [`Self::known`].
     ///
-    /// To be called now and then by a recording that goes on for long; others end before it matters.
-    pub(crate) fn forget<'a>(&mut self, moments: impl Iterator<Item = &'a Moment>) {
+    /// To be called now and then by a recording that goes on for long; others end before it matters. Returns the objects that are left, if it was
+    /// time to look through them.
+    pub(crate) fn forget<'a>(
+        &mut self,
+        moments: impl Iterator<Item = &'a Moment>,
+    ) -> Option<HashSet<ObjectId>> {
         let mut infos: HashSet<ProcessId> = self.live.values().filter_map(|process| process.info).collect();
         let mut mappings: Vec<&Mappings> = Vec::new();
         for moment in moments {
@@ -339,7 +343,7 @@ impl Processes {
         self.infos.retain(|id, _| infos.contains(id));
         self.roots.forget_unused();
         if self.objects.len() < self.objects_kept * 5 / 4 + LEAST_NEW_OBJECTS {
-            return;
+            return None;
         }
         mappings.extend(self.live.values().map(|process| &*process.mappings));
         let regions = mappings.into_iter().flat_map(Mappings::regions);
@@ -350,6 +354,7 @@ impl Processes {
         let wanted: HashSet<ObjectId> = objects.collect();
         self.objects.retain(&wanted);
         self.objects_kept = self.objects.len();
+        Some(wanted)
     }
 
     /// Processes that are gone although no event said so: events were lost, or a sample came after the last one. They are forgotten a little
@@ -481,6 +486,43 @@ mod tests {
         processes.apply(&event(2, CHILD, EventKind::Exit));
         processes.apply(&event(3 + 2 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
         assert!(!processes.live.contains_key(&CHILD));
+    }
+
+    #[test]
+    fn what_nobody_maps_is_forgotten_and_what_somebody_waits_for_is_not() {
+        let mut processes = Processes::new(0, OutsidePid::Idle);
+        processes.enter(&Snapshot { pid: PARENT, comm: b"make".to_vec(), mappings: Vec::new() });
+        processes.apply(&event(1, PARENT, map(0x1000, "/bin/make")));
+        let (mut waiting, mut last) = (None, None);
+        for number in 0..10_000 {
+            let time_ns = 10 + number * 10;
+            let path = format!("/tmp/conftest{number}");
+            processes.apply(&event(time_ns, CHILD, EventKind::Fork { parent: PARENT }));
+            processes.apply(&event(time_ns, CHILD, EventKind::Exec { comm: b"conftest".to_vec() }));
+            processes.apply(&event(time_ns, CHILD, map(0x5000, &path)));
+            last = Some(processes.moment(&sample(CHILD)));
+            processes.apply(&event(time_ns, CHILD, EventKind::Exit));
+            if number == 5 {
+                waiting.clone_from(&last);
+            }
+            if number % 100 == 0 {
+                let _objects_that_are_left = processes.forget(waiting.iter());
+            }
+        }
+        assert!(processes.objects.len() < 1000, "{} objects", processes.objects.len());
+        assert!(processes.infos.len() < 200, "{} processes", processes.infos.len());
+        let (waiting, last) = (waiting.unwrap(), last.unwrap());
+        assert_eq!(processes.info(waiting.process).map(|info| &*info.name), Some("conftest"));
+        let path = |moment: &Moment, address| match moment.mappings.find(address).unwrap().placement {
+            Placement::Object { object, .. } => processes.objects.object(object).path.to_string(),
+            _ => String::new(),
+        };
+        assert_eq!(path(&waiting, 0x5800), "/tmp/conftest5");
+        assert_eq!(path(&last, 0x5800), "/tmp/conftest9999");
+        let parents = find(&processes, PARENT, 0x1800).unwrap().placement;
+        assert!(
+            matches!(parents, Placement::Object { object, .. } if &*processes.objects.object(object).path == "/bin/make")
+        );
     }
 
     #[test]

@@ -93,7 +93,9 @@ impl Session {
         self.tick();
         let now = Instant::now();
         let recorded = self.close_window(now, Vec::new());
-        self.processes.forget(self.unwinder.waiting_moments());
+        if let Some(objects) = self.processes.forget(self.unwinder.waiting_moments()) {
+            self.unwinder.forget(&objects);
+        }
         let now_ns = clock::monotonic_ns();
         if now_ns.saturating_sub(self.window.swept_ns) >= SWEEP_EVERY_NS {
             self.window.swept_ns = now_ns;
@@ -301,7 +303,7 @@ mod tests {
             aggregate.add(&sample, &moment, &mut processes, values([1, *weight]));
             if rotates && *ends {
                 profiles.push(take(&mut aggregate, &processes, &mut named));
-                processes.forget(std::iter::empty());
+                let _objects_that_are_left = processes.forget(std::iter::empty());
             }
         }
         profiles.push(take(&mut aggregate, &processes, &mut named));

@@ -6,6 +6,7 @@
 pub mod binary;
 pub mod btf;
 pub mod features;
+pub(crate) mod heap;
 pub mod identity;
 pub mod permission;
 pub mod privileges;

@@ -21,7 +21,7 @@ use profiler_common::unwind::{Arch, TEXT_PAGE_BITS};
 use crate::bpf::TableMaps;
 use crate::bpf::tables::SpaceMaps;
 use crate::ingest::{EventKind, ProcessEvent, RawSample};
-use crate::process::{Mappings, Moment, Placement, Processes};
+use crate::process::{Mappings, Moment, ObjectId, Placement, Processes};
 use crate::profile::UnwindTables;
 use pool::{PageKey, Pool};
 use spaces::Spaces;
@@ -248,6 +248,14 @@ impl Unwinder {
     /// What samples that wait for tables still need to know of their processes.
     pub fn waiting_moments(&self) -> impl Iterator<Item = &Moment> {
         self.waiting.iter().map(|(_, (_, moment))| moment)
+    }
+
+    /// Lets go of the tables of all objects but these.
+    pub fn forget(&mut self, wanted: &HashSet<ObjectId>) {
+        self.pool.forget(|source| match source {
+            Source::Object(object) => wanted.contains(&object),
+            Source::Vdso => true,
+        });
     }
 
     /// A process is gone, although no event said so.

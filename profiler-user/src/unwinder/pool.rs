@@ -3,6 +3,8 @@
 //! In: finished page tables. Out: directory entries that the walker finds. The pool never grows past its limit; the pages that no
 //! sample touched for longest give way, and it is counted. A freed range is reused only when no program can still read it.
 
+mod forget;
+
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -84,6 +86,8 @@ pub(super) struct Pool {
     /// First directory entry of each run of pages.
     runs: HashMap<(Source, u64, u32), u32>,
     next_entry: u32,
+    /// Runs of directory entries that stand for nothing any more, by their length.
+    free_runs: HashMap<u32, Vec<u32>>,
     rule_numbers: HashMap<Rule, u16>,
     rules: Vec<Rule>,
     evicted: u64,
@@ -106,6 +110,7 @@ impl Pool {
             pages: HashMap::new(),
             runs: HashMap::new(),
             next_entry: 0,
+            free_runs: HashMap::new(),
             rule_numbers: HashMap::new(),
             rules: Vec::new(),
             evicted: 0,
@@ -124,11 +129,14 @@ impl Pool {
         if let Some(entry) = self.runs.get(&(source, first, count)) {
             return Some(*entry);
         }
-        let entry = self.next_entry;
-        if count > MAX_PAGES - entry {
+        let entry = if let Some(entry) = self.free_runs.get_mut(&count).and_then(Vec::pop) {
+            entry
+        } else if count <= MAX_PAGES - self.next_entry {
+            self.next_entry += count;
+            self.next_entry - count
+        } else {
             return None;
-        }
-        self.next_entry += count;
+        };
         self.runs.insert((source, first, count), entry);
         for offset in 0..count {
             let page = self.page(source, first + u64::from(offset));
@@ -374,7 +382,7 @@ mod tests {
     use super::*;
     use profiler_common::unwind::CFA_SP;
 
-    fn table(rows: u32, first_offset: i32) -> PageTable {
+    pub(super) fn table(rows: u32, first_offset: i32) -> PageTable {
         let rule = |number: i32| Rule { cfa_offset: first_offset + number * 8, ..Rule::of(CFA_SP) };
         PageTable {
             rows: (0..rows).map(|index| Row::new(index as u16 * 2, (index % 4) as u16)).collect(),
