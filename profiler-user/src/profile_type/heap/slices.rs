@@ -26,6 +26,8 @@ const LONGEST_PAUSE_NS: f64 = 1e10;
 const OTHER: u64 = 3;
 /// Share of a slice that probes take from which it matters how the target bears that.
 const NOTICED: f64 = 0.05;
+/// Part of the budget that slices are planned for: the look at the beginning counts every call, and what a slice costs is known only after it.
+const PLANNED: f64 = 0.85;
 /// Slices after which what the probes take of the target is looked at less often.
 const LEARNED: usize = 64;
 /// Most slices that are kept apart; then neighbours become one.
@@ -159,7 +161,7 @@ impl Slices {
 
     /// Share of one CPU that this recording may take now.
     fn budget(&self) -> Option<f64> {
-        self.whole_budget.map(|budget| budget * self.part)
+        self.whole_budget.map(|budget| budget * self.part * PLANNED)
     }
 
     /// Leaves the rest of the budget to other recordings.
@@ -326,9 +328,9 @@ impl Slices {
         let length = self.length_ns();
         let (slices, paid) = self.paid;
         let pause = if slices > 0.0 {
-            // What the agent takes of the machine counts as what probes take of the target: the stricter one wins.
+            // What the agent takes of the machine adds to what probes take of the target: the two halves of a core slow each other down.
             let target = paid.probe_ns * self.dearer() / (self.budget().unwrap_or(1.0) * self.target_cpus());
-            (target / slices).max(self.least_period_ns()).max(2.0 * length) - length
+            (target / slices + self.least_period_ns()).max(2.0 * length) - length
         } else {
             (BEFORE_NS + length + self.linger_ns) / self.share_of_time() - length
         };
@@ -525,10 +527,10 @@ mod tests {
     #[test]
     fn a_million_calls_a_second_stay_inside_the_budget() {
         let (slices, cost, found) = run(1_000_000.0, 700.0, Some(0.01));
-        assert!(slices.is_sliced() && cost < 0.012, "{cost}");
+        assert!(slices.is_sliced() && cost < 0.01, "{cost}");
         assert!((found - 1.0).abs() < 0.01, "{found} of the calls");
         assert!(slices.error_percent() < 30.0, "{}", slices.error_percent());
-        assert!(slices.seen.len() > 20, "{} slices", slices.seen.len());
+        assert!(slices.seen.len() > 15, "{} slices", slices.seen.len());
         assert!(slices.notes(0.01)[0].contains("time slices"), "{:?}", slices.notes(0.01));
     }
 
