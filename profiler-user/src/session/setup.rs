@@ -99,6 +99,14 @@ impl Session {
             .samples_cpus()
             .then(|| OnCpu::attach(&mut programs, &sampled, options.rate, online.len() as u32))
             .transpose()?;
+        // Loads, measures and places its probes, and counts only then: all of that is the start's.
+        let heap = options.kind.heap().map(|heap| {
+            let targets: HashSet<u32> = known.iter().copied().collect();
+            let pids: Vec<u32> =
+                known.iter().copied().filter(|pid| options.scope.has_process(*pid, &targets)).collect();
+            Heap::start(&mut programs, heap, &pids).map(Box::new)
+        });
+        let heap = heap.transpose()?;
         let window = Before::first();
         meter.started();
         let waits = waits.map(|waits| {
@@ -110,13 +118,6 @@ impl Session {
             .memory()
             .map(|memory| Memory::start(&mut programs, memory, &online, whom(&options.scope)));
         let memory = memory.transpose()?;
-        let heap = options.kind.heap().map(|heap| {
-            let targets: HashSet<u32> = known.iter().copied().collect();
-            let pids: Vec<u32> =
-                known.iter().copied().filter(|pid| options.scope.has_process(*pid, &targets)).collect();
-            Heap::start(&mut programs, heap, &pids).map(Box::new)
-        });
-        let heap = heap.transpose()?;
         if let Some(sampler) = &sampler {
             sampler
                 .start()
