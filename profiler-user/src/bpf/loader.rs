@@ -195,7 +195,10 @@ impl Programs {
         let run_time_stats = run_time_stats(options);
         self_check(&mut ebpf, &options.config)?;
         let walk = options.cpu_samples.then(|| load_sampler(&mut ebpf)).transpose()?;
-        let waits = options.waits.map(|_| super::Waits::load(&mut ebpf)).transpose()?;
+        let waits = options
+            .waits
+            .map(|_| super::Waits::load(&mut ebpf, options.config.switch.wakers != 0))
+            .transpose()?;
         Ok(Self {
             ring: RingBuf::try_from(take_map(&mut ebpf, "RING")?)
                 .map_err(|source| map_error("RING", source))?,

@@ -20,13 +20,17 @@ pub struct Waits {
     sums: MapData,
     control: Array<MapData, SwitchControl>,
     /// The kernel runs a tail call only as long as somebody holds the tables.
-    _walks: [ProgramArray<MapData>; 2],
+    _walks: Vec<ProgramArray<MapData>>,
 }
 
 impl Waits {
-    /// Loads the switch programs and takes their maps.
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let walks = [walk(ebpf, "walk_switch", "WALK_SWITCH")?, walk(ebpf, "walk_wake", "WALK_WAKE")?];
+    /// Loads the switch programs and takes their maps. Checking a program that walks stacks takes the kernel a tenth of a second, so the one for wakers
+    /// is loaded only for a recording that asks for them.
+    pub(super) fn load(ebpf: &mut Ebpf, wakers: bool) -> Result<Self, LoadError> {
+        let mut walks = vec![walk(ebpf, "walk_switch", "WALK_SWITCH")?];
+        if wakers {
+            walks.push(walk(ebpf, "walk_wake", "WALK_WAKE")?);
+        }
         for program in ["thread_switched", "thread_woken"] {
             raw_tracepoint(ebpf, program)?.load().map_err(|source| refused(program, source))?;
         }
