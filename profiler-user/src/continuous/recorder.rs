@@ -13,7 +13,6 @@ use crate::profile::Meta;
 use crate::profile_type::{ProfileKind, Rate};
 use crate::session::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::store::{Opened, Store, StoreError};
-use crate::system::heap;
 
 /// Why continuous recording could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +51,6 @@ impl Recorder {
     ///
     /// Somebody else writes to the store, or it cannot be written to; what the kernel refused.
     pub fn start(config: Config) -> Result<(Self, Opened), StartError> {
-        heap::share_pools();
         // First: who is refused here has cost nothing.
         let (store, opened) = Store::open(&config.store.folder, limits(&config.store))?;
         let session = Box::new(Session::start(&options(&config))?);
