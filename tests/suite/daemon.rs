@@ -86,7 +86,7 @@ impl Drop for Daemon {
 
 #[test]
 fn a_second_daemon_on_one_store_is_refused_with_who_holds_it() {
-    let daemon = Daemon::start(19, "10s");
+    let daemon = Daemon::start(19, "10m");
     let second = run(agent().args(["daemon", "run", "-c"]).arg(daemon.config())).unwrap();
     assert_eq!(second.code, 1, "{}", second.stderr);
     let holder = format!("process {}", daemon.pid());
