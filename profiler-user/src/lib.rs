@@ -14,6 +14,7 @@
 pub mod aggregate;
 pub mod allocator;
 pub mod bpf;
+mod causes;
 pub mod cli;
 pub mod continuous;
 pub mod import;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+pub(super) use crate::causes::with_causes;
+
 /// What a run of the command line came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -37,18 +39,6 @@ impl From<Exit> for ExitCode {
             Exit::Child(code) => code,
         })
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// An error for people: what failed, what to do about it, and how the process ends.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::exit::{CliError, Exit};
 use crate::output::bytes;
+use crate::system::read::kilobytes;
 
 /// While this file exists no recording starts, and those that run end and write what they have.
 const STOP_FILE: &str = "/run/perf-agent/stop";
@@ -197,11 +198,6 @@ fn judge(own: &str, host: &str, pressure: &str) -> Verdict {
         Some((way, reason)) if way > SHED_FROM => Verdict::Shed(reason),
         _ => Verdict::Calm,
     }
-}
-
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::config::Config;
 use super::writer::Written;
 use crate::profile::{Counter, clean};
 use crate::session::clock;
+use crate::system::target::Stat;
 
 /// Where the files are.
 const FOLDER: &str = "/run/perf-agent/daemons";
@@ -88,7 +89,7 @@ impl Status {
             lost: written.lost.clone(),
             cost_percent: written.cost_percent(),
             last_cost_percent: cost_ns as f64 * 100.0 / machine_ns.max(1) as f64,
-            rss_bytes: rss_bytes(),
+            rss_bytes: clock::rss_bytes(),
         }
     }
 
@@ -168,18 +169,9 @@ fn path_in(folder: &Path, store: &Path) -> PathBuf {
     folder.join(format!("{name}-{:08x}.json", hasher.finish() as u32))
 }
 
-/// When a process began, clock ticks since boot: field 22 of proc_pid_stat(5). None when it is gone, or only its exit code is left.
+/// When a process began, clock ticks since boot. None when it is gone, or only its exit code is left.
 fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
-}
-
-fn rss_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    rss.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    Stat::gather(pid).ok().filter(|stat| !stat.state.is_dead()).map(|stat| stat.start_ticks)
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use super::config::{Config, StoreConfig};
 use super::filter::Filter;
 use super::status::{Status, StatusFile};
+use crate::causes::with_causes;
 use crate::process::CgroupNames;
 use crate::profile::{Counter, Meta, Profile};
 use crate::resolve::{Named, Naming, resolve_window};
 use crate::session::{Recorded, clock};
-use crate::store::{Limits, Store, StoreError};
+use crate::store::{Limits, Store};
 use crate::symbolize::native::Options;
 use crate::system::heap;
 
@@ -290,14 +291,6 @@ impl State {
     fn tell(&mut self) {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.status.write(&Status::now(&self.config, &written));
-    }
-}
-
-/// An error with its causes, in one line.
-fn with_causes(error: &StoreError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

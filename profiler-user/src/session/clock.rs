@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::system::read::kilobytes;
+
 /// Unix time, nanoseconds.
 pub(crate) fn unix_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
@@ -75,9 +77,17 @@ pub(crate) fn children_cpu_ns() -> u64 {
 
 /// Largest resident set of this process so far, bytes (`VmHWM`).
 pub(crate) fn rss_peak_bytes() -> u64 {
+    own_status("VmHWM:")
+}
+
+/// Resident set of this process now, bytes (`VmRSS`).
+pub(crate) fn rss_bytes() -> u64 {
+    own_status("VmRSS:")
+}
+
+fn own_status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    kilobytes(&status, name).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -40,3 +40,9 @@ pub(crate) fn link(path: impl AsRef<Path>) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStringExt;
     fs::read_link(path).ok().map(|target| target.into_os_string().into_vec())
 }
+
+/// A line `NAME: 1234 kB` of `/proc/PID/status` or `/proc/meminfo` (proc(5)), in bytes; none where it is missing or no such number.
+pub(crate) fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::source::SourceArgs;
-use super::time::{Moment, between, now_ns, stretch};
+use super::time::{Moment, between, stretch};
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::input::value_index;
 use crate::cli::output_args::parse_percent;
 use crate::cli::terminal::{Colour, stdout_style};
 use crate::output::{changes_json, write_changes, write_header, write_quality};
 use crate::report::{Change, SortBy, changes};
+use crate::session::clock;
 
 /// Show what changed from one stretch of time to another
 #[derive(Debug, Clone, Args)]
@@ -60,7 +61,7 @@ enum Column {
 
 /// Runs the question.
 pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
-    let now = now_ns();
+    let now = clock::unix_ns();
     let range = |(from, to)| between(from, to, now).map_err(CliError::usage);
     let (before, after) = (range(args.base)?, range(args.new)?);
     let (before, after) = (args.source.select(&before)?, args.source.select(&after)?);

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::time::{Moment, between, moment, now_ns, shown};
+use super::time::{Moment, between, moment, shown};
 use crate::cli::exit::{CliError, Exit, with_causes};
 use crate::output::duration;
 use crate::profile::Profile;
+use crate::session::clock;
 use crate::store::{DEFAULT_DIRECTORY, Filter, Pattern, Reader, Selected, StoreError};
 
 /// Processes that are named when the one asked for is not there.
@@ -67,7 +68,7 @@ pub(super) struct RangeArgs {
 impl RangeArgs {
     /// Nanoseconds since the Unix epoch.
     pub(super) fn range(&self) -> anyhow::Result<Range<u64>> {
-        Ok(between(self.from, self.to, now_ns()).map_err(CliError::usage)?)
+        Ok(between(self.from, self.to, clock::unix_ns()).map_err(CliError::usage)?)
     }
 }
 

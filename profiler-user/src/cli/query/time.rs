@@ -76,11 +76,6 @@ pub(super) fn between(from: Moment, to: Moment, now_ns: u64) -> Result<Range<u64
     Ok(from..to)
 }
 
-/// Now, nanoseconds since the Unix epoch.
-pub(super) fn now_ns() -> u64 {
-    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
-}
-
 /// A moment for people: RFC 3339 without parts of seconds, in UTC.
 pub(super) fn shown(unix_ns: u64) -> String {
     let seconds = i64::try_from(unix_ns / 1_000_000_000).unwrap_or(i64::MAX);

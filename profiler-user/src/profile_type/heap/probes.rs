@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::go::{GoMode, GoProcess};
 use crate::allocator::{Allocator, Entry, Group, Identity, find, mapped_files};
 use crate::bpf::{LoadError, Place, Probing, Programs, Uprobe, When};
+use crate::causes::with_causes;
 use crate::session::clock::cpu_ns_of;
 
 /// Processes that get probes. Each probe is a descriptor, and an allocator has up to forty.
@@ -346,18 +347,6 @@ fn has_probe(mode: Option<GoMode>, group: Group) -> bool {
         Group::GoChosen => mode == Some(GoMode::Chosen),
         Group::GoAll => mode == Some(GoMode::All),
     }
-}
-
-/// An error with what is behind it, in one line.
-fn with_causes(error: &ProbesError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Closes each probe on a thread of its own, all at once; here, where no thread can be had. It is out at once, but closing waits until no program
