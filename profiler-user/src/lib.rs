@@ -26,6 +26,7 @@ pub mod process;
 pub mod profile;
 pub mod profile_type;
 mod quantity;
+mod question;
 pub mod report;
 pub mod resolve;
 pub mod sched;

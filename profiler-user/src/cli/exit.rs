@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 pub(super) use crate::causes::with_causes;
+use crate::question::{Kind, Refusal};
 
 /// What a run of the command line came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,18 @@ impl CliError {
     /// How the process ends.
     pub fn exit(&self) -> Exit {
         self.exit
+    }
+}
+
+impl From<Refusal> for CliError {
+    fn from(refusal: Refusal) -> Self {
+        let exit = match refusal.kind {
+            Kind::Usage => Exit::Usage,
+            Kind::Nothing => Exit::NothingSampled,
+            Kind::Forbidden => Exit::Permission,
+            Kind::Failed => Exit::Runtime,
+        };
+        Self { exit, message: refusal.message, hint: refusal.hint }
     }
 }
 

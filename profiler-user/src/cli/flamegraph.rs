@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::output::file::{Existing, NameParts, OutputPlan, PlanRequest};
 use crate::profile::Profile;
+use crate::question::{PictureArgs, value_index};
 use clap::Args;
 
-use super::input::{InputArgs, value_index};
-use super::output_args::{OutputArgs, PictureArgs, tell};
+use super::input::InputArgs;
+use super::output_args::{OutputArgs, tell};
 
 /// Draw a flame graph of a recorded profile
 #[derive(Debug, Clone, Args)]

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use crate::import;
 use crate::profile::Profile;
-use anyhow::Context;
 use clap::Args;
 
 use super::exit::{CliError, Exit, with_causes};
@@ -51,15 +50,4 @@ impl InputArgs {
 fn explained(error: &import::ImportError) -> anyhow::Error {
     let hint = "perf-agent reads what it wrote (.pb.gz, .folded) and other tools' pprof and folded files";
     CliError::new(Exit::Runtime, with_causes(error)).hint(hint).into()
-}
-
-/// Which of the profile's values a name means.
-pub(super) fn value_index(profile: &Profile, wanted: Option<&str>) -> anyhow::Result<Option<usize>> {
-    let Some(wanted) = wanted else { return Ok(None) };
-    let found = profile.value_types.iter().position(|value| value.kind == wanted);
-    let known: Vec<&str> = profile.value_types.iter().map(|value| &*value.kind).collect();
-    let index = found.ok_or_else(|| {
-        CliError::usage(format!("this profile has no value {wanted:?}; it has {}", known.join(", ")))
-    });
-    Ok(Some(index.context("--value")?))
 }

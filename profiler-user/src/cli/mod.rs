@@ -25,6 +25,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::quantity;
+use crate::question::Refusal;
 
 pub use exit::{CliError, Exit};
 
@@ -134,6 +135,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         // `perf-agent report | head`: the reader has what it wanted.
         return Exit::Ok.into();
     }
+    let error = match error.downcast_ref::<Refusal>() {
+        Some(refusal) => &CliError::from(refusal.clone()).into(),
+        None => error,
+    };
     let exit = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<CliError>())

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use crate::output::file::{Destination, Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
-use crate::output::{self, Format, Growth, OutputOptions};
-use crate::report::{Merge, Roots};
+use crate::output::{self, Format};
 use crate::system::identity::Invoker;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::exit::{CliError, Exit, with_causes};
 
@@ -30,54 +29,6 @@ pub(super) struct OutputArgs {
     /// Replace files that exist instead of renaming them to FILE.old
     #[arg(long)]
     pub(super) force: bool,
-}
-
-/// How results look.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Picture")]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-pub(super) struct PictureArgs {
-    /// Title of the picture
-    #[arg(long, value_name = "TEXT")]
-    pub(super) title: Option<String>,
-    /// Subtitle of the picture
-    #[arg(long, value_name = "TEXT")]
-    pub(super) subtitle: Option<String>,
-    /// Leave out boxes narrower than this share of the whole, in percent [default: what a browser can show]
-    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
-    pub(super) minwidth: Option<f64>,
-    /// Width of the picture in pixels [default: that of the window]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(200..=20_000))]
-    pub(super) width: Option<u32>,
-    /// Let the picture grow downwards
-    #[arg(long)]
-    pub(super) inverted: bool,
-    /// Merge stacks from the innermost function: who leads to it
-    #[arg(long)]
-    pub(super) reverse: bool,
-    /// One root per thread instead of one per process name
-    #[arg(long)]
-    pub(super) per_thread: bool,
-    /// Colours
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) palette: PaletteArg,
-    /// Mark kernel, inlined and JIT frames in folded stacks with _[k], _[i] and _[j]
-    #[arg(long)]
-    pub(super) annotate: bool,
-}
-
-/// Colours of a flame graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(super) enum PaletteArg {
-    /// By kind of code
-    #[default]
-    Kind,
-    /// By kind of code, for readers with a colour vision deficiency
-    Colorblind,
-    /// One hue per library
-    Module,
-    /// The classic red to yellow
-    Hot,
 }
 
 impl OutputArgs {
@@ -105,29 +56,6 @@ impl OutputArgs {
     /// Whether nothing says where the result goes.
     pub(super) fn is_default(&self) -> bool {
         self.output.is_empty() && !self.folded && !self.json
-    }
-}
-
-impl PictureArgs {
-    /// The options for the writers; `value` is the index of the value to show.
-    pub(super) fn options(&self, value: Option<usize>) -> OutputOptions {
-        OutputOptions {
-            title: self.title.clone(),
-            subtitle: self.subtitle.clone(),
-            width: self.width.map(|width| width as usize),
-            min_width_percent: self.minwidth,
-            growth: if self.inverted { Growth::Down } else { Growth::Up },
-            merge: if self.reverse { Merge::FromLeaf } else { Merge::FromRoot },
-            roots: if self.per_thread { Roots::Thread } else { Roots::Process },
-            palette: match self.palette {
-                PaletteArg::Kind => output::Palette::Kind,
-                PaletteArg::Colorblind => output::Palette::Colorblind,
-                PaletteArg::Module => output::Palette::Module,
-                PaletteArg::Hot => output::Palette::Hot,
-            },
-            value,
-            annotate: self.annotate,
-        }
     }
 }
 
@@ -171,10 +99,4 @@ fn parse_format(text: &str) -> Result<&'static Format, String> {
         let names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
         format!("known formats: {}", names.join(", "))
     })
-}
-
-/// A percentage, with or without its sign.
-pub(super) fn parse_percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.trim_end_matches('%').trim().parse().map_err(|_| "not a percentage".to_owned())?;
-    if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("not between 0 and 100".to_owned()) }
 }

@@ -14,13 +14,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit};
-use super::output_args::{OutputArgs, PictureArgs};
+use super::output_args::OutputArgs;
 use super::quantity::{Length, length, number_list, share, size};
 use super::target::{self, CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::Colour;
 use crate::aggregate::StackScope;
 use crate::bpf::{Clock, PerfEvent};
 use crate::profile_type::{ProfileKind, Rate};
+use crate::question::PictureArgs;
 use crate::session::{Idle, SessionOptions};
 pub(super) use alloc::{AllocArgs, alloc};
 pub(super) use leaks::{LeaksArgs, leaks};

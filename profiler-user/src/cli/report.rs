@@ -3,15 +3,13 @@
 use std::io::{self, Write};
 
 use crate::output::{
-    TextStyle, hotspots_json, neighbours_json, write_header, write_hotspots, write_leaks, write_neighbours,
-    write_quality, write_sites,
+    TextStyle, write_header, write_hotspots, write_leaks, write_neighbours, write_quality, write_sites,
 };
 use crate::profile::Profile;
-use crate::report::{Detail, Side, SortBy, hotspots, neighbours};
-use clap::{Args, ValueEnum};
+use crate::question::RowsArgs;
+use clap::Args;
 
-use super::input::{InputArgs, value_index};
-use super::output_args::parse_percent;
+use super::input::InputArgs;
 use super::terminal::{Colour, stdout_style};
 
 /// Show where the time of a recorded profile went
@@ -26,45 +24,14 @@ pub(super) struct ReportArgs {
 /// Which table to show, and how much of it.
 #[derive(Debug, Clone, Args)]
 pub(super) struct TableArgs {
-    /// Sort by the function's own cost, or with everything it calls [default: self; allocations and leaks by site]
-    #[arg(long, value_enum, value_name = "COLUMN")]
-    sort: Option<SortArg>,
-    /// Show who calls this function (a part of its name is enough)
-    #[arg(long, value_name = "FUNCTION")]
-    callers: Option<String>,
-    /// Show what this function calls
-    #[arg(long, value_name = "FUNCTION")]
-    callees: Option<String>,
-    /// Steps to follow with --callers and --callees
-    #[arg(long, value_name = "STEPS", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
-    depth: u8,
-    /// Split functions by source line
-    #[arg(long)]
-    lines: bool,
-    /// Rows to show
-    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 20)]
-    top: usize,
-    /// Leave out what is below this share of the whole
-    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
-    min_percent: Option<f64>,
-    /// Which of the profile's values to show, such as samples or cpu [default: the last one]
-    #[arg(long, value_name = "KIND")]
-    value: Option<String>,
+    #[command(flatten)]
+    rows: RowsArgs,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
     /// When to use colours
     #[arg(long, value_enum, default_value_t, value_name = "WHEN", alias = "colour")]
     color: Colour,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SortArg {
-    /// Cost of the function's own code
-    #[value(name = "self")]
-    Own,
-    /// Cost with everything it calls
-    Total,
 }
 
 /// Runs the verb.
@@ -78,42 +45,23 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<()> {
 
 /// Prints the table.
 pub(super) fn show(args: &TableArgs, profile: &Profile, out: &mut dyn Write) -> anyhow::Result<()> {
-    let value = value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value());
-    let style = stdout_style(args.color);
-    let questions = [(Side::Callers, args.callers.as_deref()), (Side::Callees, args.callees.as_deref())];
-    let asked = questions.into_iter().filter_map(|(side, name)| name.map(|name| (side, name)));
-    let mut answers = Vec::new();
-    for (side, name) in asked {
-        answers.push(neighbours(profile, value, name, side, usize::from(args.depth))?);
+    if args.json {
+        for answer in args.rows.json(profile)? {
+            writeln!(out, "{answer}")?;
+        }
+        return Ok(());
     }
-    if !args.json {
-        write_header(out, profile, style)?;
-    }
+    let rows = &args.rows;
+    let (value, style) = (rows.value(profile)?, stdout_style(args.color));
+    let answers = rows.neighbours(profile)?;
+    write_header(out, profile, style)?;
     for found in &answers {
-        if args.json {
-            writeln!(out, "{}", neighbours_json(profile, found, value))?;
-        } else {
-            write_neighbours(out, profile, found, value, args.min_percent.unwrap_or(0.5), style)?;
-        }
+        write_neighbours(out, profile, found, value, rows.min_percent.unwrap_or(0.5), style)?;
     }
-    if answers.is_empty() {
-        let detail = if args.lines { Detail::Line } else { Detail::Function };
-        let sort = match args.sort {
-            Some(SortArg::Own) | None => SortBy::Own,
-            Some(SortArg::Total) => SortBy::Total,
-        };
-        let table = hotspots(profile, value, detail, sort);
-        let by_function =
-            args.lines || args.sort.is_some() || args.value.is_some() || args.min_percent.is_some();
-        if args.json {
-            writeln!(out, "{}", hotspots_json(profile, &table, args.top))?;
-        } else if by_function || !write_memory(out, profile, args.top, style)? {
-            write_hotspots(out, &table, args.top, args.min_percent.unwrap_or(0.0), style)?;
-        }
+    if answers.is_empty() && (rows.is_by_function() || !write_memory(out, profile, rows.top, style)?) {
+        write_hotspots(out, &rows.hotspots(profile)?, rows.top, rows.min_percent.unwrap_or(0.0), style)?;
     }
-    if !args.json {
-        write_quality(out, profile, style)?;
-    }
+    write_quality(out, profile, style)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::exit::CliError;
-use super::output_args::{json_file, parse_percent, tell, told_apart};
+use super::output_args::{json_file, tell, told_apart};
 use super::quantity::{Length, length};
 use super::target::{CommandArgs, FollowArgs, Found, ScopeArgs};
 use super::terminal::{Colour, stdout_style};
@@ -16,6 +16,7 @@ use crate::output::OutputOptions;
 use crate::output::file::{Destination, Existing, NameParts, OutputPlan, PlanRequest};
 use crate::output::syscalls::{TableOptions, calls_json, write_calls};
 use crate::profile::Meta;
+use crate::question::parse_percent;
 use crate::session::clock;
 use crate::syscalls::{CallChoice, CallReport, CallSessionOptions, Owner};
 

@@ -3,16 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::source::SourceArgs;
-use super::time::{Moment, between, stretch};
-use crate::cli::exit::{CliError, Exit};
-use crate::cli::input::value_index;
-use crate::cli::output_args::parse_percent;
+use crate::cli::exit::Exit;
 use crate::cli::terminal::{Colour, stdout_style};
 use crate::output::{changes_json, write_changes, write_header, write_quality};
-use crate::report::{Change, SortBy, changes};
+use crate::question::time::{Moment, between, stretch};
+use crate::question::{CompareArgs, Refusal, parse_percent};
+use crate::report::{Change, SortBy};
 use crate::session::clock;
 
 /// Show what changed from one stretch of time to another
@@ -26,18 +25,8 @@ pub(super) struct DiffArgs {
     new: (Moment, Moment),
     #[command(flatten)]
     source: SourceArgs,
-    /// Compare the function's own cost, or with everything it calls
-    #[arg(long, value_enum, value_name = "COLUMN", default_value_t)]
-    sort: Column,
-    /// Rows to show
-    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 20)]
-    top: usize,
-    /// Leave out changes of less than so many percentage points
-    #[arg(long, value_name = "POINTS", value_parser = parse_percent, default_value = "0.1")]
-    min_percent: f64,
-    /// Which of the profile's values to compare, such as samples or cpu [default: the last one]
-    #[arg(long, value_name = "KIND")]
-    value: Option<String>,
+    #[command(flatten)]
+    compare: CompareArgs,
     /// End with exit code 4 when a share rose by more than so many percentage points, beyond what random sampling explains
     #[arg(long, value_name = "POINTS", value_parser = parse_percent)]
     fail_over: Option<f64>,
@@ -49,60 +38,35 @@ pub(super) struct DiffArgs {
     color: Colour,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Column {
-    /// Cost of the function's own code
-    #[default]
-    #[value(name = "self")]
-    Own,
-    /// Cost with everything it calls
-    Total,
-}
-
 /// Runs the question.
 pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
     let now = clock::unix_ns();
-    let range = |(from, to)| between(from, to, now).map_err(CliError::usage);
+    let range = |(from, to)| between(from, to, now).map_err(Refusal::usage);
     let (before, after) = (range(args.base)?, range(args.new)?);
     let (before, after) = (args.source.select(&before)?, args.source.select(&after)?);
-    let value = |profile| -> anyhow::Result<usize> {
-        Ok(value_index(profile, args.value.as_deref())?.unwrap_or(profile.default_value()))
-    };
-    let values = [value(&before)?, value(&after)?];
-    let meaning =
-        |side: usize, profile: &crate::profile::Profile| profile.value_types.get(values[side]).cloned();
-    if meaning(0, &before) != meaning(1, &after) {
-        let what =
-            "the two stretches of time measured different things; name one that both have with --value";
-        return Err(CliError::usage(what).into());
-    }
-    let sort = match args.sort {
-        Column::Own => SortBy::Own,
-        Column::Total => SortBy::Total,
-    };
-    let found = changes([&before, &after], values, sort);
+    let found = args.compare.changes(&before, &after)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     if args.json {
-        writeln!(out, "{}", changes_json(&found, args.top))?;
+        writeln!(out, "{}", changes_json(&found, args.compare.top))?;
     } else {
         let style = stdout_style(args.color);
         for (name, profile) in [("Before", &before), ("After ", &after)] {
             write!(out, "{name}  ")?;
             write_header(&mut out, profile, style)?;
         }
-        write_changes(&mut out, &found, args.top, args.min_percent, style)?;
+        write_changes(&mut out, &found, args.compare.top, args.compare.min_percent, style)?;
         for profile in [&before, &after] {
             write_quality(&mut out, profile, style)?;
         }
     }
     out.flush()?;
     let rose = |row: &&Change<'_>| {
-        let (delta, error) = row.delta(sort);
+        let (delta, error) = row.delta(args.compare.sort());
         args.fail_over.is_some_and(|limit| delta > limit && delta > error.unwrap_or_default())
     };
     match found.rows.iter().find(rose) {
         None => Ok(Exit::Ok.into()),
-        Some(row) => Ok(failed(row, sort)),
+        Some(row) => Ok(failed(row, args.compare.sort())),
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod diff;
 mod source;
-mod time;
 mod windows;
 
 use std::io::{self, Write};
@@ -14,7 +13,8 @@ use clap::{Args, Subcommand};
 use super::exit::Exit;
 use super::flamegraph::{DrawingArgs, draw};
 use super::report::{TableArgs, show};
-use source::{RangeArgs, SourceArgs};
+use crate::question::RangeArgs;
+use source::SourceArgs;
 
 /// Show what continuous recording has stored
 #[derive(Debug, Clone, Args)]

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use clap::Args;
 use serde_json::json;
 
-use super::source::{RangeArgs, StoreArgs, explained};
-use super::time::shown;
+use super::source::StoreArgs;
 use crate::output::{bytes, duration, thousands};
+use crate::question::time::shown;
+use crate::question::{RangeArgs, explained};
 use crate::store::{Level, WindowInfo};
 
 /// Show which windows are stored

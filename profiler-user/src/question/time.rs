@@ -9,7 +9,7 @@ use crate::quantity::{Length, length};
 
 /// A moment, before it is known when "now" is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     /// So long before now.
     Ago(Duration),
     /// Nanoseconds since the Unix epoch.
@@ -21,7 +21,7 @@ pub(super) enum Moment {
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn moment(text: &str) -> Result<Moment, String> {
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     let wrong = || {
         format!(
             "`{text}` is not a time; examples: now, -1h, -90s, 2026-01-31T08:00:00Z, 1767268800 (Unix seconds)"
@@ -48,7 +48,7 @@ pub(super) fn moment(text: &str) -> Result<Moment, String> {
 /// # Errors
 ///
 /// Says what was found and what is understood.
-pub(super) fn stretch(text: &str) -> Result<(Moment, Moment), String> {
+pub(crate) fn stretch(text: &str) -> Result<(Moment, Moment), String> {
     let (from, to) = text
         .split_once("..")
         .ok_or_else(|| format!("`{text}` is not a stretch of time; examples: -2h..-1h, -1h..now"))?;
@@ -60,7 +60,7 @@ pub(super) fn stretch(text: &str) -> Result<(Moment, Moment), String> {
 /// # Errors
 ///
 /// The first one is not before the second.
-pub(super) fn between(from: Moment, to: Moment, now_ns: u64) -> Result<Range<u64>, String> {
+pub(crate) fn between(from: Moment, to: Moment, now_ns: u64) -> Result<Range<u64>, String> {
     let at = |moment| match moment {
         Moment::Ago(ago) => now_ns.saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)),
         Moment::At(at) => at,
@@ -76,8 +76,22 @@ pub(super) fn between(from: Moment, to: Moment, now_ns: u64) -> Result<Range<u64
     Ok(from..to)
 }
 
+/// A moment as [`moment`] reads it again.
+impl std::fmt::Display for Moment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ago(Duration::ZERO) => f.write_str("now"),
+            Self::Ago(ago) => write!(f, "-{}ns", ago.as_nanos()),
+            Self::At(at) => match Timestamp::from_nanosecond(i128::from(*at)) {
+                Ok(time) => time.fmt(f),
+                Err(_) => write!(f, "{}", at / 1_000_000_000),
+            },
+        }
+    }
+}
+
 /// A moment for people: RFC 3339 without parts of seconds, in UTC.
-pub(super) fn shown(unix_ns: u64) -> String {
+pub(crate) fn shown(unix_ns: u64) -> String {
     let seconds = i64::try_from(unix_ns / 1_000_000_000).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| format!("second {seconds}"), |time| time.to_string())
 }
@@ -110,6 +124,14 @@ mod tests {
             assert!(moment(wrong).is_err(), "{wrong}");
         }
         assert!(stretch("-1h").is_err() && stretch("..now").is_err());
+    }
+
+    #[test]
+    fn what_is_shown_of_a_moment_is_read_as_the_same() {
+        for text in ["now", "-1h", "-1500ms", "2026-01-31T08:00:00.5Z", "1767268800"] {
+            let read = moment(text).unwrap();
+            assert_eq!(moment(&read.to_string()), Ok(read), "{text}: {read}");
+        }
     }
 
     #[test]
