@@ -8,7 +8,7 @@
 //! files that were written before ─► import/ ─► profile/ ─► report/ (tables) ─► output/
 //! ```
 //!
-//! `session` wires one recording together, `continuous` lets its windows rotate day and night, `profile_type` says what to attach for each kind of profile, `system`
+//! `session` wires one recording together, `continuous` lets its windows rotate day and night, `serve` answers whoever asks what is stored, `profile_type` says what to attach for each kind of profile, `system`
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
 pub mod aggregate;
@@ -30,6 +30,7 @@ mod question;
 pub mod report;
 pub mod resolve;
 pub mod sched;
+pub mod serve;
 pub mod session;
 pub mod statistics;
 pub mod store;

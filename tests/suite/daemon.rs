@@ -19,9 +19,14 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn start(rate_hz: u32, window: &str) -> Self {
+    /// A folder for one that is not started yet.
+    pub(crate) fn idle() -> Self {
         need_root();
-        let mut daemon = Self { child: None, folder: tempfile::tempdir().unwrap() };
+        Self { child: None, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn start(rate_hz: u32, window: &str) -> Self {
+        let mut daemon = Self::idle();
         daemon.configure(rate_hz, window);
         daemon.run();
         daemon

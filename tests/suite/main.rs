@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod alloc;
+mod api;
 mod bench_overhead;
 mod budget;
 mod cli;

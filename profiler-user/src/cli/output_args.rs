@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::output::file::{Destination, Existing, FileError, NameParts, OutputPlan, PlanRequest, Written};
 use crate::output::{self, Format};
+use crate::question::parse_format;
 use crate::system::identity::Invoker;
 use clap::Args;
 
@@ -92,11 +93,4 @@ pub(super) fn json_file(path: &std::path::Path, force: bool) -> Result<Destinati
 /// Mistakes of the caller get exit code 2.
 pub(super) fn told_apart(error: &FileError) -> anyhow::Error {
     CliError::new(if error.is_usage() { Exit::Usage } else { Exit::Runtime }, with_causes(error)).into()
-}
-
-fn parse_format(text: &str) -> Result<&'static Format, String> {
-    Format::from_name(text).map_err(|_| {
-        let names: Vec<&str> = output::FORMATS.iter().map(|format| format.name).collect();
-        format!("known formats: {}", names.join(", "))
-    })
 }

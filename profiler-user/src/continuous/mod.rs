@@ -6,11 +6,13 @@
 mod align;
 pub mod config;
 mod filter;
+mod live;
 mod recorder;
 pub mod status;
 mod writer;
 
-pub use config::Config;
+pub use config::{ApiConfig, Config};
 pub use filter::{Filter, Rule};
+pub use live::{CpuSums, Live, MOST_PROCESSES, WindowSums};
 pub use recorder::{Recorder, StartError, WriterGone};
 pub use writer::Written;

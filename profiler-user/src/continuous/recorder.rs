@@ -1,10 +1,14 @@
 //! A session whose windows end on the clock.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::align::next_end;
 use super::config::Config;
+use super::live::Live;
 use super::status::StatusFile;
 use super::writer::{Closed, Writer, Written, limits};
 use crate::aggregate::StackScope;
@@ -118,6 +122,10 @@ impl Recorder {
             kept.push("budget.max_memory");
             config.max_table_bytes = self.config.max_table_bytes;
         }
+        if config.api != self.config.api {
+            kept.push("api");
+            config.api = self.config.api.clone();
+        }
         self.next = Some(config);
         self.window_end = Instant::now();
         kept
@@ -155,6 +163,11 @@ impl Recorder {
     /// What was written so far.
     pub fn written(&self) -> Written {
         self.writer.written()
+    }
+
+    /// What was written so far, and each time that this changes: for those who watch.
+    pub fn live(&self) -> watch::Receiver<Option<Arc<Live>>> {
+        self.writer.live()
     }
 
     /// Closes the last window, and waits until it is stored.

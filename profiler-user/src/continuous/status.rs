@@ -112,10 +112,11 @@ impl StatusFile {
         Self { path: path_in(Path::new(FOLDER), store), started_unix_ns: clock::unix_ns() }
     }
 
-    /// Replaces the file. One that cannot be written is missing; nothing else depends on it.
-    pub(super) fn write(&self, status: &Status) {
+    /// Replaces the file, and returns what is in it. One that cannot be written is missing; nothing else depends on it.
+    pub(super) fn write(&self, status: &Status) -> Status {
         let status = Status { started_unix_ns: self.started_unix_ns, ..status.clone() };
         let _told_or_not = self.try_write(&status);
+        status
     }
 
     fn try_write(&self, status: &Status) -> std::io::Result<()> {

@@ -8,8 +8,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use tokio::sync::watch;
+
 use super::config::{Config, StoreConfig};
 use super::filter::Filter;
+use super::live::{Live, Teller};
 use super::status::{Status, StatusFile};
 use crate::causes::with_causes;
 use crate::process::CgroupNames;
@@ -107,6 +110,7 @@ pub(super) struct Writer {
     messages: Option<SyncSender<Message>>,
     on_their_way: Arc<AtomicUsize>,
     written: Arc<Mutex<Written>>,
+    live: watch::Receiver<Option<Arc<Live>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -126,8 +130,11 @@ impl Writer {
         let (messages, todo) = sync_channel(MOST_ON_THEIR_WAY + 2);
         let on_their_way = Arc::new(AtomicUsize::new(0));
         let written = Arc::new(Mutex::new(Written { store_bytes: store.bytes(), ..Written::default() }));
+        let teller = Teller::new(Arc::clone(&on_their_way));
+        let live = teller.watch();
         let state = State {
             store,
+            teller,
             filter: config.filter.clone(),
             naming: naming(config),
             config: config.clone(),
@@ -140,7 +147,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("windows".to_owned())
             .spawn(move || state.run(&todo, &left, &cpu_ns))?;
-        Ok(Self { messages: Some(messages), on_their_way, written, thread: Some(thread) })
+        Ok(Self { messages: Some(messages), on_their_way, written, live, thread: Some(thread) })
     }
 
     /// Whether it takes another window without a wait.
@@ -176,6 +183,11 @@ impl Writer {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What was written so far, and each time that this changes.
+    pub(super) fn live(&self) -> watch::Receiver<Option<Arc<Live>>> {
+        self.live.clone()
+    }
+
     /// Waits until everything is written.
     pub(super) fn finish(mut self) -> Written {
         self.messages = None;
@@ -189,6 +201,7 @@ impl Writer {
 
 struct State {
     store: Store,
+    teller: Teller,
     config: Config,
     filter: Filter,
     naming: Naming,
@@ -233,6 +246,7 @@ impl State {
     fn window(&mut self, closed: Closed) {
         let profile = self.profile(closed);
         let stored = self.store.append(&profile);
+        self.teller.window(&profile);
         let losses = self.store.losses();
         let dropped_files = losses.by_size.files + losses.disk_full.files;
         {
@@ -290,7 +304,8 @@ impl State {
 
     fn tell(&mut self) {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.status.write(&Status::now(&self.config, &written));
+        let status = self.status.write(&Status::now(&self.config, &written));
+        self.teller.tell(status, written);
     }
 }
 

@@ -25,6 +25,7 @@ pub mod sched;
 mod sites;
 pub mod syscalls;
 mod text;
+mod windows;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -39,6 +40,8 @@ pub use quality::{Level, quality_level, quality_line, quality_line_styled};
 pub use resident::write_resident;
 pub use sites::{Site, SiteLeak, Sites, sites, sites_json, write_sites};
 pub use text::{TextStyle, write_header, write_hotspots, write_neighbours, write_next, write_quality};
+pub use windows::windows_json;
+pub(crate) use windows::windows_of_json;
 
 use crate::profile::Profile;
 

@@ -4,6 +4,7 @@
 //! profile, or a [`Refusal`] that says what there is instead. Where the question came from, and how the answer is shown, is not known here.
 
 mod compare;
+mod encoded;
 mod part;
 mod picture;
 mod refusal;
@@ -11,7 +12,8 @@ mod rows;
 pub(crate) mod time;
 
 pub(crate) use compare::CompareArgs;
+pub(crate) use encoded::encoded;
 pub(crate) use part::{PartArgs, RangeArgs, explained, open};
-pub(crate) use picture::{PictureArgs, parse_percent};
+pub(crate) use picture::{PictureArgs, parse_format, parse_percent};
 pub(crate) use refusal::{Kind, Refusal};
 pub(crate) use rows::{RowsArgs, value_index};

@@ -98,6 +98,32 @@ impl PartArgs {
         }
     }
 
+    /// The same question as parameters of the API.
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, String)> {
+        let pattern = |name, pattern: &Option<Pattern>| {
+            pattern.as_ref().map(|pattern| match pattern {
+                Pattern::Exact(exact) => (name, exact.clone()),
+                Pattern::Matching(expression) => (name, format!("/{expression}/")),
+            })
+        };
+        let ids = |name, ids: &[u32]| {
+            let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+            (!ids.is_empty()).then_some((name, list))
+        };
+        [
+            Some(("type", self.profile_type.clone())),
+            pattern("process", &self.process),
+            pattern("thread", &self.thread),
+            pattern("cgroup", &self.cgroup),
+            self.container.clone().map(|id| ("container", id)),
+            ids("pid", &self.pid),
+            ids("tid", &self.tid),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     /// The filter in words.
     fn words(&self) -> Vec<String> {
         let pattern = |what: &str, pattern: &Option<Pattern>| {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::output::{Growth, OutputOptions, Palette};
+use crate::output::{FORMATS, Format, Growth, OutputOptions, Palette};
 use crate::report::{Merge, Roots};
 
 /// How results look.
@@ -80,4 +80,12 @@ impl PictureArgs {
 pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
     let number: f64 = text.trim_end_matches('%').trim().parse().map_err(|_| "not a percentage".to_owned())?;
     if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("not between 0 and 100".to_owned()) }
+}
+
+/// The name of a format.
+pub(crate) fn parse_format(text: &str) -> Result<&'static Format, String> {
+    Format::from_name(text).map_err(|_| {
+        let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+        format!("known formats: {}", names.join(", "))
+    })
 }

@@ -33,6 +33,7 @@ pub(super) fn config(verb: &ConfigVerb) -> anyhow::Result<()> {
         ConfigVerb::PrintDefault => out.write_all(DEFAULT_TEXT.as_bytes())?,
         ConfigVerb::Check { file } => {
             let config = Config::read(file).map_err(|error| explain(&error))?;
+            crate::serve::prepare(&config.api).map_err(|error| super::run::explain_api(&error))?;
             writeln!(
                 out,
                 "{}: fine: {} Hz, windows of {}, at most {} of the machine, store {}",
@@ -66,6 +67,7 @@ pub(super) fn explain(error: &ConfigError) -> CliError {
         ConfigError::Wrong { path, .. } => {
             told.hint(format!("perf-agent daemon config check {}", path.display()))
         }
+        ConfigError::Together { .. } => told.hint("perf-agent daemon config print-default explains each key"),
         ConfigError::Variable { name, .. } => told.hint(format!("unset {name}")),
     }
 }

@@ -16,6 +16,7 @@ use crate::cli::running::{Signals, ring_waker, start_error, woken};
 use crate::continuous::{Config, Recorder, StartError, Written};
 use crate::output::{bytes, duration, percent, thousands};
 use crate::profile::clean;
+use crate::serve::{self, ServeError, Server};
 use crate::store::{Opened, StoreError};
 
 /// Time between two drains of the ring at rates up to [`LOW_HZ`], and above. It holds a second of samples at 99 Hz.
@@ -51,8 +52,15 @@ async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut guard = Guard::new()?;
+    // First: what is refused here has cost nothing.
+    let prepared = serve::prepare(&config.api).map_err(|error| explain_api(&error))?;
     let (mut recorder, opened) = Recorder::start(config).map_err(|error| explain(&error))?;
     announce(&recorder, &opened);
+    let store = recorder.config().store.folder.clone();
+    let api = prepared.map(|prepared| Server::start(prepared, store, recorder.live()));
+    let api = api.transpose().map_err(|error| explain_api(&error))?;
+    api.iter().flat_map(Server::addresses).for_each(|address| say(&format!("answers on {address}")));
+    api.iter().flat_map(Server::warnings).for_each(|warning| say(warning));
     notify("READY=1");
     let ring = recorder.ring_fd().ok().and_then(ring_waker);
     let mut next_drain = Instant::now();
@@ -90,6 +98,7 @@ async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut notes = guard.take_notes();
     notes.extend(ending.map(Reason::describe));
     let written = recorder.finish(notes);
+    drop(api);
     say(&format!("ended: {}", summary(&written)));
     Ok(match ending {
         None => Exit::Ok.into(),
@@ -199,6 +208,14 @@ fn summary(written: &Written) -> String {
 #[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
 fn say(text: &str) {
     eprintln!("{text}");
+}
+
+pub(super) fn explain_api(error: &ServeError) -> CliError {
+    let told = CliError::new(Exit::Runtime, with_causes(error));
+    match error.fix() {
+        Some(fix) => told.hint(fix),
+        None => told,
+    }
 }
 
 fn explain(error: &StartError) -> CliError {

@@ -1,6 +1,7 @@
 //! `perf-agent query`: what a store holds, as tables, pictures and changes. Reads its files, whether a daemon runs or not.
 
 mod diff;
+mod remote;
 mod source;
 mod windows;
 
@@ -24,6 +25,7 @@ use source::SourceArgs;
   perf-agent query flamegraph --from -30m -o x.svg     a picture; .pb.gz, .folded and .json as well
   perf-agent query diff -25h..-24h -1h..now            this hour against the same hour yesterday
   perf-agent query windows --from -7d                  what there is
+  perf-agent query top --remote https://db-1:7071 --token-file token    on another host
 
 Times are now, -1h, -30m, RFC 3339 (2026-01-31T08:00:00Z) or Unix seconds.")]
 pub(super) struct QueryArgs {

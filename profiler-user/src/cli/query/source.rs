@@ -1,13 +1,17 @@
 //! Which store: a folder of this host, or an agent that answers over its API.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::remote::{Remote, ask};
+use crate::import;
+use crate::output::windows_of_json;
 use crate::profile::Profile;
-use crate::question::{PartArgs, Refusal, open};
-use crate::store::{DEFAULT_DIRECTORY, Reader};
+use crate::question::time::Moment;
+use crate::question::{Kind, PartArgs, Refusal, explained, open};
+use crate::store::{DEFAULT_DIRECTORY, WindowInfo};
 
 /// Which store.
 #[derive(Debug, Clone, Args)]
@@ -16,6 +20,15 @@ pub(super) struct StoreArgs {
     /// Directory of the store
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
     pub(super) store: PathBuf,
+    /// Ask the agent that answers there instead: unix:PATH, http://localhost:PORT, https://HOST:PORT
+    #[arg(long, value_name = "WHERE", value_parser = Remote::parse, conflicts_with = "store")]
+    remote: Option<Remote>,
+    /// File with the token for --remote
+    #[arg(long, value_name = "FILE", requires = "remote")]
+    token_file: Option<PathBuf>,
+    /// Trust the certificates of this file (PEM) for --remote, and no others
+    #[arg(long, value_name = "FILE", requires = "remote")]
+    ca_file: Option<PathBuf>,
 }
 
 /// Which part of which store.
@@ -28,14 +41,41 @@ pub(super) struct SourceArgs {
 }
 
 impl StoreArgs {
-    pub(super) fn open(&self) -> Result<Reader, Refusal> {
-        open(&self.store)
+    /// The windows of a stretch of time, and what could not be read.
+    pub(super) fn windows(&self, range: &Range<u64>) -> Result<(Vec<WindowInfo>, Vec<String>), Refusal> {
+        let Some(remote) = &self.remote else {
+            return open(&self.store)?.windows(range).map_err(|error| explained(&error));
+        };
+        let answer = self.ask(remote, "/api/v1/windows", &stretch(range))?;
+        windows_of_json(&answer)
+            .ok_or_else(|| Refusal::new(Kind::Failed, format!("the answer of {remote} is not understood")))
+    }
+
+    fn ask(
+        &self,
+        remote: &Remote,
+        path: &str,
+        parameters: &[(&'static str, String)],
+    ) -> Result<Vec<u8>, Refusal> {
+        ask(remote, self.token_file.as_deref(), self.ca_file.as_deref(), path, parameters)
     }
 }
 
 impl SourceArgs {
     /// What was recorded in that time, as one profile.
     pub(super) fn select(&self, range: &Range<u64>) -> anyhow::Result<Profile> {
-        Ok(self.part.select(&self.store.store, range)?)
+        let Some(remote) = &self.store.remote else {
+            return Ok(self.part.select(&self.store.store, range)?);
+        };
+        let mut parameters = stretch(range);
+        parameters.extend(self.part.parameters());
+        // The whole profile, in the form that everybody reads: what is made of it is made here.
+        parameters.push(("format", "pprof".to_owned()));
+        let answer = self.store.ask(remote, "/api/v1/flamegraph", &parameters)?;
+        Ok(import::read_from(&*answer, Path::new("the answer"))?)
     }
+}
+
+fn stretch(range: &Range<u64>) -> Vec<(&'static str, String)> {
+    vec![("from", Moment::At(range.start).to_string()), ("to", Moment::At(range.end).to_string())]
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::Args;
-use serde_json::json;
 
 use super::source::StoreArgs;
-use crate::output::{bytes, duration, thousands};
+use crate::output::{bytes, duration, thousands, windows_json};
+use crate::question::RangeArgs;
 use crate::question::time::shown;
-use crate::question::{RangeArgs, explained};
 use crate::store::{Level, WindowInfo};
 
 /// Show which windows are stored
@@ -33,13 +32,11 @@ pub(super) struct WindowsArgs {
 /// Runs the question.
 #[expect(clippy::print_stderr, reason = "what is wrong with a store belongs on standard error")]
 pub(super) fn run(args: &WindowsArgs) -> anyhow::Result<()> {
-    let found = args.store.open()?.windows(&args.range.range()?).map_err(|error| explained(&error));
-    let (mut windows, problems) = found?;
+    let (mut windows, problems) = args.store.windows(&args.range.range()?)?;
     windows.retain(|window| args.profile_type.as_ref().is_none_or(|wanted| *wanted == window.profile_type));
     let mut out = io::BufWriter::new(io::stdout().lock());
     if args.json {
-        let rows: Vec<_> = windows.iter().map(row_json).collect();
-        writeln!(out, "{}", json!({"schema": 1, "windows": rows, "problems": problems}))?;
+        writeln!(out, "{}", windows_json(&windows, &problems))?;
     } else if args.each {
         writeln!(out, "{:<22}{:>11}{:>7}{:>11}  TYPE", "BEGIN", "RECORDED", "PARTS", "BYTES")?;
         for window in &windows {
@@ -55,18 +52,6 @@ pub(super) fn run(args: &WindowsArgs) -> anyhow::Result<()> {
         eprintln!("warning: {problem}");
     }
     Ok(())
-}
-
-fn row_json(window: &WindowInfo) -> serde_json::Value {
-    json!({
-        "type": window.profile_type,
-        "start_unix_ns": window.start_unix_ns,
-        "end_unix_ns": window.end_unix_ns,
-        "duration_ns": window.duration_ns,
-        "parts": window.parts,
-        "merged_to_ns": window.level.window_ns(),
-        "bytes": window.bytes,
-    })
 }
 
 /// One line per profile type and length.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::api::Api;
 use super::{Config, StoreConfig, value};
 use crate::continuous::{Filter, Rule};
 use crate::symbolize::native::Detail;
 
 /// Sections of the file, which variables name too.
-pub(super) const SECTIONS: [&str; 6] = ["cpu", "windows", "budget", "names", "store", "filter"];
+pub(super) const SECTIONS: [&str; 7] = ["cpu", "windows", "budget", "names", "store", "filter", "api"];
 
 /// A choice of values for a kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -50,6 +51,7 @@ pub(super) struct File {
     names: NamesSection,
     store: Store,
     filter: FilterSection,
+    api: Api,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -128,6 +130,7 @@ impl Preset {
                 minutes_for: Some(Duration::from_hours(24)),
             },
             filter: FilterSection { include: Some(Vec::new()), exclude: Some(Vec::new()) },
+            api: Api::usual(),
         }
     }
 }
@@ -164,6 +167,7 @@ impl File {
                 include: self.filter.include.or(under.filter.include),
                 exclude: self.filter.exclude.or(under.filter.exclude),
             },
+            api: self.api.over(under.api),
         }
     }
 
@@ -190,6 +194,7 @@ impl File {
                 recorded_for: self.store.recorded_for.unwrap_or_default(),
                 minutes_for: self.store.minutes_for.unwrap_or_default(),
             },
+            api: self.api.settled(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! In order of weight: the preset, the file, variables `PERF_AGENT_SECTION_KEY`. Unknown keys and values out of range are errors, with their
 //! line: a typing error must not become another meaning.
 
+mod api;
 mod file;
 mod value;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use super::filter::Filter;
 use crate::symbolize::native::Detail;
+pub use api::{ApiConfig, DEFAULT_SOCKET};
 use file::File;
 pub use file::Preset;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub filter: Filter,
     /// How windows are kept.
     pub store: StoreConfig,
+    /// Who may read.
+    pub api: ApiConfig,
 }
 
 /// How windows are kept.
@@ -77,6 +81,14 @@ pub enum ConfigError {
         /// Where, what was found, and what is understood.
         message: String,
     },
+    /// Values that do not fit together.
+    #[error("[{section}]: {message}")]
+    Together {
+        /// The section.
+        section: &'static str,
+        /// What does not fit, and what does.
+        message: String,
+    },
     /// A variable says something that means nothing.
     #[error("the variable {name}={value}: {message}")]
     Variable {
@@ -96,7 +108,7 @@ impl Config {
     ///
     /// A variable means nothing.
     pub fn without_file() -> Result<Self, ConfigError> {
-        Ok(Self::settle(File::default(), variables()?))
+        Self::settle(File::default(), variables()?).checked()
     }
 
     /// Reads a file, under the variables of this process.
@@ -109,7 +121,12 @@ impl Config {
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         let file =
             File::parse(&text).map_err(|message| ConfigError::Wrong { path: path.to_owned(), message })?;
-        Ok(Self::settle(file, variables()?))
+        Self::settle(file, variables()?).checked()
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
+        let wrong = |message| ConfigError::Together { section: "api", message };
+        self.api.check().map_err(wrong).map(|()| self)
     }
 
     fn settle(file: File, variables: File) -> Self {
@@ -183,6 +200,7 @@ mod tests {
             + &File::parse("[budget]\nx = 1").unwrap_err()
             + &File::parse("[names]\nx = 1").unwrap_err()
             + &File::parse("[filter]\nx = 1").unwrap_err()
+            + &File::parse("[api]\nx = 1").unwrap_err()
             + &File::parse("x = 1").unwrap_err();
         let keys = error.split('`').skip(1).step_by(2).filter(|key| *key != "x" && !key.contains(' '));
         let keys: Vec<&str> = keys.collect();

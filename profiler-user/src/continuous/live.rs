@@ -1,0 +1,198 @@
+//! What a running recorder tells those who watch it, after every window.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::watch;
+
+use super::status::Status;
+use super::writer::Written;
+use crate::profile::Profile;
+
+/// Processes with a sum of their own over the whole run. Whoever used most in a window is among them; the one that was busy longest ago gives way.
+pub const MOST_PROCESSES: usize = 50;
+/// Processes of a window that are named; the others are added up.
+const MOST_IN_WINDOW: usize = 100;
+
+/// How things stand after a window.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// What `daemon status` says.
+    pub status: Status,
+    /// What was written so far.
+    pub written: Written,
+    /// The last window; none before the first.
+    pub last: Option<Arc<WindowSums>>,
+    /// CPU time since the recorder began.
+    pub cpu: CpuSums,
+    /// Windows that are closed and not yet stored.
+    pub waiting: Arc<AtomicUsize>,
+    /// Whether the last window could not be stored.
+    pub is_failing: bool,
+}
+
+/// A window, by process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WindowSums {
+    /// In the words of the command line: `cpu`.
+    pub profile_type: String,
+    /// Nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// Nanoseconds.
+    pub duration_ns: u64,
+    /// The profile's default value by name of the process, the largest first.
+    pub by_process: Vec<(Arc<str>, u64)>,
+    /// That of all others.
+    pub other: u64,
+}
+
+/// CPU time by process over the whole run, nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuSums {
+    /// By name: what was used since it has a sum of its own, and the window in which it was last busy.
+    pub by_process: BTreeMap<Arc<str>, (u64, u64)>,
+    /// What was used by others. Never falls.
+    pub other_ns: u64,
+    /// All of it.
+    pub total_ns: u64,
+    windows: u64,
+}
+
+impl WindowSums {
+    fn of(profile: &Profile) -> Self {
+        let mut sums: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
+        for sample in &profile.samples {
+            let sum = sums.entry(&profile.labels_of(sample).process).or_default();
+            *sum = sum.saturating_add(sample.values.last().copied().unwrap_or_default());
+        }
+        let mut by_process: Vec<(Arc<str>, u64)> =
+            sums.into_iter().map(|(name, sum)| (Arc::clone(name), sum)).collect();
+        by_process.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let rest = by_process.split_off(by_process.len().min(MOST_IN_WINDOW));
+        Self {
+            profile_type: profile.meta.profile_type.clone(),
+            start_unix_ns: profile.meta.start_unix_ns,
+            duration_ns: profile.meta.duration_ns,
+            by_process,
+            other: rest.iter().fold(0, |sum, (_, value)| sum.saturating_add(*value)),
+        }
+    }
+}
+
+impl CpuSums {
+    /// Adds a window. A sum never falls while its process has one: who is new begins at nothing, and what it used before stays with the others.
+    fn add(&mut self, window: &WindowSums) {
+        self.windows += 1;
+        for (name, used) in &window.by_process {
+            self.total_ns = self.total_ns.saturating_add(*used);
+            if let Some((sum, last)) = self.by_process.get_mut(name) {
+                *sum = sum.saturating_add(*used);
+                *last = self.windows;
+            } else if self.make_room() {
+                self.by_process.insert(Arc::clone(name), (*used, self.windows));
+            } else {
+                self.other_ns = self.other_ns.saturating_add(*used);
+            }
+        }
+        self.other_ns = self.other_ns.saturating_add(window.other);
+        self.total_ns = self.total_ns.saturating_add(window.other);
+    }
+
+    /// Room for one more: the one that was busy longest ago goes, never one of this window.
+    fn make_room(&mut self) -> bool {
+        if self.by_process.len() < MOST_PROCESSES {
+            return true;
+        }
+        let oldest = self.by_process.iter().min_by_key(|(_, (_, last))| *last);
+        let gone = oldest.filter(|(_, (_, last))| *last < self.windows).map(|(name, _)| Arc::clone(name));
+        gone.is_some_and(|name| self.by_process.remove(&name).is_some())
+    }
+}
+
+/// The side of the one who tells.
+#[derive(Debug)]
+pub(super) struct Teller {
+    live: watch::Sender<Option<Arc<Live>>>,
+    cpu: CpuSums,
+    last: Option<Arc<WindowSums>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Teller {
+    pub(super) fn new(waiting: Arc<AtomicUsize>) -> Self {
+        Self { live: watch::Sender::new(None), cpu: CpuSums::default(), last: None, waiting }
+    }
+
+    /// For one who watches.
+    pub(super) fn watch(&self) -> watch::Receiver<Option<Arc<Live>>> {
+        self.live.subscribe()
+    }
+
+    /// A window was closed.
+    pub(super) fn window(&mut self, profile: &Profile) {
+        if profile.meta.profile_type == "cpu" {
+            let window = WindowSums::of(profile);
+            self.cpu.add(&window);
+            self.last = Some(Arc::new(window));
+        }
+    }
+
+    /// Tells how things stand.
+    pub(super) fn tell(&self, status: Status, written: Written) {
+        let (last, waiting) = (self.last.clone(), Arc::clone(&self.waiting));
+        let before = self.live.borrow().as_ref().map_or(0, |live| live.written.not_stored.0);
+        let is_failing = written.not_stored.0 > before;
+        let live = Live { status, written, last, cpu: self.cpu.clone(), waiting, is_failing };
+        self.live.send_replace(Some(Arc::new(live)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::fixture;
+
+    fn window(used: &[(&str, u64)]) -> WindowSums {
+        let by_process = used.iter().map(|(name, used)| (Arc::from(*name), *used)).collect();
+        WindowSums { by_process, ..WindowSums::default() }
+    }
+
+    #[test]
+    fn a_window_adds_up_to_its_profile() {
+        let profile = fixture::hostile();
+        let sums = WindowSums::of(&profile);
+        let named: u64 = sums.by_process.iter().map(|(_, used)| used).sum();
+        assert_eq!(named + sums.other, profile.total(profile.default_value()));
+        assert!(sums.by_process.is_sorted_by(|a, b| a.1 >= b.1));
+    }
+
+    #[test]
+    fn sums_never_fall_and_stay_few() {
+        let mut sums = CpuSums::default();
+        let (mut others, mut total) = (0, 0);
+        for number in 0..500_u64 {
+            let names: Vec<String> = (0..70).map(|offset| format!("p{}", number * 7 + offset)).collect();
+            let used: Vec<(&str, u64)> = names.iter().map(|name| (&**name, 3)).collect();
+            let before = sums.by_process.clone();
+            sums.add(&window(&used));
+            total += 70 * 3;
+            assert!(sums.by_process.len() <= MOST_PROCESSES && sums.other_ns >= others);
+            assert_eq!(sums.total_ns, total);
+            for (name, (used, _)) in &sums.by_process {
+                assert!(before.get(name).is_none_or(|(before, _)| used >= before), "{name}");
+            }
+            others = sums.other_ns;
+        }
+    }
+
+    #[test]
+    fn who_is_busy_keeps_its_sum() {
+        let mut sums = CpuSums::default();
+        for number in 0..1000 {
+            let passing = format!("passing{number}");
+            sums.add(&window(&[("steady", 1), (&passing, 1)]));
+        }
+        assert_eq!(sums.by_process["steady"].0, 1000);
+    }
+}
