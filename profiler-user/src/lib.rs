@@ -12,6 +12,7 @@
 //! answers what this kernel can do. The library is usable without the command line in `cli`.
 
 pub mod aggregate;
+pub mod alert;
 pub mod allocator;
 pub mod bpf;
 mod causes;
@@ -22,6 +23,7 @@ pub mod ingest;
 mod intern;
 pub mod object;
 pub mod output;
+pub mod post;
 pub mod process;
 pub mod profile;
 pub mod profile_type;

@@ -113,6 +113,11 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
+    /// A number from 0 to 1, without 1.
+    pub fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// Puts items into a random order, each order with the same probability.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {

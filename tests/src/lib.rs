@@ -4,6 +4,7 @@
 
 mod chain;
 pub mod framehop_oracle;
+pub mod receiver;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

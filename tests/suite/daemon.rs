@@ -19,16 +19,22 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    pub(crate) fn start(rate_hz: u32, window: &str) -> Self {
+        let mut daemon = Self::configured(rate_hz, window);
+        daemon.run();
+        daemon
+    }
+
     /// A folder for one that is not started yet.
     pub(crate) fn idle() -> Self {
         need_root();
         Self { child: None, folder: tempfile::tempdir().unwrap() }
     }
 
-    pub(crate) fn start(rate_hz: u32, window: &str) -> Self {
-        let mut daemon = Self::idle();
+    /// The same with a configuration.
+    pub(crate) fn configured(rate_hz: u32, window: &str) -> Self {
+        let daemon = Self::idle();
         daemon.configure(rate_hz, window);
-        daemon.run();
         daemon
     }
 

@@ -1,6 +1,7 @@
 //! End-to-end tests on a real kernel. Those whose name starts with `vm_` also run on every kernel of the matrix.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod alerts;
 mod alloc;
 mod api;
 mod bench_overhead;

@@ -5,14 +5,17 @@
 
 mod align;
 pub mod config;
+mod feeds;
 mod filter;
 mod live;
 mod recorder;
 pub mod status;
+mod words;
 mod writer;
 
 pub use config::{ApiConfig, Config};
 pub use filter::{Filter, Rule};
 pub use live::{CpuSums, Live, MOST_PROCESSES, WindowSums};
 pub use recorder::{Recorder, StartError, WriterGone};
+pub use words::Words;
 pub use writer::Written;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::Words;
 use super::align::next_end;
 use super::config::Config;
 use super::live::Live;
@@ -168,6 +169,11 @@ impl Recorder {
     /// What was written so far, and each time that this changes: for those who watch.
     pub fn live(&self) -> watch::Receiver<Option<Arc<Live>>> {
         self.writer.live()
+    }
+
+    /// Lines for the log, of threads that have none.
+    pub fn words(&self) -> Words {
+        self.writer.words()
     }
 
     /// Closes the last window, and waits until it is stored.

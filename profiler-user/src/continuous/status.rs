@@ -63,6 +63,9 @@ pub struct Status {
     pub last_cost_percent: f64,
     /// Its resident set, bytes.
     pub rss_bytes: u64,
+    /// What those have done who are shown each window beside the store: alerts and the like.
+    #[serde(default)]
+    pub feeds: Vec<Counter>,
 }
 
 impl Status {
@@ -90,6 +93,7 @@ impl Status {
             cost_percent: written.cost_percent(),
             last_cost_percent: cost_ns as f64 * 100.0 / machine_ns.max(1) as f64,
             rss_bytes: clock::rss_bytes(),
+            feeds: written.feeds.clone(),
         }
     }
 

@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use super::Words;
 use super::config::{Config, StoreConfig};
+use super::feeds::Feeds;
 use super::filter::Filter;
 use super::live::{Live, Teller};
 use super::status::{Status, StatusFile};
@@ -69,6 +71,8 @@ pub struct Written {
     pub store_bytes: u64,
     /// Files that the store let go before their time: it was full, or the disk was.
     pub dropped_files: u64,
+    /// What those have done who are shown each window beside the store: alerts and the like.
+    pub feeds: Vec<Counter>,
 }
 
 impl Written {
@@ -111,6 +115,7 @@ pub(super) struct Writer {
     on_their_way: Arc<AtomicUsize>,
     written: Arc<Mutex<Written>>,
     live: watch::Receiver<Option<Arc<Live>>>,
+    words: Words,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,7 +137,9 @@ impl Writer {
         let written = Arc::new(Mutex::new(Written { store_bytes: store.bytes(), ..Written::default() }));
         let teller = Teller::new(Arc::clone(&on_their_way));
         let live = teller.watch();
+        let words = Words::default();
         let state = State {
+            feeds: Feeds::start(config, words.clone()),
             store,
             teller,
             filter: config.filter.clone(),
@@ -147,7 +154,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("windows".to_owned())
             .spawn(move || state.run(&todo, &left, &cpu_ns))?;
-        Ok(Self { messages: Some(messages), on_their_way, written, live, thread: Some(thread) })
+        Ok(Self { messages: Some(messages), on_their_way, written, live, words, thread: Some(thread) })
     }
 
     /// Whether it takes another window without a wait.
@@ -188,6 +195,11 @@ impl Writer {
         self.live.clone()
     }
 
+    /// Lines for the log.
+    pub(super) fn words(&self) -> Words {
+        self.words.clone()
+    }
+
     /// Waits until everything is written.
     pub(super) fn finish(mut self) -> Written {
         self.messages = None;
@@ -202,6 +214,7 @@ impl Writer {
 struct State {
     store: Store,
     teller: Teller,
+    feeds: Feeds,
     config: Config,
     filter: Filter,
     naming: Naming,
@@ -240,6 +253,7 @@ impl State {
             self.named = Named::default();
         }
         self.naming = naming(&config);
+        self.feeds.configure(&config);
         self.config = config;
     }
 
@@ -254,6 +268,7 @@ impl State {
             written.add(&profile);
             written.store_bytes = self.store.bytes();
             written.dropped_files = dropped_files;
+            written.feeds = self.feeds.counters();
             match stored {
                 Ok(appended) => {
                     written.windows += 1;
@@ -267,6 +282,7 @@ impl State {
                 }
             }
         }
+        self.feeds.window(profile);
         self.tell();
     }
 

@@ -118,6 +118,25 @@ impl Reader {
         Ok(Selected { profile, windows, end_unix_ns, coarsest_ns, problems })
     }
 
+    /// The same windows one by one, each as a profile of its own, mostly in the order of time. Returns what could not be read.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn each(
+        &self,
+        range: &Range<u64>,
+        profile_type: &str,
+        filter: &Filter,
+        mut show: impl FnMut(Profile),
+    ) -> Result<Vec<String>, StoreError> {
+        self.walk(range, profile_type, |found| {
+            let mut sum = Sum::new(found.window.value_types(found.entries)?);
+            sum.add(found, filter)?;
+            show(sum.finish());
+            Ok(())
+        })
+    }
+
     /// The windows of a stretch of time, in the order in which they began.
     ///
     /// # Errors

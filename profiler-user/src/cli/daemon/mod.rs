@@ -1,5 +1,6 @@
 //! `perf-agent daemon`: continuous recording in the foreground, what runs, and its configuration.
 
+mod alerts;
 mod config;
 mod notify;
 mod run;
@@ -22,6 +23,9 @@ pub(super) enum DaemonVerb {
     /// Print or check a configuration
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Test the rules of alerts and those who are told
+    #[command(subcommand)]
+    Alerts(alerts::AlertsVerb),
 }
 
 /// Runs `daemon`.
@@ -34,5 +38,6 @@ pub(super) fn main(verb: DaemonVerb) -> anyhow::Result<ExitCode> {
         DaemonVerb::Run(args) => run(&args),
         DaemonVerb::Status(args) => status::status(&args),
         DaemonVerb::Config(verb) => config::config(&verb).map(|()| Exit::Ok.into()),
+        DaemonVerb::Alerts(verb) => alerts::alerts(&verb),
     }
 }

@@ -82,6 +82,7 @@ async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
                 if guard.take_shed() {
                     recorder.shed();
                 }
+                recorder.words().take().iter().for_each(|line| say(line));
                 told.look(&recorder.written());
                 notify("WATCHDOG=1");
             }
@@ -97,8 +98,10 @@ async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     notify("STOPPING=1");
     let mut notes = guard.take_notes();
     notes.extend(ending.map(Reason::describe));
+    let words = recorder.words();
     let written = recorder.finish(notes);
     drop(api);
+    words.take().iter().for_each(|line| say(line));
     say(&format!("ended: {}", summary(&written)));
     Ok(match ending {
         None => Exit::Ok.into(),

@@ -106,5 +106,8 @@ fn show(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     for lost in &status.lost {
         writeln!(out, "  lost      {} {}", thousands(lost.count), lost.what)?;
     }
+    for counter in status.feeds.iter().filter(|counter| counter.count > 0) {
+        writeln!(out, "  feeds     {} {}", thousands(counter.count), counter.what)?;
+    }
     Ok(())
 }

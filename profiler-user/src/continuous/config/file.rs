@@ -6,12 +6,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::api::Api;
+use super::feeds::AlertsSection;
 use super::{Config, StoreConfig, value};
 use crate::continuous::{Filter, Rule};
 use crate::symbolize::native::Detail;
 
 /// Sections of the file, which variables name too.
-pub(super) const SECTIONS: [&str; 7] = ["cpu", "windows", "budget", "names", "store", "filter", "api"];
+pub(super) const SECTIONS: [&str; 8] =
+    ["cpu", "windows", "budget", "names", "store", "filter", "api", "alerts"];
 
 /// A choice of values for a kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -52,6 +54,7 @@ pub(super) struct File {
     store: Store,
     filter: FilterSection,
     api: Api,
+    alerts: AlertsSection,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -131,6 +134,7 @@ impl Preset {
             },
             filter: FilterSection { include: Some(Vec::new()), exclude: Some(Vec::new()) },
             api: Api::usual(),
+            alerts: AlertsSection::default(),
         }
     }
 }
@@ -168,6 +172,7 @@ impl File {
                 exclude: self.filter.exclude.or(under.filter.exclude),
             },
             api: self.api.over(under.api),
+            alerts: self.alerts.over(under.alerts),
         }
     }
 
@@ -195,6 +200,7 @@ impl File {
                 minutes_for: self.store.minutes_for.unwrap_or_default(),
             },
             api: self.api.settled(),
+            alerts: self.alerts.settled(),
         }
     }
 }

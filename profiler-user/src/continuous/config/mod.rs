@@ -4,6 +4,7 @@
 //! line: a typing error must not become another meaning.
 
 mod api;
+mod feeds;
 mod file;
 mod value;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::filter::Filter;
+use crate::alert::Alerts;
 use crate::symbolize::native::Detail;
 pub use api::{ApiConfig, DEFAULT_SOCKET};
 use file::File;
@@ -44,6 +46,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may read.
     pub api: ApiConfig,
+    /// Rules, and who is told.
+    pub alerts: Alerts,
 }
 
 /// How windows are kept.

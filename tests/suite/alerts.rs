@@ -1,0 +1,120 @@
+//! Alerts of continuous recording, as an Alertmanager receives them.
+
+use serde_json::Value;
+use tests::receiver::{Posted, Receiver};
+use tests::{agent, run};
+
+use crate::daemon::Daemon;
+use crate::faults::signal;
+use crate::recording::spawn;
+
+/// What was posted, one alert after the other.
+fn alerts(posted: &[Posted]) -> Vec<Value> {
+    posted
+        .iter()
+        .flat_map(|posted| {
+            let all: Vec<Value> = serde_json::from_slice(&posted.body).unwrap();
+            all
+        })
+        .collect()
+}
+
+impl Daemon {
+    /// One of the counters of alerts and pushes.
+    pub(crate) fn fed(&self, id: &str) -> u64 {
+        let status = self.status();
+        let all = status["status"]["feeds"].as_array().cloned().unwrap_or_default();
+        let found = all.iter().find(|counter| counter["id"] == id);
+        found.and_then(|counter| counter["count"].as_u64()).unwrap_or(0)
+    }
+
+    pub(crate) fn append_to_config(&self, text: &str) {
+        let before = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), format!("{before}\n{text}")).unwrap();
+    }
+}
+
+#[test]
+fn a_regression_that_is_seeded_raises_its_alert_and_steady_load_does_not() {
+    let receiver = Receiver::start().unwrap();
+    let mut daemon = Daemon::configured(99, "1s");
+    let alerts_file = daemon.folder.path().join("alerts.jsonl");
+    daemon.append_to_config(&format!(
+        "[alerts]\nwebhooks = ['{}/api/v2/alerts']\nheaders = {{ X-Team = 'shop' }}\nfile = '{}'\n\
+         [[alerts.rules]]\nname = 'extra got slower'\nprocess = 'regression'\nfunction = 'work_extra'\n\
+         rises_by = '5%'\nover = '5s'\nbaseline = '15s'\nseverity = 'page'\n\
+         [[alerts.rules]]\nname = 'usual got slower'\nprocess = 'regression'\nfunction = 'work_usual'\n\
+         rises_by = '5%'\nover = '5s'\nbaseline = '15s'\n",
+        receiver.url,
+        alerts_file.display()
+    ));
+    let mut service = spawn("regression", &["600"]);
+    daemon.run();
+    daemon.wait_for("windows", |daemon| daemon.status()["status"]["windows"].as_u64() >= Some(25));
+    assert_eq!(daemon.fed("alerts_raised"), 0, "{}", daemon.log());
+    signal(service.id(), libc::SIGUSR1);
+    daemon.wait_for("alert", |_| !receiver.posted().is_empty());
+    let posted = receiver.posted();
+    assert_eq!(posted[0].path, "/api/v2/alerts");
+    assert_eq!(
+        (posted[0].header("x-team"), posted[0].header("content-type")),
+        (Some("shop"), Some("application/json"))
+    );
+    let told = alerts(&posted);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let labels = &told[0]["labels"];
+    assert_eq!((&labels["alertname"], &labels["severity"]), (&"extra got slower".into(), &"page".into()));
+    assert_eq!((&labels["process"], &labels["function"]), (&"regression".into(), &"work_extra".into()));
+    let summary = told[0]["annotations"]["summary"].as_str().unwrap();
+    assert!(summary.starts_with("share of work_extra in the CPU time of regression: "), "{summary}");
+    let in_file = std::fs::read_to_string(&alerts_file).unwrap();
+    assert_eq!(in_file.lines().count(), 1, "{in_file}");
+    // What the daemon saw is what the store tells again.
+    let again =
+        run(agent().args(["daemon", "alerts", "test", "--no-send", "-c"]).arg(daemon.config())).unwrap();
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(again.stdout.contains("extra got slower: raised 1 times"), "{}", again.stdout);
+    assert!(again.stdout.contains("usual got slower: raised 0 times"), "{}", again.stdout);
+    // Raised once, however many windows showed it.
+    daemon
+        .wait_for("count", |daemon| daemon.fed("alerts_raised_now") == 1 && daemon.fed("alerts_raised") == 1);
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
+fn a_test_alert_says_what_each_target_answered() {
+    let (good, bad) = (Receiver::start().unwrap(), Receiver::start().unwrap());
+    bad.answer(403);
+    let daemon = Daemon::configured(19, "10s");
+    daemon.append_to_config(&format!("[alerts]\nwebhooks = ['{}/a', '{}/b']\n", good.url, bad.url));
+    let test = run(agent().args(["daemon", "alerts", "test", "-c"]).arg(daemon.config())).unwrap();
+    assert_eq!(test.code, 1, "{}", test.stderr);
+    assert!(test.stdout.contains("/a: taken (status 200)"), "{}", test.stdout);
+    assert!(test.stdout.contains("/b: FAILED: refused: status 403"), "{}", test.stdout);
+    let told = alerts(&good.posted());
+    assert_eq!(told[0]["labels"]["alertname"], "perf-agent-test");
+    assert!(told[0]["endsAt"].is_string(), "a test is over at once: {told:?}");
+}
+
+#[test]
+fn a_webhook_that_fails_for_a_while_gets_the_alert_later() {
+    let receiver = Receiver::start().unwrap();
+    receiver.answer(503);
+    let mut daemon = Daemon::configured(99, "1s");
+    daemon.append_to_config(&format!(
+        "[alerts]\nwebhooks = ['{}/']\n[[alerts.rules]]\nname = 'busy'\nprocess = 'regression'\n\
+         function = 'work_usual'\nabove = '50%'\nover = '3s'\n",
+        receiver.url
+    ));
+    let mut service = spawn("regression", &["600"]);
+    daemon.run();
+    daemon.wait_for("words about the webhook", |daemon| daemon.log().contains("status 503"));
+    assert!(daemon.log().contains("alert busy (warning) raised"), "{}", daemon.log());
+    receiver.answer(200);
+    daemon.wait_for("alert", |_| !receiver.posted().is_empty());
+    assert_eq!(alerts(&receiver.posted())[0]["labels"]["alertname"], "busy");
+    daemon.wait_for("count", |daemon| daemon.fed("alerts_sent") > 0);
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
