@@ -28,8 +28,15 @@ pub(crate) struct Background(std::process::Child);
 
 impl Background {
     pub(crate) fn start(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Self {
-        let mut command = std::process::Command::new(program);
-        Self(command.args(arguments).stdout(std::process::Stdio::null()).spawn().unwrap())
+        Self::of(std::process::Command::new(program).args(arguments))
+    }
+
+    pub(crate) fn of(command: &mut std::process::Command) -> Self {
+        let name = command.get_program().to_owned();
+        let child = command.stdout(std::process::Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| {
+            panic!("cannot start {}: {error}; run the tests with: cargo xtask test", name.display())
+        }))
     }
 }
 

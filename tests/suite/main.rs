@@ -18,6 +18,7 @@ mod leak_lives;
 mod leak_strangers;
 mod leaks;
 mod memory;
+mod metrics;
 mod off_cpu;
 mod pprof_golden;
 mod preloaded;

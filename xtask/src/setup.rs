@@ -10,10 +10,11 @@ use crate::{apt, must};
 /// Debian's compiler with a ready `core` for BPF.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-/// Programs that the end-to-end tests profile or compare with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 20] = [
+/// Programs that the end-to-end tests profile, compare with or read results with, and what builds and boots the virtual machines.
+const TEST_TOOLS: [&str; 23] = [
     "bpftool",
     "busybox-static",
+    "chromium",
     "cpio",
     "g++",
     "g++-aarch64-linux-gnu",
@@ -27,6 +28,8 @@ const TEST_TOOLS: [&str; 20] = [
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
     "musl-tools",
+    "openssl",
+    "prometheus",
     "qemu-system-arm",
     "qemu-system-x86",
     "redis-server",

@@ -16,6 +16,7 @@ mod gate;
 mod health;
 mod listen;
 mod live;
+mod metrics;
 mod openapi;
 mod questions;
 mod routes;

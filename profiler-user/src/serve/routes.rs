@@ -16,7 +16,7 @@ use super::answer::{Answer, Refused};
 use super::ask::command;
 use super::gate::{Gate, HEADERS};
 use super::service::Service;
-use super::{health, live, openapi, questions};
+use super::{health, live, metrics, openapi, questions};
 
 /// One path.
 pub(super) struct Route {
@@ -112,6 +112,13 @@ pub(super) const ROUTES: &[Route] = &[
         parameters: command::<Nothing>,
         answers: JSON,
         how: How::Now(|_, _| Ok(Answer::json(&openapi::document()))),
+    },
+    Route {
+        path: "/metrics",
+        summary: "Figures for Prometheus",
+        parameters: command::<Nothing>,
+        answers: TEXT,
+        how: How::Now(metrics::metrics),
     },
     Route {
         path: "/healthz",
