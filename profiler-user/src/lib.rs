@@ -27,6 +27,7 @@ pub mod post;
 pub mod process;
 pub mod profile;
 pub mod profile_type;
+pub mod push;
 mod quantity;
 mod question;
 pub mod report;

@@ -22,6 +22,7 @@ mod metrics;
 mod off_cpu;
 mod pprof_golden;
 mod preloaded;
+mod push;
 mod realloc_chains;
 mod recording;
 mod sched;

@@ -1,9 +1,10 @@
-//! Those who are shown each window beside the store: alerts. They run on threads of their own, and none of them can hold a window up.
+//! Those who are shown each window beside the store: alerts, push. They run on threads of their own, and none of them can hold a window up.
 
 use std::sync::Arc;
 
 use crate::alert::Watch;
 use crate::profile::{Counter, Profile};
+use crate::push::{Push, Pusher};
 
 use super::Words;
 use super::config::Config;
@@ -12,13 +13,15 @@ use super::config::Config;
 #[derive(Debug)]
 pub(super) struct Feeds {
     alerts: Option<Watch>,
+    push: Option<Pusher>,
+    pushes: Push,
     words: Words,
 }
 
 impl Feeds {
     /// Starts what the configuration asks for.
     pub(super) fn start(config: &Config, words: Words) -> Self {
-        let mut feeds = Self { alerts: None, words };
+        let mut feeds = Self { alerts: None, push: None, pushes: Push::default(), words };
         feeds.configure(config);
         feeds
     }
@@ -33,17 +36,35 @@ impl Feeds {
                 self.alerts = started.inspect_err(|error| self.words.say(format!("no alerts: {error}"))).ok();
             }
         }
+        if config.push != self.pushes {
+            // What waits is in the spool, where the next one finds it.
+            self.push = None;
+            self.pushes = config.push.clone();
+            if config.push.is_on() {
+                let started = Pusher::start(&config.push, &self.words);
+                self.push =
+                    started.inspect_err(|error| self.words.say(format!("nothing is pushed: {error}"))).ok();
+            }
+        }
     }
 
     /// A window that was named. Never waits.
     pub(super) fn window(&mut self, profile: Profile) {
+        if self.alerts.is_none() && self.push.is_none() {
+            return;
+        }
+        let profile = Arc::new(profile);
         if let Some(alerts) = &mut self.alerts {
-            alerts.window(&Arc::new(profile));
+            alerts.window(&profile);
+        }
+        if let Some(push) = &self.push {
+            push.window(&profile);
         }
     }
 
     /// What they have done.
     pub(super) fn counters(&self) -> Vec<Counter> {
-        self.alerts.iter().flat_map(Watch::counters).collect()
+        let alerts = self.alerts.iter().flat_map(Watch::counters);
+        alerts.chain(self.push.iter().flat_map(Pusher::counters)).collect()
     }
 }

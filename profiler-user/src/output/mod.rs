@@ -18,6 +18,7 @@ mod json;
 mod leaks;
 mod numbers;
 mod options;
+mod otlp;
 pub(crate) mod pprof;
 mod quality;
 mod resident;
@@ -36,6 +37,7 @@ pub use json::{hotspots_json, neighbours_json};
 pub use leaks::write_leaks;
 pub use numbers::{bytes, duration, percent, thousands, value_with_unit};
 pub use options::{Growth, OutputOptions, Palette};
+pub(crate) use otlp::write_with as write_otlp;
 pub use quality::{Level, quality_level, quality_line, quality_line_styled};
 pub use resident::write_resident;
 pub use sites::{Site, SiteLeak, Sites, sites, sites_json, write_sites};
@@ -86,6 +88,12 @@ pub const FORMATS: &[Format] = &[
         extensions: &["pb"],
         description: "pprof without compression",
         write: pprof::write_uncompressed,
+    },
+    Format {
+        name: "otlp",
+        extensions: &["otlp"],
+        description: "OTLP profiles (v1development), one uncompressed export request",
+        write: otlp::write,
     },
     Format {
         name: "json",

@@ -4,6 +4,7 @@
 //! a sample came from, so a new output serves all profile types and a new profile type gets all outputs.
 
 mod build;
+mod fold;
 mod idle;
 mod leaks;
 mod quality;

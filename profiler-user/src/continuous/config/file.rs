@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::api::Api;
-use super::feeds::AlertsSection;
+use super::feeds::{AlertsSection, PushSection};
 use super::{Config, StoreConfig, value};
 use crate::continuous::{Filter, Rule};
 use crate::symbolize::native::Detail;
 
 /// Sections of the file, which variables name too.
-pub(super) const SECTIONS: [&str; 8] =
-    ["cpu", "windows", "budget", "names", "store", "filter", "api", "alerts"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["cpu", "windows", "budget", "names", "store", "filter", "api", "alerts", "push"];
 
 /// A choice of values for a kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -55,6 +55,7 @@ pub(super) struct File {
     filter: FilterSection,
     api: Api,
     alerts: AlertsSection,
+    push: PushSection,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -135,6 +136,7 @@ impl Preset {
             filter: FilterSection { include: Some(Vec::new()), exclude: Some(Vec::new()) },
             api: Api::usual(),
             alerts: AlertsSection::default(),
+            push: PushSection::usual(),
         }
     }
 }
@@ -173,6 +175,7 @@ impl File {
             },
             api: self.api.over(under.api),
             alerts: self.alerts.over(under.alerts),
+            push: self.push.over(under.push),
         }
     }
 
@@ -201,6 +204,7 @@ impl File {
             },
             api: self.api.settled(),
             alerts: self.alerts.settled(),
+            push: self.push.settled(),
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::filter::Filter;
 use crate::alert::Alerts;
+use crate::push::Push;
 use crate::symbolize::native::Detail;
 pub use api::{ApiConfig, DEFAULT_SOCKET};
 use file::File;
@@ -48,6 +49,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// Rules, and who is told.
     pub alerts: Alerts,
+    /// Where windows are sent.
+    pub push: Push,
 }
 
 /// How windows are kept.
