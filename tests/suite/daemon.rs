@@ -8,6 +8,7 @@ use serde_json::Value;
 use tests::{agent, finish, need_root, run};
 
 use crate::faults::signal;
+use crate::recording::spawn;
 
 /// Longest wait for something that a daemon does once a second.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -167,4 +168,74 @@ fn a_service_manager_hears_when_it_is_ready() {
     }
     assert_eq!(last, "STOPPING=1");
     assert_eq!(finish(child).unwrap().code, 0);
+}
+
+#[test]
+fn a_reload_says_what_came_of_it_and_a_stop_waits_for_the_end() {
+    let mut daemon = Daemon::start(19, "10m");
+    let control = |verb: &str| run(agent().args(["daemon", verb, "-c"]).arg(daemon.config())).unwrap();
+    daemon.wait_for("status", |daemon| daemon.status()["running"] == Value::Bool(true));
+    daemon.configure(49, "5m");
+    let reloaded = control("reload");
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    assert!(reloaded.stdout.contains("49 Hz, windows of 5 min"), "{}", reloaded.stdout);
+    // The same store, so the same daemon, whose own file means nothing now.
+    let good = daemon.folder.path().join("good.toml");
+    std::fs::copy(daemon.config(), &good).unwrap();
+    daemon.append_to_config("[push]\notlp = 'nowhere'\n");
+    let refused = run(agent().args(["daemon", "reload", "-c"]).arg(&good)).unwrap();
+    assert_eq!(refused.code, 2, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("refused") && refused.stderr.contains("`nowhere` is not a URL"),
+        "{}",
+        refused.stderr
+    );
+    std::fs::copy(&good, daemon.config()).unwrap();
+    let mut busy = spawn("cpu_split", &["600"]);
+    let snapshot = daemon.folder.path().join("snapshot.folded");
+    daemon.wait_for("snapshot of a program that just began, although windows take five minutes", |daemon| {
+        let mut command = agent();
+        command
+            .args(["daemon", "snapshot", "--last", "1m", "--force", "-c"])
+            .arg(daemon.config())
+            .arg("-o")
+            .arg(&snapshot);
+        let taken = run(&mut command).unwrap();
+        assert_eq!(taken.code, 0, "{}", taken.stderr);
+        std::fs::read_to_string(&snapshot).unwrap().contains("work_forty")
+    });
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    let (config, pid) = (daemon.config(), daemon.pid());
+    // Somebody has to wait for a child that ends.
+    let child = daemon.child.take().unwrap();
+    let waiter = std::thread::spawn(move || finish(child).unwrap());
+    let stopped = run(agent().args(["daemon", "stop", "-c"]).arg(&config)).unwrap();
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert!(stopped.stdout.contains(&format!("process {pid} ended")), "{}", stopped.stdout);
+    assert_eq!(waiter.join().unwrap().code, 0);
+    let again = run(agent().args(["daemon", "stop", "-c"]).arg(&config)).unwrap();
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("no daemon") && again.stderr.contains("hint:"), "{}", again.stderr);
+}
+
+#[test]
+fn an_installation_below_a_folder_has_the_unit_and_a_configuration() {
+    let root = tempfile::tempdir().unwrap();
+    let install = |arguments: &[&str]| {
+        run(agent().arg("daemon").args(arguments).arg("--root").arg(root.path())).unwrap()
+    };
+    let dry = install(&["install", "--dry-run"]);
+    assert_eq!(dry.code, 0, "{}", dry.stderr);
+    assert!(dry.stdout.contains("would write") && std::fs::read_dir(root.path()).unwrap().next().is_none());
+    assert_eq!(install(&["install"]).code, 0);
+    let unit = root.path().join("etc/systemd/system/perf-agent.service");
+    assert!(std::fs::read_to_string(&unit).unwrap().contains("daemon run"));
+    let config = root.path().join("etc/perf-agent/config.toml");
+    std::fs::write(&config, "[alerts]\nwebhooks = ['http://127.0.0.1:9093/api/v2/alerts']\n").unwrap();
+    assert_eq!(install(&["install"]).code, 0);
+    assert!(std::fs::read_to_string(&config).unwrap().starts_with("[alerts]"), "what is there stays");
+    assert!(std::fs::read_to_string(&unit).unwrap().contains("AF_INET6"), "it sends, so it may");
+    assert_eq!(install(&["uninstall"]).code, 0);
+    assert!(!unit.exists() && config.exists());
 }

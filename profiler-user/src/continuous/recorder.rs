@@ -44,7 +44,7 @@ pub struct Recorder {
     writer: Writer,
     config: Config,
     /// In force from the next window on.
-    next: Option<Config>,
+    next: Option<(Config, Vec<&'static str>)>,
     window_end: Instant,
     meta: Meta,
 }
@@ -104,11 +104,11 @@ impl Recorder {
 
     /// Puts the configuration in force that came meanwhile: at the beginning of a window, so that each has one rate.
     fn adopt(&mut self) {
-        let Some(next) = self.next.take() else { return };
+        let Some((next, kept)) = self.next.take() else { return };
         if rate(&next) != rate(&self.config) && self.session.set_rate(rate(&next)).is_ok() {
             self.meta.frequency_hz = next.rate_hz;
         }
-        self.writer.configure(&next);
+        self.writer.configure(&next, &kept);
         self.config = next;
     }
 
@@ -127,9 +127,19 @@ impl Recorder {
             kept.push("api");
             config.api = self.config.api.clone();
         }
-        self.next = Some(config);
+        self.next = Some((config, kept.clone()));
         self.window_end = Instant::now();
         kept
+    }
+
+    /// There was another configuration, which means nothing: the status says why, for whoever asked for it.
+    pub fn refuse(&self, why: String) {
+        self.writer.refuse(why);
+    }
+
+    /// Closes the window at the next tick, before its time: somebody wants to see what was recorded up to now.
+    pub fn cut(&mut self) {
+        self.window_end = Instant::now();
     }
 
     /// Records as little as it can for a while.

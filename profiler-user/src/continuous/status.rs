@@ -66,6 +66,15 @@ pub struct Status {
     /// What those have done who are shown each window beside the store: alerts and the like.
     #[serde(default)]
     pub feeds: Vec<Counter>,
+    /// Times that it was told to read its configuration again, and what came of it is settled.
+    #[serde(default)]
+    pub reloads: u64,
+    /// Why the last one was refused.
+    #[serde(default)]
+    pub refusal: Option<String>,
+    /// Keys whose new value needs a restart.
+    #[serde(default)]
+    pub kept: Vec<String>,
 }
 
 impl Status {
@@ -94,6 +103,9 @@ impl Status {
             last_cost_percent: cost_ns as f64 * 100.0 / machine_ns.max(1) as f64,
             rss_bytes: clock::rss_bytes(),
             feeds: written.feeds.clone(),
+            reloads: written.reloads,
+            refusal: written.refusal.clone(),
+            kept: written.kept.clone(),
         }
     }
 
@@ -113,6 +125,7 @@ pub(super) struct StatusFile {
 impl StatusFile {
     /// Of a recorder with this store.
     pub(super) fn of(store: &Path) -> Self {
+        remove_dead(Path::new(FOLDER));
         Self { path: path_in(Path::new(FOLDER), store), started_unix_ns: clock::unix_ns() }
     }
 
@@ -141,6 +154,20 @@ impl StatusFile {
     }
 }
 
+/// Removes the files of recorders that were killed: who starts one has seen that they are gone.
+fn remove_dead(folder: &Path) {
+    for path in files(folder).take(MOST_FILES) {
+        if read(&path).is_some_and(|status| !status.is_running()) {
+            let _gone = fs::remove_file(path);
+        }
+    }
+}
+
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+}
+
 /// What the recorder with this store says, or said.
 pub fn of_store(store: &Path) -> Option<Status> {
     read(&path_in(Path::new(FOLDER), store))
@@ -148,9 +175,8 @@ pub fn of_store(store: &Path) -> Option<Status> {
 
 /// All recorders of this host that left a file, by store.
 pub fn all() -> Vec<Status> {
-    let files = fs::read_dir(FOLDER).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
-    let mut all: Vec<Status> = files.take(MOST_FILES).filter_map(|path| read(&path)).collect();
+    let mut all: Vec<Status> =
+        files(Path::new(FOLDER)).take(MOST_FILES).filter_map(|path| read(&path)).collect();
     all.sort_by(|a, b| a.store.cmp(&b.store));
     all
 }
@@ -204,6 +230,23 @@ mod tests {
         assert!(!Status { pid: u32::MAX, ..status }.is_running());
         file.remove();
         assert_eq!(read(&path), None);
+    }
+
+    #[test]
+    fn files_of_the_dead_go_and_those_of_the_living_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |store: &str, pid_start: Option<u64>| {
+            let status = Status::now(&config(store), &Written::default());
+            let status = Status { pid_start: pid_start.unwrap_or(status.pid_start), ..status };
+            StatusFile { path: path_in(folder.path(), Path::new(store)), started_unix_ns: 7 }.write(&status);
+        };
+        write("/living", None);
+        write("/dead", Some(1));
+        fs::write(folder.path().join("other.json"), "of somebody").unwrap();
+        remove_dead(folder.path());
+        let left: Vec<PathBuf> = files(folder.path()).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(read(&path_in(folder.path(), Path::new("/living"))).is_some());
     }
 
     #[test]

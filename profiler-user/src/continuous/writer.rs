@@ -41,7 +41,8 @@ pub(super) struct Closed {
 /// What the writer is told.
 enum Message {
     Window(Box<Closed>),
-    Configure(Box<Config>),
+    Configure(Box<Config>, Vec<String>),
+    Refuse(String),
 }
 
 /// What was written so far.
@@ -73,6 +74,12 @@ pub struct Written {
     pub dropped_files: u64,
     /// What those have done who are shown each window beside the store: alerts and the like.
     pub feeds: Vec<Counter>,
+    /// Times that it was told to read its configuration again.
+    pub reloads: u64,
+    /// Why the last one was refused.
+    pub refusal: Option<String>,
+    /// Keys whose new value needs a restart.
+    pub kept: Vec<String>,
 }
 
 impl Written {
@@ -174,8 +181,14 @@ impl Writer {
     }
 
     /// From the next window on.
-    pub(super) fn configure(&self, config: &Config) {
-        self.send(Message::Configure(Box::new(config.clone())));
+    pub(super) fn configure(&self, config: &Config, kept: &[&str]) {
+        let kept = kept.iter().map(|key| (*key).to_owned()).collect();
+        self.send(Message::Configure(Box::new(config.clone()), kept));
+    }
+
+    /// There was another one, which means nothing: whoever asked for it can read why.
+    pub(super) fn refuse(&self, why: String) {
+        self.send(Message::Refuse(why));
     }
 
     fn send(&self, message: Message) {
@@ -238,11 +251,24 @@ impl State {
                     taken += 1;
                     on_their_way.fetch_sub(1, Ordering::AcqRel);
                 }
-                Message::Configure(config) => self.configure(*config),
+                Message::Configure(config, kept) => {
+                    self.configure(*config);
+                    self.reloaded(None, kept);
+                }
+                Message::Refuse(why) => self.reloaded(Some(why), Vec::new()),
             }
             cpu_ns.store(clock::thread_cpu_ns(), Ordering::Relaxed);
         }
         self.status.remove();
+    }
+
+    fn reloaded(&mut self, refusal: Option<String>, kept: Vec<String>) {
+        {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.reloads += 1;
+            (written.refusal, written.kept) = (refusal, kept);
+        }
+        self.tell();
     }
 
     fn configure(&mut self, config: Config) {

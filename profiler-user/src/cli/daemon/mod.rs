@@ -2,8 +2,11 @@
 
 mod alerts;
 mod config;
+mod control;
+mod install;
 mod notify;
 mod run;
+mod snapshot;
 mod status;
 
 use std::process::ExitCode;
@@ -20,6 +23,16 @@ pub(super) enum DaemonVerb {
     Run(RunArgs),
     /// Say whether one runs, what it has written, and what it costs
     Status(status::StatusArgs),
+    /// Write what it recorded in the last minutes, up to now, as a picture or any other format
+    Snapshot(Box<snapshot::SnapshotArgs>),
+    /// Let it read its configuration again, and say what came of it
+    Reload(control::WhichArgs),
+    /// End it, and wait until its last window is stored
+    Stop(control::WhichArgs),
+    /// Install it as a service of systemd, with a configuration where there is none
+    Install(install::InstallArgs),
+    /// Remove the service; what was recorded stays
+    Uninstall(install::UninstallArgs),
     /// Print or check a configuration
     #[command(subcommand)]
     Config(config::ConfigVerb),
@@ -37,6 +50,11 @@ pub(super) fn main(verb: DaemonVerb) -> anyhow::Result<ExitCode> {
     match verb {
         DaemonVerb::Run(args) => run(&args),
         DaemonVerb::Status(args) => status::status(&args),
+        DaemonVerb::Snapshot(args) => snapshot::snapshot(&args),
+        DaemonVerb::Reload(args) => control::reload(&args),
+        DaemonVerb::Stop(args) => control::stop(&args),
+        DaemonVerb::Install(args) => install::install(&args),
+        DaemonVerb::Uninstall(args) => install::uninstall(&args),
         DaemonVerb::Config(verb) => config::config(&verb).map(|()| Exit::Ok.into()),
         DaemonVerb::Alerts(verb) => alerts::alerts(&verb),
     }

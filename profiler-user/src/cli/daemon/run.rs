@@ -51,6 +51,7 @@ pub(in crate::cli) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut dump = signal(SignalKind::user_defined1())?;
     let mut guard = Guard::new()?;
     // First: what is refused here has cost nothing.
     let prepared = serve::prepare(&config.api).map_err(|error| explain_api(&error))?;
@@ -73,6 +74,10 @@ async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
             _ = hangup.recv() => {
                 notify("STATUS=reading the configuration again");
                 reload(args, &mut recorder);
+                next_drain = Instant::now();
+            }
+            _ = dump.recv() => {
+                recorder.cut();
                 next_drain = Instant::now();
             }
             () = sleep_until(guard.next()) => {
@@ -125,7 +130,10 @@ fn reload(args: &RunArgs, recorder: &mut Recorder) {
             };
             say(&format!("configuration read again: {rate} Hz, windows of {window}{kept}"));
         }
-        Err(error) => say(&format!("the configuration is refused, the old one stays in force: {error}")),
+        Err(error) => {
+            say(&format!("the configuration is refused, the old one stays in force: {error}"));
+            recorder.refuse(error.to_string());
+        }
     }
 }
 
