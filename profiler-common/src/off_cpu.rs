@@ -4,6 +4,8 @@
 //! time; the rest is time in the run queue. The stack belongs to the moment of leaving. It is what costs: adding up is cheap, so every
 //! wait is measured, but the stacks of short ones may be taken of a random few only, whose waits then stand for the others.
 
+use crate::limits::MAX_STACKS_SENT;
+
 /// No stack: kept apart from the hash of any real one.
 pub const STACK_NONE: u64 = 0;
 /// The stack was not taken, to stay within the budget.
@@ -213,6 +215,14 @@ pub fn weight_shift(wait_ns: u64, shift: u32) -> Option<u32> {
         return None;
     }
     Some(shift)
+}
+
+/// The two places of a table of [`MAX_STACKS_SENT`](crate::limits::MAX_STACKS_SENT) numbers at which the number of a stack may be remembered.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn sent_places(number: u64) -> (u64, u64) {
+    let mask = u64::from(MAX_STACKS_SENT) - 1;
+    (number & mask, (number >> 32) & mask)
 }
 
 /// How long waits that begin at one place usually are, after one more. Quick to rise and slow to fall: a stack too many costs a little, the

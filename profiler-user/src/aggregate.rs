@@ -153,7 +153,61 @@ impl Aggregate {
     /// price of one copy of each distinct stack, so that nothing piles up over months.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::new(self.scope))
+        std::mem::replace(self, self.empty())
+    }
+
+    /// Nothing yet, of the same parts of stacks.
+    #[must_use]
+    pub fn empty(&self) -> Self {
+        Self::new(self.scope)
+    }
+
+    /// Takes the sums out, with copies of the stacks that they have: the end of a window of a recording whose later sums name stacks of this one.
+    #[must_use]
+    pub fn take_sums(&mut self) -> Self {
+        let mut taken = Self::new(self.scope);
+        taken.samples = std::mem::take(&mut self.samples);
+        taken.overflowed = std::mem::take(&mut self.overflowed);
+        let mut copied = HashMap::new();
+        for (key, tally) in std::mem::take(&mut self.tallies) {
+            let stack = *copied.entry(key.stack).or_insert_with(|| taken.copy_stack(self, key.stack));
+            let comm = taken.comms.intern_ref(self.comms.entries()[key.comm as usize].as_slice());
+            taken.tallies.insert(SampleKey { stack, comm, ..key }, tally);
+        }
+        taken
+    }
+
+    /// A key with its stack and its name, from another aggregate.
+    pub fn copy_key(&mut self, from: &Self, key: &SampleKey) -> SampleKey {
+        let stack = self.copy_stack(from, key.stack);
+        let comm = self.comms.intern_ref(from.comms.entries()[key.comm as usize].as_slice());
+        SampleKey { stack, comm, ..*key }
+    }
+
+    fn copy_stack(&mut self, from: &Self, stack: u32) -> u32 {
+        self.scratch.clear();
+        for place in &*from.stacks.entries()[stack as usize] {
+            let place = match from.places.entries()[*place as usize] {
+                Place::Remark(remark) => {
+                    Place::Remark(self.remarks.intern_ref(&*from.remarks.entries()[remark as usize]))
+                }
+                place => place,
+            };
+            self.push(place);
+        }
+        let copy = self.intern_scratch();
+        if from.is_traced(stack) {
+            self.traced.insert(copy);
+        }
+        copy
+    }
+
+    /// Files that its stacks have frames in.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.places().iter().filter_map(|place| match place {
+            Place::Object { object, .. } | Place::Stopped(_, Some(object)) => Some(*object),
+            _ => None,
+        })
     }
 
     /// What the names of its places are looked up by.
@@ -163,11 +217,7 @@ impl Aggregate {
             _ => None,
         });
         let all: HashSet<ProcessId> = self.tallies.keys().map(|key| key.process).chain(of_places).collect();
-        let objects = self.places().iter().filter_map(|place| match place {
-            Place::Object { object, .. } | Place::Stopped(_, Some(object)) => Some(*object),
-            _ => None,
-        });
-        let objects: HashSet<ObjectId> = objects.collect();
+        let objects: HashSet<ObjectId> = self.objects().collect();
         processes.known(all.into_iter(), objects.into_iter())
     }
 
@@ -231,24 +281,8 @@ impl Aggregate {
 
     /// These stacks alone, without sums, for a look while the recording goes on; and the number that each has there.
     pub fn part(&self, stacks: impl Iterator<Item = u32>) -> (Self, HashMap<u32, u32>) {
-        let mut part = Self {
-            scope: self.scope,
-            comms: self.comms.clone(),
-            remarks: self.remarks.clone(),
-            ..Self::default()
-        };
-        let mut numbers = HashMap::new();
-        for stack in stacks {
-            part.scratch.clear();
-            for place in &*self.stacks.entries()[stack as usize] {
-                part.push(self.places.entries()[*place as usize]);
-            }
-            let number = part.intern_scratch();
-            if self.is_traced(stack) {
-                part.traced.insert(number);
-            }
-            numbers.insert(stack, number);
-        }
+        let mut part = Self { comms: self.comms.clone(), ..Self::new(self.scope) };
+        let numbers = stacks.map(|stack| (stack, part.copy_stack(self, stack))).collect();
         (part, numbers)
     }
 

@@ -6,13 +6,14 @@ mod dump;
 pub(crate) mod meter;
 mod scope;
 mod setup;
+mod sums;
 pub(crate) mod together;
 mod window;
 
 pub use scope::Scope;
 pub(crate) use scope::{BaseConfig, enter_targets};
 pub use setup::program_figures;
-pub use window::Recorded;
+pub use window::{Beside, Recorded};
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -34,6 +35,7 @@ use crate::profile_type::{
 use crate::unwinder::Unwinder;
 use dump::StackDump;
 use meter::Meter;
+use sums::AllSums;
 use together::Together;
 use window::Before;
 
@@ -60,6 +62,8 @@ pub struct SessionOptions {
     pub cpus: Option<Vec<u32>>,
     /// What to measure.
     pub kind: ProfileKind,
+    /// What else to measure in the same time, in profiles of their own: waits, the growth of memory.
+    pub beside: Vec<ProfileKind>,
     /// How often a CPU is sampled.
     pub rate: Rate,
     /// Whether idle CPUs are sampled.
@@ -73,6 +77,11 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
+    /// All that is measured.
+    fn kinds(&self) -> impl Iterator<Item = &ProfileKind> {
+        std::iter::once(&self.kind).chain(&self.beside)
+    }
+
     /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
     fn max_overhead(&self) -> f64 {
         self.kind.max_overhead().or(self.rate.max_overhead).unwrap_or(1.0)
@@ -135,7 +144,6 @@ pub enum SessionError {
 pub struct Session {
     programs: Programs,
     side_band: SideBand,
-    kind: ProfileKind,
     clock: Clock,
     period: u64,
     sampler: Option<OnCpu>,
@@ -145,7 +153,7 @@ pub struct Session {
     processes: Processes,
     unwinder: Unwinder,
     dump: Option<StackDump>,
-    aggregate: Aggregate,
+    sums: AllSums,
     scope: Scope,
     /// What holds for all windows.
     notes: Vec<String>,
@@ -156,8 +164,6 @@ pub struct Session {
     /// Forks are followed by the side band because the kernel has no BTF.
     follow_in_user_space: bool,
     undecodable: u64,
-    /// Samples of earlier windows whose stacks were not kept apart.
-    overflowed: u64,
     meter: Meter,
     /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
     max_overhead: f64,
@@ -279,19 +285,22 @@ impl Session {
     fn add(&mut self, sample: &RawSample, moment: &Moment) {
         match (&mut self.waits, &mut self.memory, sample.memory) {
             (Some(waits), ..) if sample.number != 0 => {
-                waits.define(sample, moment, &mut self.aggregate, &mut self.processes);
+                let sums = self.sums.of(|kind| kind.waits().is_some());
+                waits.define(sample, moment, &mut sums.aggregate, &mut self.processes);
             }
             _ if sample.number != 0 && self.heap.is_some() => {
                 if let Some(heap) = &mut self.heap {
-                    heap.define(sample, moment, &mut self.aggregate, &mut self.processes);
+                    heap.define(sample, moment, &mut self.sums.first_mut().aggregate, &mut self.processes);
                 }
             }
             (_, Some(memory), Some(event)) => {
-                memory.add(sample, event, moment, &mut self.aggregate, &mut self.processes);
+                let sums = self.sums.of(|kind| kind.memory().is_some());
+                memory.add(sample, event, moment, &mut sums.aggregate, &mut self.processes);
             }
             _ => {
-                let values = self.kind.values_of_sample(sample.weight);
-                self.aggregate.add(sample, moment, &mut self.processes, values);
+                let sums = self.sums.of(ProfileKind::samples_cpus);
+                let values = sums.kind.values_of_sample(sample.weight);
+                sums.aggregate.add(sample, moment, &mut self.processes, values);
             }
         }
     }
@@ -349,7 +358,7 @@ impl Session {
 
     /// What is known of leaks so far, with the stacks behind it; none where leaks are not looked for.
     pub fn leaks_now(&mut self) -> Option<(Aggregate, Leaks)> {
-        let found = self.heap.as_mut()?.leaks_now(&self.aggregate);
+        let found = self.heap.as_mut()?.leaks_now(&self.sums.first().aggregate);
         if found.is_err() {
             self.undecodable += 1;
         }
@@ -363,13 +372,13 @@ impl Session {
 
     /// Samples so far.
     pub fn samples(&self) -> u64 {
-        self.aggregate.samples()
+        self.sums.first().aggregate.samples()
     }
 
     /// The name of the process with the most samples so far, and its share.
     pub fn busiest(&self) -> Option<(String, f64)> {
         let mut by_name: std::collections::HashMap<&str, u64> = std::collections::HashMap::new();
-        for (key, tally) in self.aggregate.tallies() {
+        for (key, tally) in self.sums.first().aggregate.tallies() {
             let Some(info) = self.processes.info(key.process) else { continue };
             *by_name.entry(&info.name).or_default() += tally.samples;
         }
@@ -393,11 +402,7 @@ impl Session {
         }
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
-        push(
-            "stack_table_full",
-            "stacks not kept apart, table full",
-            self.overflowed + self.aggregate.overflowed(),
-        );
+        push("stack_table_full", "stacks not kept apart, table full", self.sums.overflowed());
         for counter in
             self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(|heap| heap.lost()))
         {
@@ -426,7 +431,11 @@ impl Session {
         if let Some(sampler) = &mut self.sampler {
             let spent_ns = self.meter.spent_ns(&self.programs);
             sampler.set_rate(&mut self.programs, rate, self.meter.cpus(), spent_ns)?;
-            self.period = if self.waits.is_none() { tick_ns(self.clock, rate.frequency_hz) } else { 0 };
+            self.period = if self.sums.first().kind.waits().is_none() {
+                tick_ns(self.clock, rate.frequency_hz)
+            } else {
+                0
+            };
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Daemon {
     pub(crate) child: Option<Child>,
     pub(crate) folder: tempfile::TempDir,
+    /// Whether it records waits and memory beside CPU time.
+    also: bool,
 }
 
 impl Daemon {
@@ -29,7 +31,18 @@ impl Daemon {
     /// A folder for one that is not started yet.
     pub(crate) fn idle() -> Self {
         need_root();
-        Self { child: None, folder: tempfile::tempdir().unwrap() }
+        Self { child: None, folder: tempfile::tempdir().unwrap(), also: false }
+    }
+
+    /// One that records everything.
+    pub(crate) fn start_with_all(rate_hz: u32, window: &str) -> Self {
+        let mut daemon = Self::idle();
+        daemon.also = true;
+        daemon.configure(rate_hz, window);
+        daemon.run();
+        // What happens before a program's unwind tables are there has no caller, and at the start all programs of the host need theirs.
+        daemon.wait_for("a third window", |daemon| daemon.windows_written() >= 3);
+        daemon
     }
 
     /// The same with a configuration.
@@ -49,8 +62,9 @@ impl Daemon {
 
     pub(crate) fn configure(&self, rate_hz: u32, window: &str) {
         let text = format!(
-            "[cpu]\nrate_hz = {rate_hz}\n[windows]\nlength = \"{window}\"\n[budget]\nmax_overhead = \"100%\"\n[store]\nfolder = \"{}\"\n",
-            self.store().display()
+            "[cpu]\nrate_hz = {rate_hz}\n[also]\noff_cpu = {also}\nmemory = {also}\n[windows]\nlength = \"{window}\"\n[budget]\nmax_overhead = \"100%\"\n[store]\nfolder = \"{}\"\n",
+            self.store().display(),
+            also = self.also
         );
         std::fs::write(self.config(), text).unwrap();
     }

@@ -25,7 +25,7 @@ struct Profile {
 
 impl Daemon {
     /// Windows that it says it has stored.
-    fn windows_written(&self) -> u64 {
+    pub(crate) fn windows_written(&self) -> u64 {
         self.status()["status"]["windows"].as_u64().unwrap_or(0)
     }
 
@@ -50,7 +50,7 @@ impl Daemon {
     }
 
     fn windows(&self) -> Vec<Window> {
-        let run = self.query("windows", &["--json"]);
+        let run = self.query("windows", &["--json", "--type", "cpu"]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         let found: Value = serde_json::from_str(&run.stdout).unwrap();
         assert_eq!(found["problems"], Value::Array(Vec::new()));

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
-use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
+use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum, sent_places};
 
 use super::LoadError;
 use super::batch::{self, Read};
@@ -19,6 +19,7 @@ pub struct Waits {
     threads: HashMap<MapData, u32, Thread>,
     sums: MapData,
     control: Array<MapData, SwitchControl>,
+    sent: Array<MapData, u64>,
     /// The kernel runs a tail call only as long as somebody holds the tables.
     _walks: Vec<ProgramArray<MapData>>,
 }
@@ -40,6 +41,8 @@ impl Waits {
             sums: hash(ebpf, "WAITS")?,
             control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
                 .map_err(|source| map_error("SWITCH_CONTROL", source))?,
+            sent: Array::try_from(take_map(ebpf, "STACKS_SENT")?)
+                .map_err(|source| map_error("STACKS_SENT", source))?,
             _walks: walks,
         })
     }
@@ -84,6 +87,24 @@ impl Waits {
         if self.threads.get(&tid, 0).is_ok_and(|thread| thread.since_ns == since_ns) {
             let _gone_already = self.threads.remove(&tid);
         }
+    }
+
+    /// Stacks that nobody remembers any more: they are sent again when they are met again.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn forget_sent(&mut self, numbers: impl Iterator<Item = u64>) -> Result<(), LoadError> {
+        for number in numbers {
+            let (first, second) = sent_places(number);
+            for place in [first, second] {
+                // Another number that comes in between is sent once more than it has to be.
+                if self.sent.get(&(place as u32), 0).is_ok_and(|sent| sent == number) {
+                    self.sent.set(place as u32, 0, 0).map_err(|source| map_error("STACKS_SENT", source))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All threads that were seen to wait.

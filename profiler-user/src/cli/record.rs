@@ -275,6 +275,7 @@ fn plan(
         follow_forks: stacks.follow.follow_forks(),
         cpus: None,
         kind,
+        beside: Vec::new(),
         rate,
         idle: Idle::Exclude,
         stacks: kept,

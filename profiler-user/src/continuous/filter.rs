@@ -124,6 +124,11 @@ impl Filter {
         (self.include.is_empty() || fits(&self.include)) && !fits(&self.exclude)
     }
 
+    /// Whether a process is kept.
+    pub(super) fn keeps_process(&self, name: &str, uid: Option<u32>, cgroup: Option<&str>) -> bool {
+        self.keeps(&Who { name, uid, cgroup })
+    }
+
     /// Leaves out of a window what is not to be kept; returns how many samples that were.
     pub(super) fn apply(&self, aggregate: &mut Aggregate, known: &Known, cgroups: &mut CgroupNames) -> u64 {
         if self.include.is_empty() && self.exclude.is_empty() {

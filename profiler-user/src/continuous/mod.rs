@@ -9,6 +9,7 @@ mod feeds;
 mod filter;
 mod live;
 mod recorder;
+mod resources;
 pub mod status;
 mod words;
 mod writer;

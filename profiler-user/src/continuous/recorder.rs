@@ -15,9 +15,13 @@ use super::writer::{Closed, Writer, Written, limits};
 use crate::aggregate::StackScope;
 use crate::bpf::Clock;
 use crate::profile::Meta;
-use crate::profile_type::{ProfileKind, Rate};
+use crate::profile_type::{MemoryOptions, ProfileKind, Rate, WaitOptions};
 use crate::session::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::store::{Opened, Store, StoreError};
+
+/// Shares of the budget that waits and page faults may take.
+const WAITS_SHARE: f64 = 0.4;
+const MEMORY_SHARE: f64 = 0.2;
 
 /// Why continuous recording could not start.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +131,10 @@ impl Recorder {
             kept.push("api");
             config.api = self.config.api.clone();
         }
+        if config.also != self.config.also {
+            kept.push("also");
+            config.also = self.config.also;
+        }
         self.next = Some((config, kept.clone()));
         self.window_end = Instant::now();
         kept
@@ -195,13 +203,25 @@ impl Recorder {
     }
 }
 
-/// The whole host, on-CPU.
+/// What is recorded beside CPU time. Each has its part of the budget for itself; the samples of CPUs give way to all of them.
+fn beside(config: &Config) -> Vec<ProfileKind> {
+    let also = config.also;
+    let part = |share: f64| config.max_overhead * share;
+    let waits = || WaitOptions { max_overhead: part(WAITS_SHARE), ..WaitOptions::default() };
+    let memory =
+        || MemoryOptions { calls: false, max_overhead: part(MEMORY_SHARE), ..MemoryOptions::default() };
+    let waits = also.off_cpu.then(|| ProfileKind::OffCpu(waits()));
+    waits.into_iter().chain(also.memory.then(|| ProfileKind::Memory(memory()))).collect()
+}
+
+/// The whole host.
 fn options(config: &Config) -> SessionOptions {
     SessionOptions {
         scope: Scope::Host,
         follow_forks: true,
         cpus: None,
         kind: ProfileKind::OnCpu,
+        beside: beside(config),
         rate: rate(config),
         idle: Idle::Exclude,
         stacks: StackScope::Both,

@@ -15,12 +15,15 @@ use super::config::{Config, StoreConfig};
 use super::feeds::Feeds;
 use super::filter::Filter;
 use super::live::{Live, Teller};
+use super::resources::Resources;
 use super::status::{Status, StatusFile};
+use crate::aggregate::Aggregate;
+use crate::bpf::Clock;
 use crate::causes::with_causes;
-use crate::process::CgroupNames;
-use crate::profile::{Counter, Meta, Profile};
+use crate::process::{CgroupNames, Known};
+use crate::profile::{Counter, Meta, Profile, ValueType};
 use crate::resolve::{Named, Naming, resolve_window};
-use crate::session::{Recorded, clock};
+use crate::session::{Beside, Recorded, clock};
 use crate::store::{Limits, Store};
 use crate::symbolize::native::Options;
 use crate::system::heap;
@@ -156,6 +159,7 @@ impl Writer {
             cgroups: CgroupNames::of_host(),
             written: Arc::clone(&written),
             status,
+            resources: None,
         };
         let left = Arc::clone(&on_their_way);
         let thread = std::thread::Builder::new()
@@ -235,11 +239,14 @@ struct State {
     cgroups: CgroupNames,
     written: Arc<Mutex<Written>>,
     status: StatusFile,
+    /// None where they are not wanted.
+    resources: Option<Resources>,
 }
 
 impl State {
     fn run(mut self, todo: &Receiver<Message>, on_their_way: &AtomicUsize, cpu_ns: &AtomicU64) {
         self.tell();
+        self.resources = self.config.also.resources.then(Resources::new);
         let mut taken: u64 = 0;
         for message in todo {
             match message {
@@ -284,63 +291,95 @@ impl State {
     }
 
     fn window(&mut self, closed: Closed) {
-        let profile = self.profile(closed);
-        let stored = self.store.append(&profile);
-        self.teller.window(&profile);
-        let losses = self.store.losses();
-        let dropped_files = losses.by_size.files + losses.disk_full.files;
-        {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.add(&profile);
-            written.store_bytes = self.store.bytes();
-            written.dropped_files = dropped_files;
-            written.feeds = self.feeds.counters();
-            match stored {
-                Ok(appended) => {
-                    written.windows += 1;
-                    written.samples = written.samples.saturating_add(profile.quality.samples);
-                    written.bytes = written.bytes.saturating_add(appended.bytes);
-                }
-                Err(error) => {
-                    written.not_stored.0 += 1;
-                    written.not_stored.1 = written.not_stored.1.saturating_add(profile.quality.samples);
-                    written.error = Some(with_causes(&error));
-                }
-            }
-        }
-        self.feeds.window(profile);
-        self.tell();
-    }
-
-    fn profile(&mut self, closed: Closed) -> Profile {
-        let Closed { mut recorded, meta } = closed;
         if self.named.begin_window() {
             self.cgroups = CgroupNames::of_host();
         }
-        let left_out = self.filter.apply(&mut recorded.aggregate, &recorded.known, &mut self.cgroups);
-        if left_out > 0 {
-            recorded.notes.push(format!("{left_out} samples are of processes that the filter leaves out"));
+        let Closed { mut recorded, meta } = closed;
+        let meta = Meta { start_unix_ns: recorded.start_unix_ns, duration_ns: recorded.duration_ns, ..meta };
+        let beside = std::mem::take(&mut recorded.beside);
+        let profile = self.profile(recorded, &meta);
+        self.store(&profile, true);
+        self.feeds.window(profile);
+        for other in beside {
+            let profile = self.profile_beside(other, &meta);
+            self.store(&profile, false);
         }
-        let meta = Meta {
-            period: recorded.period,
-            start_unix_ns: recorded.start_unix_ns,
-            duration_ns: recorded.duration_ns,
-            clock: recorded.trigger.clone(),
-            ..meta
-        };
-        let mut profile = resolve_window(
-            &recorded.aggregate,
-            &recorded.known,
-            &mut self.cgroups,
-            &recorded.value_types,
-            meta,
-            &self.naming,
-            &mut self.named,
-        );
+        if let Some(resources) = &mut self.resources {
+            for profile in resources.window(&self.filter, &meta) {
+                self.store(&profile, false);
+            }
+        }
+        self.tell();
+    }
+
+    /// Stores a profile. Of the several of one window the first counts as the window.
+    fn store(&mut self, profile: &Profile, is_first: bool) {
+        let stored = self.store.append(profile);
+        if is_first {
+            self.teller.window(profile);
+        }
+        let losses = self.store.losses();
+        let dropped_files = losses.by_size.files + losses.disk_full.files;
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.add(profile);
+        written.store_bytes = self.store.bytes();
+        written.dropped_files = dropped_files;
+        written.feeds = self.feeds.counters();
+        match stored {
+            Ok(appended) => {
+                if is_first {
+                    written.windows += 1;
+                    written.samples = written.samples.saturating_add(profile.quality.samples);
+                }
+                written.bytes = written.bytes.saturating_add(appended.bytes);
+            }
+            Err(error) => {
+                written.not_stored.0 += 1;
+                written.not_stored.1 = written.not_stored.1.saturating_add(profile.quality.samples);
+                written.error = Some(with_causes(&error));
+            }
+        }
+    }
+
+    fn profile(&mut self, recorded: Recorded, meta: &Meta) -> Profile {
+        let meta = Meta { period: recorded.period, clock: recorded.trigger, ..meta.clone() };
+        let stacks = (recorded.aggregate, recorded.known);
+        let mut profile = self.named(stacks, &recorded.value_types, meta, recorded.notes);
         profile.quality.lost = recorded.lost;
-        profile.quality.notes.extend(recorded.notes);
         profile.quality.overhead = Some(recorded.overhead);
         profile.quality.unwind = Some(recorded.unwind);
+        profile
+    }
+
+    fn profile_beside(&mut self, beside: Beside, meta: &Meta) -> Profile {
+        let Beside { kind, aggregate, known, notes } = beside;
+        let meta = Meta {
+            profile_type: kind.name().to_owned(),
+            clock: kind.trigger(Clock::CpuClock),
+            period: 0,
+            frequency_hz: 0,
+            ..meta.clone()
+        };
+        let mut profile = self.named((aggregate, known), &kind.value_types(Clock::CpuClock), meta, notes);
+        kind.counted().clone_into(&mut profile.quality.noun);
+        profile
+    }
+
+    fn named(
+        &mut self,
+        (mut aggregate, known): (Aggregate, Known),
+        value_types: &[ValueType],
+        meta: Meta,
+        mut notes: Vec<String>,
+    ) -> Profile {
+        let left_out = self.filter.apply(&mut aggregate, &known, &mut self.cgroups);
+        if left_out > 0 {
+            notes.push(format!("{left_out} samples are of processes that the filter leaves out"));
+        }
+        let cgroups = &mut self.cgroups;
+        let mut profile =
+            resolve_window(&aggregate, &known, cgroups, value_types, meta, &self.naming, &mut self.named);
+        profile.quality.notes.extend(notes);
         profile
     }
 

@@ -39,7 +39,7 @@ pub(super) fn columns(texts: &[String; 3], widths: [usize; 3]) -> String {
 }
 
 /// Cuts out the middle: the beginning of a name says whose it is, the end which function.
-pub(super) fn cut(text: &str, room: usize) -> String {
+pub(crate) fn cut(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();
     }

@@ -32,6 +32,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 pub use changes::{changes_json, write_changes};
+pub(crate) use columns::cut;
 pub use flamegraph::{describe_recording, subtitle_of, title_of};
 pub use json::{hotspots_json, neighbours_json};
 pub use leaks::write_leaks;

@@ -326,13 +326,14 @@ impl Processes {
         }
     }
 
-    /// Forgets what no process that lives needs, nor any of these moments. What is still to be named has been copied by [`Self::known`].
+    /// Forgets what no process that lives needs, nor any of these moments, nor who holds these objects. What is still to be named has been copied by [`Self::known`].
     ///
     /// To be called now and then by a recording that goes on for long; others end before it matters. Returns the objects that are left, if it was
     /// time to look through them.
     pub(crate) fn forget<'a>(
         &mut self,
         moments: impl Iterator<Item = &'a Moment>,
+        held: impl Iterator<Item = ObjectId>,
     ) -> Option<HashSet<ObjectId>> {
         let mut infos: HashSet<ProcessId> = self.live.values().filter_map(|process| process.info).collect();
         let mut mappings: Vec<&Mappings> = Vec::new();
@@ -351,7 +352,7 @@ impl Processes {
             Placement::Object { object, .. } => Some(object),
             Placement::Vdso | Placement::Anonymous => None,
         });
-        let wanted: HashSet<ObjectId> = objects.collect();
+        let wanted: HashSet<ObjectId> = objects.chain(held).collect();
         self.objects.retain(&wanted);
         self.objects_kept = self.objects.len();
         Some(wanted)
@@ -506,7 +507,7 @@ mod tests {
                 waiting.clone_from(&last);
             }
             if number % 100 == 0 {
-                let _objects_that_are_left = processes.forget(waiting.iter());
+                let _objects_that_are_left = processes.forget(waiting.iter(), std::iter::empty());
             }
         }
         assert!(processes.objects.len() < 1000, "{} objects", processes.objects.len());

@@ -129,6 +129,7 @@ impl Governor {
     }
 
     /// What it did so far.
+    #[cfg(test)]
     pub(crate) fn story(&self) -> Story {
         self.story
     }
@@ -232,11 +233,6 @@ impl Throttle {
     /// As [`Governor::rung`].
     pub(crate) fn rung(&self) -> usize {
         self.governor.rung()
-    }
-
-    /// As [`Governor::story`].
-    pub(crate) fn story(&self) -> Story {
-        self.governor.story()
     }
 
     /// As [`Governor::take_story`].

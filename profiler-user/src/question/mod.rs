@@ -9,6 +9,7 @@ mod part;
 mod picture;
 mod refusal;
 mod rows;
+mod series;
 pub(crate) mod time;
 
 pub(crate) use compare::CompareArgs;
@@ -17,3 +18,4 @@ pub(crate) use part::{PartArgs, RangeArgs, explained, open};
 pub(crate) use picture::{PictureArgs, parse_format, parse_percent};
 pub(crate) use refusal::{Kind, Refusal};
 pub(crate) use rows::{RowsArgs, value_index};
+pub(crate) use series::{Scale, SeriesArgs, series_json, series_of_json, stepped};

@@ -16,8 +16,8 @@ use crate::output::{Format, OutputError, changes_json, windows_json};
 use crate::profile::{Labels, Profile};
 use crate::question::time::{Moment, between, stretch};
 use crate::question::{
-    CompareArgs, PartArgs, PictureArgs, RangeArgs, Refusal, RowsArgs, explained, open, parse_format,
-    value_index,
+    CompareArgs, PartArgs, PictureArgs, RangeArgs, Refusal, RowsArgs, SeriesArgs, explained, open,
+    parse_format, value_index,
 };
 use crate::session::clock;
 use crate::store::SeriesPoint;
@@ -150,6 +150,8 @@ pub(super) struct Series {
     part: PartArgs,
     #[command(flatten)]
     range: RangeArgs,
+    #[command(flatten)]
+    wanted: SeriesArgs,
     /// Processes that are named; the others are added up
     #[arg(long, value_name = "PROCESSES", default_value_t = 12, value_parser = clap::value_parser!(u16).range(0..=100))]
     top: u16,
@@ -161,15 +163,15 @@ pub(super) struct Series {
 pub(super) fn series(store: &Path, query: &str) -> Result<Answer, Refused> {
     let asked: Series = question(query)?;
     let range = asked.range.range()?;
-    let found = open(store)?
-        .series(&range, &asked.part.profile_type, &asked.part.filter())
-        .map_err(|error| explained(&error))?;
+    let series = asked.wanted.series(store, &asked.part, &range)?;
+    let found = series.points;
     let names = largest(&found, usize::from(asked.top));
     let at_a_time = found.len().div_ceil(usize::from(asked.points)).max(1);
     let points: Vec<Value> = found.chunks(at_a_time).map(|points| point(points, &names)).collect();
     Ok(Answer::json(&json!({
         "schema": 1,
         "type": asked.part.profile_type,
+        "value_type": series.value_type,
         "from_unix_ns": range.start,
         "to_unix_ns": range.end,
         "processes": names,
@@ -180,7 +182,7 @@ pub(super) fn series(store: &Path, query: &str) -> Result<Answer, Refused> {
 /// The names with the largest sums, the largest first.
 fn largest(points: &[SeriesPoint], top: usize) -> Vec<Arc<str>> {
     let mut sums: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
-    for (name, value) in points.iter().flat_map(|point| &point.by_process) {
+    for (name, value) in points.iter().flat_map(|point| &point.values) {
         let sum = sums.entry(name).or_default();
         *sum = sum.saturating_add(*value);
     }
@@ -192,10 +194,9 @@ fn largest(points: &[SeriesPoint], top: usize) -> Vec<Arc<str>> {
 /// Neighbouring points as one.
 fn point(points: &[SeriesPoint], names: &[Arc<str>]) -> Value {
     let sum = |values: &mut dyn Iterator<Item = u64>| values.fold(0_u64, u64::saturating_add);
-    let of =
-        |name: &Arc<str>| sum(&mut points.iter().filter_map(|point| point.by_process.get(name).copied()));
+    let of = |name: &Arc<str>| sum(&mut points.iter().filter_map(|point| point.values.get(name).copied()));
     let values: Vec<u64> = names.iter().map(of).collect();
-    let total = sum(&mut points.iter().flat_map(|point| point.by_process.values().copied()));
+    let total = sum(&mut points.iter().flat_map(|point| point.values.values().copied()));
     let named = sum(&mut values.iter().copied());
     json!({
         "start_unix_ns": points.first().map(|point| point.start_unix_ns),
@@ -311,7 +312,7 @@ mod tests {
         let point_of = |start: u64, values: &[(&str, u64)]| SeriesPoint {
             start_unix_ns: start,
             duration_ns: 10,
-            by_process: values.iter().map(|(name, value)| (Arc::from(*name), *value)).collect(),
+            values: values.iter().map(|(name, value)| (Arc::from(*name), *value)).collect(),
         };
         let points = [point_of(0, &[("a", 5), ("b", 1), ("c", 2)]), point_of(10, &[("b", 3), ("a", 1)])];
         let names = largest(&points, 2);

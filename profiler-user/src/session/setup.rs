@@ -14,10 +14,11 @@ use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 use super::dump::StackDump;
 use super::meter::Meter;
 use super::scope::{BaseConfig, enter_targets};
+use super::sums::AllSums;
 use super::together::Together;
 use super::window::Before;
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
-use crate::aggregate::{Aggregate, StackScope};
+use crate::aggregate::StackScope;
 use crate::bpf::{CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, WaitTables};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
@@ -51,27 +52,28 @@ impl Session {
             online.iter().copied().filter(|cpu| wanted.is_none_or(|cpus| cpus.contains(cpu))).collect();
         let mut notes = Vec::new();
         let config = configure(options, &mut notes)?;
-        let waits = options.kind.waits();
+        let waits = options.kinds().find_map(ProfileKind::waits);
         let ring_bytes = ring_bytes(sampled.len() as u64, options.rate.frequency_hz);
         // Numbered stacks come in a burst when a recording begins, many with a copy.
         let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
-        let growth = options.kind.memory().is_some();
-        let ring_bytes = if growth || options.kind.heap().is_some() {
+        let growth = options.kinds().find_map(ProfileKind::memory);
+        let ring_bytes = if growth.is_some() || options.kind.heap().is_some() {
             ring_bytes.max(MEMORY_RING_BYTES)
         } else {
             ring_bytes
         };
+        let samples_cpus = options.kinds().any(ProfileKind::samples_cpus);
         let mut programs = Programs::load(&ProgramsOptions {
             config,
             ring_bytes,
-            cpu_samples: options.kind.samples_cpus(),
+            cpu_samples: samples_cpus,
             waits: waits.map(|waits| waits.tables),
             turns: false,
-            growth,
+            growth: growth.is_some(),
             heap: options.kind.heap().map(HeapOptions::tables),
             syscalls: None,
         })?;
-        if options.kind.samples_cpus() {
+        if samples_cpus {
             meter.calibrate();
         }
         let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
@@ -94,9 +96,7 @@ impl Session {
                 unwinder.load(pid, mappings);
             }
         }
-        let sampler = options
-            .kind
-            .samples_cpus()
+        let sampler = samples_cpus
             .then(|| OnCpu::attach(&mut programs, &sampled, options.rate, online.len() as u32))
             .transpose()?;
         // Loads, measures and places its probes, and counts only then: all of that is the start's.
@@ -113,10 +113,7 @@ impl Session {
             start_waits(&mut programs, waits, options, &config, online.len() as u32, &known, &mut notes)
         });
         let waits = waits.transpose()?;
-        let memory = options
-            .kind
-            .memory()
-            .map(|memory| Memory::start(&mut programs, memory, &online, whom(&options.scope)));
+        let memory = growth.map(|memory| Memory::start(&mut programs, memory, &online, whom(&options.scope)));
         let memory = memory.transpose()?;
         if let Some(sampler) = &sampler {
             sampler
@@ -126,9 +123,8 @@ impl Session {
         Ok(Self {
             programs,
             side_band,
-            kind: options.kind.clone(),
             clock: options.rate.clock,
-            period: if sampler.is_some() && waits.is_none() {
+            period: if sampler.is_some() && options.kind.waits().is_none() {
                 tick_ns(options.rate.clock, options.rate.frequency_hz)
             } else {
                 0
@@ -140,7 +136,7 @@ impl Session {
             processes,
             unwinder,
             dump: options.dump.as_deref().map(StackDump::create).transpose()?,
-            aggregate: Aggregate::new(options.stacks),
+            sums: AllSums::new(&options.kind, &options.beside, options.stacks),
             scope: options.scope.clone(),
             notes,
             shed_failed: None,
@@ -149,7 +145,6 @@ impl Session {
                 && config.filter & FILTER_PROCESS != 0
                 && !follow_in_kernel,
             undecodable: 0,
-            overflowed: 0,
             meter,
             max_overhead: options.max_overhead(),
             together: Together::join(online.len() as u32),
@@ -212,6 +207,7 @@ pub fn program_figures() -> Result<Vec<ProgramFigures>, SessionError> {
         follow_forks: true,
         cpus: None,
         kind: ProfileKind::Wall(WaitOptions { wakers: true, ..WaitOptions::default() }),
+        beside: Vec::new(),
         rate: Rate { clock: Clock::CpuClock, frequency_hz: 99, max_overhead: None },
         idle: Idle::Exclude,
         stacks: StackScope::Both,
@@ -268,7 +264,7 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         StackScope::KernelOnly => STACK_KERNEL,
         StackScope::UserOnly => STACK_USER,
     };
-    let switch = match (options.kind.waits(), base.switch) {
+    let switch = match (options.kinds().find_map(ProfileKind::waits), base.switch) {
         (Some(waits), Some(layout)) if base.without_types.is_none() => {
             waits.config(layout.task_state, layout.has_state_argument)
         }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use profiler_common::stats::Stat;
 
+use super::sums::Sums;
 use super::{Session, clock};
 use crate::aggregate::Aggregate;
 use crate::process::Known;
 use crate::profile::{Allocations, Counter, Leaks, Overhead, Resident, UnwindTables, ValueType};
-use crate::profile_type::{Memory, OffCpu, OnCpu};
+use crate::profile_type::{Memory, OffCpu, OnCpu, ProfileKind};
 use crate::unwinder::Closing;
 
 /// Looks at the end of a recording for stacks of threads that wait since before it, and the time between them.
@@ -56,6 +57,21 @@ pub struct Recorded {
     pub unwind: UnwindTables,
     /// Tables on their way to disk, at the end of the last window.
     pub closing: Mutex<Option<Closing>>,
+    /// What was recorded beside it.
+    pub beside: Vec<Beside>,
+}
+
+/// What was recorded of another kind in the same time, by the same programs: its losses and its cost are those of the whole.
+#[derive(Debug)]
+pub struct Beside {
+    /// The kind.
+    pub kind: ProfileKind,
+    /// Added-up stacks.
+    pub aggregate: Aggregate,
+    /// Processes and files behind them.
+    pub known: Known,
+    /// Fallbacks and restrictions, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Figures at the beginning of a window.
@@ -88,13 +104,28 @@ impl Before {
 impl Session {
     /// Closes the window and begins the next: every sample that has come so far is in this one, every other in the next. Nothing stops meanwhile.
     ///
-    /// For recordings of on-CPU samples. What else there is adds up over its whole length.
+    /// Allocations are not among it: they add up over the whole length of their recording.
     pub fn rotate(&mut self) -> Recorded {
         self.tick();
-        let now = Instant::now();
-        let recorded = self.close_window(now, Vec::new());
-        if let Some(objects) = self.processes.forget(self.unwinder.waiting_moments()) {
+        if let Some(waits) = &mut self.waits {
+            let Sums { kind, aggregate, .. } = self.sums.of(|kind| kind.waits().is_some());
+            if waits.end_window(kind, aggregate, &mut self.processes).is_err() {
+                self.undecodable += 1;
+            }
+        }
+        let recorded = self.close_window(Instant::now(), Vec::new());
+        if let Some(waits) = &mut self.waits {
+            let aggregate = &mut self.sums.of(|kind| kind.waits().is_some()).aggregate;
+            if waits.forget(aggregate).is_err() {
+                self.undecodable += 1;
+            }
+        }
+        let held = self.sums.all().flat_map(|sums| sums.aggregate.objects());
+        if let Some(objects) = self.processes.forget(self.unwinder.waiting_moments(), held) {
             self.unwinder.forget(&objects);
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.forget(|process| self.processes.info(process).is_some());
         }
         let now_ns = clock::monotonic_ns();
         if now_ns.saturating_sub(self.window.swept_ns) >= SWEEP_EVERY_NS {
@@ -111,9 +142,6 @@ impl Session {
         notes.splice(0..0, self.notes.iter().cloned().chain(self.shed_failed.take()));
         notes.extend(self.sampler.as_mut().and_then(OnCpu::take_note));
         notes.extend(self.together.take_note());
-        if let Some(memory) = &self.memory {
-            notes.extend(memory.notes(&self.programs.stats()));
-        }
         let duration_ns = now.saturating_duration_since(self.window.start).as_nanos() as u64;
         let totals = Before {
             start: now,
@@ -129,9 +157,15 @@ impl Session {
         let unwind = totals.unwind.since(&before.unwind);
         let overhead = Overhead { wall_ns: duration_ns, ..totals.overhead.since(&before.overhead) };
         let lost = Counter::since(&totals.lost, &before.lost);
-        for (stat, count) in &totals.stats {
-            let old = before.stats.iter().find(|(old, _)| old == stat).map_or(0, |(_, count)| *count);
-            let count = count.saturating_sub(old);
+        let stats: Vec<(Stat, u64)> = totals
+            .stats
+            .iter()
+            .map(|(stat, count)| {
+                let old = before.stats.iter().find(|(old, _)| old == stat).map_or(0, |(_, count)| *count);
+                (*stat, count.saturating_sub(old))
+            })
+            .collect();
+        for (stat, count) in stats.iter().copied() {
             match stat {
                 Stat::OutsideNamespace if count > 0 => notes.push(format!(
                     "{count} samples are of tasks outside this PID namespace, which have no number here"
@@ -143,25 +177,46 @@ impl Session {
             }
         }
         notes.extend(table_notes(&unwind));
-        self.overflowed += self.aggregate.overflowed();
-        let aggregate = self.aggregate.take();
+        let mut notes_of = |kind: &ProfileKind| {
+            let of_waits = self.waits.as_mut().filter(|_| kind.waits().is_some());
+            let of_memory = self.memory.as_mut().filter(|_| kind.memory().is_some());
+            let mut notes = of_waits.map(|waits| waits.take_notes(&stats)).unwrap_or_default();
+            notes.extend(of_memory.into_iter().flat_map(|memory| memory.take_notes(&stats)));
+            notes
+        };
+        let processes = &self.processes;
+        let mut taken = self.sums.all_mut().map(|sums| {
+            let aggregate = sums.take();
+            Beside {
+                notes: notes_of(&sums.kind),
+                kind: sums.kind.clone(),
+                known: aggregate.known(processes),
+                aggregate,
+            }
+        });
+        let Some(Beside { kind, aggregate, known, notes: own }) = taken.next() else {
+            unreachable!("a session has at least one kind")
+        };
+        let beside = taken.collect();
+        notes.extend(own);
         Recorded {
-            value_types: self.kind.value_types(self.clock),
-            trigger: self.kind.trigger(self.clock),
-            counted: self.kind.counted(),
+            value_types: kind.value_types(self.clock),
+            trigger: kind.trigger(self.clock),
+            counted: kind.counted(),
             period: self.period,
-            known: aggregate.known(&self.processes),
+            known,
             aggregate,
             lost,
             notes,
             allocations: self.heap.as_ref().map(|heap| heap.allocations(&self.programs.stats())),
             leaks: None,
-            resident: self.memory.as_ref().map(Memory::resident).unwrap_or_default(),
+            resident: self.memory.as_mut().map(Memory::take_resident).unwrap_or_default(),
             start_unix_ns: before.start_unix_ns,
             duration_ns,
             overhead,
             unwind,
             closing: Mutex::new(None),
+            beside,
         }
     }
 
@@ -175,6 +230,9 @@ impl Session {
         }
         if let Some(heap) = &mut self.heap {
             heap.stop(&self.programs);
+        }
+        if let Some(waits) = &mut self.waits {
+            waits.stop(&mut self.programs);
         }
         let stopped = Instant::now();
         self.tick();
@@ -190,12 +248,12 @@ impl Session {
             self.add(&sample, &moment);
         }
         if let Some(waits) = &mut self.waits {
-            waits.finish(&mut self.programs, &self.kind, &mut self.aggregate, &mut self.processes);
-            notes.extend(waits.notes(&self.programs.stats()));
+            let Sums { kind, aggregate, .. } = self.sums.of(|kind| kind.waits().is_some());
+            waits.finish(kind, aggregate, &mut self.processes);
         }
         let mut leaks = None;
         if let Some(heap) = &mut self.heap {
-            match heap.finish(&mut self.aggregate, &mut self.processes) {
+            match heap.finish(&mut self.sums.first_mut().aggregate, &mut self.processes) {
                 Ok(found) => leaks = found,
                 Err(_) => self.undecodable += 1,
             }
@@ -303,7 +361,7 @@ mod tests {
             aggregate.add(&sample, &moment, &mut processes, values([1, *weight]));
             if rotates && *ends {
                 profiles.push(take(&mut aggregate, &processes, &mut named));
-                let _objects_that_are_left = processes.forget(std::iter::empty());
+                let _objects_that_are_left = processes.forget(std::iter::empty(), std::iter::empty());
             }
         }
         profiles.push(take(&mut aggregate, &processes, &mut named));

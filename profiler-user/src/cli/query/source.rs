@@ -10,8 +10,8 @@ use crate::import;
 use crate::output::windows_of_json;
 use crate::profile::Profile;
 use crate::question::time::Moment;
-use crate::question::{Kind, PartArgs, Refusal, explained, open};
-use crate::store::{DEFAULT_DIRECTORY, WindowInfo};
+use crate::question::{Kind, PartArgs, Refusal, SeriesArgs, explained, open, series_of_json};
+use crate::store::{DEFAULT_DIRECTORY, Series, WindowInfo};
 
 /// Which store.
 #[derive(Debug, Clone, Args)]
@@ -73,6 +73,25 @@ impl SourceArgs {
         parameters.push(("format", "pprof".to_owned()));
         let answer = self.store.ask(remote, "/api/v1/flamegraph", &parameters)?;
         Ok(import::read_from(&*answer, Path::new("the answer"))?)
+    }
+
+    /// A value over that time.
+    pub(super) fn series(&self, wanted: &SeriesArgs, range: &Range<u64>) -> anyhow::Result<Series> {
+        let Some(remote) = &self.store.remote else {
+            return Ok(wanted.series(&self.store.store, &self.part, range)?);
+        };
+        let mut parameters = stretch(range);
+        parameters.extend(self.part.parameters());
+        parameters.extend(wanted.parameters());
+        let answer = self.store.ask(remote, "/api/v1/series", &parameters)?;
+        let not_understood =
+            || Refusal::new(Kind::Failed, format!("the answer of {remote} is not understood"));
+        Ok(series_of_json(&answer).ok_or_else(not_understood)?)
+    }
+
+    /// Which profiles.
+    pub(super) fn profile_type(&self) -> &str {
+        &self.part.profile_type
     }
 }
 

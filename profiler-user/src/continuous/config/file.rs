@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::api::Api;
 use super::feeds::{AlertsSection, PushSection};
-use super::{Config, StoreConfig, value};
+use super::{Also, Config, StoreConfig, value};
 use crate::continuous::{Filter, Rule};
 use crate::symbolize::native::Detail;
 
 /// Sections of the file, which variables name too.
-pub(super) const SECTIONS: [&str; 9] =
-    ["cpu", "windows", "budget", "names", "store", "filter", "api", "alerts", "push"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["cpu", "also", "windows", "budget", "names", "store", "filter", "api", "alerts", "push"];
 
 /// A choice of values for a kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -48,6 +48,7 @@ enum Names {
 pub(super) struct File {
     pub(super) preset: Option<Preset>,
     cpu: Cpu,
+    also: AlsoSection,
     windows: Windows,
     budget: Budget,
     names: NamesSection,
@@ -63,6 +64,14 @@ pub(super) struct File {
 struct Cpu {
     #[serde(deserialize_with = "value::rate")]
     rate_hz: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AlsoSection {
+    off_cpu: Option<bool>,
+    memory: Option<bool>,
+    resources: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -123,6 +132,11 @@ impl Preset {
         File {
             preset: Some(self),
             cpu: Cpu { rate_hz: Some(rate_hz) },
+            also: AlsoSection {
+                off_cpu: Some(self != Self::HighPerformance),
+                memory: Some(true),
+                resources: Some(true),
+            },
             windows: Windows { length: Some(Duration::from_secs(window_s)) },
             budget: Budget { max_overhead: Some(max_overhead), max_memory: Some(16 << 20) },
             names: NamesSection { detail: Some(names) },
@@ -156,6 +170,11 @@ impl File {
         Self {
             preset: self.preset.or(under.preset),
             cpu: Cpu { rate_hz: self.cpu.rate_hz.or(under.cpu.rate_hz) },
+            also: AlsoSection {
+                off_cpu: self.also.off_cpu.or(under.also.off_cpu),
+                memory: self.also.memory.or(under.also.memory),
+                resources: self.also.resources.or(under.also.resources),
+            },
             windows: Windows { length: self.windows.length.or(under.windows.length) },
             budget: Budget {
                 max_overhead: self.budget.max_overhead.or(under.budget.max_overhead),
@@ -183,6 +202,11 @@ impl File {
     pub(super) fn settled(self) -> Config {
         Config {
             rate_hz: self.cpu.rate_hz.unwrap_or_default(),
+            also: Also {
+                off_cpu: self.also.off_cpu.unwrap_or_default(),
+                memory: self.also.memory.unwrap_or_default(),
+                resources: self.also.resources.unwrap_or_default(),
+            },
             window: self.windows.length.unwrap_or_default(),
             max_overhead: self.budget.max_overhead.unwrap_or_default(),
             max_table_bytes: self.budget.max_memory.unwrap_or_default(),

@@ -33,6 +33,8 @@ const VARIABLES: &str = "PERF_AGENT_";
 pub struct Config {
     /// Samples per second and CPU.
     pub rate_hz: u64,
+    /// What is recorded beside CPU time.
+    pub also: Also,
     /// Length of a window.
     pub window: Duration,
     /// What all of it may cost, as a share of the machine's CPU time.
@@ -51,6 +53,17 @@ pub struct Config {
     pub alerts: Alerts,
     /// Where windows are sent.
     pub push: Push,
+}
+
+/// What is recorded beside CPU time, each in a profile of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Also {
+    /// Where threads wait.
+    pub off_cpu: bool,
+    /// Where resident memory grows.
+    pub memory: bool,
+    /// What processes and the host use, from `/proc`.
+    pub resources: bool,
 }
 
 /// How windows are kept.
@@ -203,6 +216,7 @@ mod tests {
     fn every_key_is_in_the_printed_file() {
         let error = File::parse("[cpu]\nx = 1").unwrap_err()
             + &File::parse("[store]\nx = 1").unwrap_err()
+            + &File::parse("[also]\nx = 1").unwrap_err()
             + &File::parse("[windows]\nx = 1").unwrap_err()
             + &File::parse("[budget]\nx = 1").unwrap_err()
             + &File::parse("[names]\nx = 1").unwrap_err()

@@ -156,7 +156,9 @@ pub struct Memory {
     taken_calls: u64,
     /// Sum of the squares of the bytes that samples of faults stand for.
     squares: f64,
+    /// Page faults of the machine when the window began, and when everything was stopped.
     counted: u64,
+    stopped: Option<u64>,
 }
 
 /// Why page faults cannot be sampled.
@@ -240,6 +242,7 @@ impl Memory {
             taken_calls: 0,
             squares: 0.0,
             counted,
+            stopped: None,
         })
     }
 
@@ -360,39 +363,49 @@ impl Memory {
             // The only way to fail is a closed descriptor, and we hold it.
             let _cannot_fail = sampler.disable();
         }
-        self.counted = total(&self.counters).saturating_sub(self.counted);
+        self.stopped = Some(total(&self.counters));
         self.programs.detach_calls();
     }
 
-    /// The resident set over time.
-    pub fn resident(&self) -> Vec<Resident> {
-        self.series.points()
+    /// The resident set over time, since the last window.
+    pub fn take_resident(&mut self) -> Vec<Resident> {
+        self.series.take()
     }
 
-    /// What the reader should know of how events were taken.
-    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
+    /// Forgets what it remembers of processes that are gone.
+    pub fn forget(&mut self, is_known: impl Fn(ProcessId) -> bool) {
+        self.spaces.retain(|process, _| is_known(*process));
+        self.heap_ends.retain(|process, _| is_known(*process));
+    }
+
+    /// What the reader should know of how the events of a window were taken; `stats` are the window's.
+    pub fn take_notes(&mut self, stats: &[(Stat, u64)]) -> Vec<String> {
+        let in_all = self.stopped.unwrap_or_else(|| total(&self.counters));
+        let counted = in_all.saturating_sub(std::mem::replace(&mut self.counted, in_all));
+        let squares = std::mem::take(&mut self.squares);
+        let unknown_kind = std::mem::take(&mut self.unknown_kind);
+        let story = self.throttle.take_story();
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
-        let story = self.throttle.story();
         let (least, most) = (self.options.period_of(story.rungs.0), self.options.period_of(story.rungs.1));
         let seen = stat(Stat::Faults);
         let taken = if least == most { format!("{least}") } else { format!("{least} to {most}") };
         notes.push(format!(
             "one in {taken} page faults was taken and stands for the others, by count; {} in all on this machine",
-            thousands(self.counted)
+            thousands(counted)
         ));
-        if self.squares > 0.0 {
+        if squares > 0.0 {
             notes.push(format!(
                 "resident bytes are ± {} in all (standard error); a huge page is taken as rarely as a small one and counts as much more",
-                crate::output::bytes(self.squares.sqrt() as u64)
+                crate::output::bytes(squares.sqrt() as u64)
             ));
         }
         // What the samples stand for may differ by a period on each CPU and for each change of it.
         let slack = most * (self.samplers.len() as u64) * (2 + story.changes);
-        if self.counted > seen + slack + self.counted / 100 {
+        if counted > seen + slack + counted / 100 {
             notes.push(format!(
                 "{} page faults were not sampled: the kernel held the events back (kernel.perf_event_max_sample_rate)",
-                thousands(self.counted - seen)
+                thousands(counted - seen)
             ));
         }
         if call_shift(story.rungs.1) > 0 {
@@ -408,10 +421,10 @@ impl Memory {
                 crate::output::duration(after)
             ));
         }
-        if self.unknown_kind > 0 {
+        if unknown_kind > 0 {
             notes.push(format!(
                 "{} page faults are of processes that had ended, or of mappings that were gone, when their kind was looked up: one page each",
-                thousands(self.unknown_kind)
+                thousands(unknown_kind)
             ));
         }
         if !self.folios.is_known() {

@@ -62,7 +62,14 @@ impl Series {
         }
     }
 
-    pub(super) fn points(&self) -> Vec<Resident> {
+    /// Takes the points out.
+    pub(super) fn take(&mut self) -> Vec<Resident> {
+        let points = self.points();
+        self.points.clear();
+        points
+    }
+
+    fn points(&self) -> Vec<Resident> {
         let began = self.points.first().map_or(0, |point| point.0);
         self.points.iter().map(|(at, point)| Resident { ms: (at - began) / 1_000_000, ..*point }).collect()
     }

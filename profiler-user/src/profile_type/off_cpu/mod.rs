@@ -3,17 +3,19 @@
 //! In: numbered stacks from the ring, and sums by those numbers from the kernel's tables. Out, when the recording ends: tallies in the
 //! aggregate. A wait is counted whatever becomes of its stack, so that totals are right.
 
+mod carried;
 mod notes;
 mod open;
 mod seed;
 mod settle;
+mod window;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, LONG_WAIT_NS, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATES, SwitchConfig,
-    SwitchControl, WaitKey, WaitSum,
+    FIRST_STACK, LONG_WAIT_NS, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATE_THINNED, STATES,
+    SwitchConfig, SwitchControl, WaitKey, WaitSum,
 };
 
 use crate::aggregate::{Aggregate, SampleKey};
@@ -24,9 +26,9 @@ use crate::profile::{Counter, clean};
 use crate::profile_type::ProfileKind;
 use crate::profile_type::governor::{Governor, Throttle};
 use crate::session::clock::monotonic_ns;
-use open::open_wait;
+use carried::Carried;
 use seed::Seed;
-use settle::{Exact, UNSAMPLED};
+use settle::Exact;
 use words::Words;
 
 /// Time between two emptyings of the kernel's table of sums.
@@ -123,6 +125,11 @@ pub struct OffCpu {
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
     exact: Exact,
+    carried: Carried,
+    /// Sums of the last window whose stacks had not come.
+    early: Vec<(WaitKey, WaitSum)>,
+    /// Their stacks, and those that were waited for in vain.
+    awaited: HashSet<u64>,
     /// Threads that waited before the recording, by the number of their stack.
     seeds: HashMap<u64, Seed>,
     /// Those whose stacks are still to be read.
@@ -130,6 +137,9 @@ pub struct OffCpu {
     words: Words,
     control: SwitchControl,
     epoch_ns: u64,
+    /// Windows that have ended, and the stacks of the last one.
+    windows: u64,
+    used: HashSet<u64>,
     forgotten: u64,
     unknown_stacks: u64,
     /// Times that the kernel's table of sums could not be read.
@@ -171,11 +181,16 @@ impl OffCpu {
             stacks: HashMap::new(),
             sums: HashMap::new(),
             exact: Exact::default(),
+            carried: Carried::default(),
+            early: Vec::new(),
+            awaited: HashSet::new(),
             unread: seeds.iter().map(|seed| seed.number).collect(),
             seeds: seeds.into_iter().map(|seed| (seed.number, seed)).collect(),
             words: Words::new(),
             control,
             epoch_ns: now_ns,
+            windows: 0,
+            used: HashSet::new(),
             forgotten: 0,
             unknown_stacks: 0,
             unreadable: 0,
@@ -241,6 +256,8 @@ impl OffCpu {
     fn keep(&mut self, key: WaitKey, sum: WaitSum) {
         let key = WaitKey { epoch: 0, ..key };
         if !is_wait(key.state) {
+            let is_thinned = key.state == STATE_THINNED;
+            let sum = if is_thinned { self.carried.ended(key.tid, &sum) } else { sum };
             self.exact.keep(&key, &sum);
             return;
         }
@@ -276,51 +293,6 @@ impl OffCpu {
             tid => format!("{}-{tid}", clean(sample.comm())),
         };
         self.stacks.insert(sample.number, Known { key, what, title });
-    }
-
-    /// Takes the programs off, adds the waits that are not over, and hands everything to the aggregate.
-    pub fn finish(
-        &mut self,
-        programs: &mut Programs,
-        kind: &ProfileKind,
-        aggregate: &mut Aggregate,
-        processes: &mut Processes,
-    ) {
-        self.open_waits(monotonic_ns());
-        // Programs that run now may add to an epoch that is read; what they add is the end of a wait that was counted up to here.
-        let _gone_with_us = programs.detach_waits();
-        if self.take_sums(|_| true).is_err() {
-            self.unreadable += 1;
-        }
-        let mut comms: HashMap<u32, u32> = HashMap::new();
-        for known in self.stacks.values() {
-            comms.insert(known.key.tid, known.key.comm);
-        }
-        for seed in self.seeds.values() {
-            comms.entry(seed.tid).or_insert_with(|| aggregate.comm(&seed.comm));
-        }
-        for (key, ran_ns) in self.exact.settle_runs(aggregate) {
-            let stack = aggregate.remark_only(UNSAMPLED);
-            let sample = of_thread(&key, stack, &comms, aggregate, processes);
-            aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
-        }
-        self.exact.settle_waits(&mut self.sums);
-        let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
-        // The map's order is random; equal recordings should give equal files.
-        sums.sort_unstable_by_key(|(key, _)| *key);
-        for (key, sum) in sums {
-            self.add(&key, &sum, kind, &comms, aggregate, processes);
-        }
-    }
-
-    /// Counts the waits that have no end yet, up to now.
-    fn open_waits(&mut self, now_ns: u64) {
-        for mut thread in self.waits.threads() {
-            if let Some((key, sum)) = open_wait(&mut thread, &self.options, now_ns) {
-                self.keep(key, sum);
-            }
-            self.exact.keep_thinned(&thread);
-        }
     }
 
     fn add(

@@ -6,12 +6,12 @@ use super::OffCpu;
 use crate::output::{duration, thousands};
 
 impl OffCpu {
-    /// What the reader should know of how the stacks were taken.
-    pub fn notes(&self, stats: &[(Stat, u64)]) -> Vec<String> {
+    /// What the reader should know of how the stacks of a window were taken; `stats` are the window's.
+    pub fn take_notes(&mut self, stats: &[(Stat, u64)]) -> Vec<String> {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
         let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
-        let story = self.throttle.story();
+        let story = self.throttle.take_story();
         if skipped > 0 {
             let percent = self.options.max_overhead * 100.0;
             notes.push(format!(

@@ -45,13 +45,13 @@ impl Exact {
         }
     }
 
-    /// The same from a thread that still lives.
-    pub(super) fn keep_thinned(&mut self, thread: &Thread) {
-        if thread.thinned.count > 0 {
+    /// The same from a thread that still lives: what is new since the last time.
+    pub(super) fn keep_thinned(&mut self, thread: &Thread, new: &WaitSum) {
+        if *new != WaitSum::default() {
             let (pid, tid) = (thread.pid, thread.tid);
             let key =
                 WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid, tid, state: STATE_THINNED, epoch: 0 };
-            self.keep(&key, &thread.thinned);
+            self.keep(&key, new);
         }
     }
 
@@ -169,8 +169,8 @@ mod tests {
         ]);
         let mut exact = Exact::default();
         exact.keep(&key(1, STATE_THINNED), &sum(10, 1_000, 70));
-        exact.keep_thinned(&Thread { thinned: sum(30, 1_000, 0), pid: 1, tid: 1, ..Thread::default() });
-        exact.keep_thinned(&Thread { thinned: sum(3, 33, 3), pid: 1, tid: 2, ..Thread::default() });
+        exact.keep_thinned(&Thread { pid: 1, tid: 1, ..Thread::default() }, &sum(30, 1_000, 0));
+        exact.keep_thinned(&Thread { pid: 1, tid: 2, ..Thread::default() }, &sum(3, 33, 3));
         exact.settle_waits(&mut sums);
         assert_eq!(sums[&estimated(20)], sum(20, 1_500, 0));
         assert_eq!(sums[&estimated(21)], sum(20, 500, 0));

@@ -36,6 +36,10 @@ pub struct Stat {
     pub threads: u32,
     /// Start time in clock ticks after boot.
     pub start_ticks: u64,
+    /// CPU time of all its threads, in user mode and in the kernel, clock ticks.
+    pub cpu_ticks: u64,
+    /// Resident set, pages.
+    pub resident_pages: u64,
 }
 
 impl Stat {
@@ -58,13 +62,16 @@ impl Stat {
         // Field numbers of proc(5): the state is 3, so index 0 here is field 3.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
+        let number = |at: usize| field(at)?.parse::<u64>().ok();
         Some(Self {
             comm,
             state: State(*field(3)?.as_bytes().first()?),
             parent: field(4)?.parse().ok()?,
             flags: field(9)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
-            start_ticks: field(22)?.parse().ok()?,
+            start_ticks: number(22)?,
+            cpu_ticks: number(14)?.saturating_add(number(15)?),
+            resident_pages: number(24)?,
         })
     }
 

@@ -1,0 +1,101 @@
+//! What continuous recording keeps beside CPU time: waits, growing memory, each in windows of its own.
+
+use serde_json::Value;
+use tests::{agent, finish, run, truth};
+
+use crate::daemon::Daemon;
+use crate::faults::signal;
+use crate::recording::spawn;
+
+/// Largest difference from what the program measured, as a share: as for single recordings, and what the ends of windows add.
+const TOLERANCE: f64 = 0.04;
+const PER_WAIT_NS: f64 = 5_000.0;
+
+impl Daemon {
+    /// A profile of one process, over everything that is stored.
+    fn profile_of(&self, pid: u32, kind: &str) -> Value {
+        let file = self.folder.path().join("profile.json");
+        let mut command = agent();
+        command.args(["query", "flamegraph", "--type", kind, "--from", "-10m", "-p", &pid.to_string()]);
+        let done = run(command.arg("--store").arg(self.store()).arg("-o").arg(&file)).unwrap();
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    /// Ends it as a service manager would.
+    pub(crate) fn stop(&mut self) {
+        signal(self.pid(), libc::SIGTERM);
+        assert_eq!(finish(self.child.take().unwrap()).unwrap().code, 0);
+    }
+}
+
+/// Sum of values over the samples whose stack has a function.
+fn sum(profile: &Value, function: &str, values: &[&str]) -> f64 {
+    let samples = profile["samples"].as_array().unwrap().iter();
+    let with =
+        samples.filter(|sample| sample["stack"].as_array().unwrap().iter().any(|name| name == function));
+    with.map(|sample| values.iter().map(|value| sample["values"][value].as_f64().unwrap()).sum::<f64>()).sum()
+}
+
+#[test]
+fn waits_in_windows_are_as_long_as_the_program_says() {
+    let mut daemon = Daemon::start_with_all(19, "1s");
+    let folder = tempfile::tempdir().unwrap();
+    let waiter = spawn("nofp_waits", &["5", folder.path().to_str().unwrap()]);
+    let pid = waiter.id();
+    let truth = truth(&finish(waiter).unwrap().stdout).unwrap();
+    daemon.stop();
+    let profile = daemon.profile_of(pid, "off-cpu");
+    for function in ["wait_sleep", "wait_mutex", "wait_condition", "wait_pipe"] {
+        let found = sum(&profile, function, &["off_cpu", "run_queue"]);
+        let allowed = truth[function] * TOLERANCE + sum(&profile, function, &["waits"]) * PER_WAIT_NS;
+        assert!(
+            (found - truth[function]).abs() <= allowed,
+            "{function}: {found:.0} ns found, {:.0} true, {allowed:.0} allowed\n{}",
+            truth[function],
+            profile["quality_line"]
+        );
+    }
+}
+
+#[test]
+fn a_thread_that_sleeps_all_the_time_sleeps_a_window_in_each() {
+    let mut daemon = Daemon::start_with_all(19, "2s");
+    let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = sleeper.id().to_string();
+    std::thread::sleep(std::time::Duration::from_secs(16));
+    daemon.stop();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let mut command = agent();
+    command.args(["query", "series", "--type", "off-cpu", "--json", "--from", "-10m", "-p", &pid]);
+    let done = run(command.arg("--store").arg(daemon.store())).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let series: Value = serde_json::from_str(&done.stdout).unwrap();
+    let points = series["points"].as_array().unwrap().iter();
+    let points: Vec<&Value> = points.skip_while(|point| point["values"]["sleep"].is_null()).collect();
+    assert!(points.len() >= 4, "{series}");
+    // The first window has it begin, and may leave it to the second because its unwind table is on the way; the last one is short.
+    for point in &points[2..points.len() - 1] {
+        let slept = point["values"]["sleep"].as_f64().unwrap_or(0.0) / point["duration_ns"].as_f64().unwrap();
+        assert!((0.97..1.03).contains(&slept), "{slept:.3} of a window slept: {series}");
+    }
+}
+
+#[test]
+fn memory_that_grows_is_in_windows() {
+    let mut daemon = Daemon::start_with_all(19, "1s");
+    let folder = tempfile::tempdir().unwrap();
+    let grower = spawn("memory_growth", &[folder.path().to_str().unwrap()]);
+    let pid = grower.id();
+    let truth = truth(&finish(grower).unwrap().stdout).unwrap();
+    daemon.stop();
+    let profile = daemon.profile_of(pid, "memory");
+    // Who called it is known once the unwind table of the program is there, which it may not wait for. A huge page is a sample as rarely as a small one.
+    let touched: f64 = ["grow_small_pages", "grow_twice_that", "grow_huge_pages", "grow_shared", "grow_heap"]
+        .iter()
+        .map(|function| truth[*function])
+        .sum();
+    let share = sum(&profile, "touch", &["resident"]) / touched;
+    assert!((0.6..1.5).contains(&share), "{share:.2} of what it touched");
+}
