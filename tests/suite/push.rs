@@ -1,6 +1,7 @@
 //! Windows that are pushed, as the other side receives them.
 
 use tests::receiver::Receiver;
+use tests::{agent, run};
 
 use crate::daemon::Daemon;
 use crate::faults::signal;
@@ -71,6 +72,29 @@ fn what_nobody_takes_waits_and_is_sent_by_the_next_daemon() {
     daemon.wait_for("requests of the one before", |_| receiver.posted().len() >= left);
     daemon.wait_for("count", |daemon| daemon.fed("push_sent") >= left as u64);
     assert_eq!((daemon.fed("push_dropped"), daemon.fed("push_refused")), (0, 0));
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
+fn windows_are_exported_as_rows_and_a_file_that_is_there_stays() {
+    let mut service = spawn("regression", &["600"]);
+    let daemon = Daemon::start(99, "1s");
+    daemon.wait_for("windows", |daemon| daemon.status()["status"]["windows"].as_u64() >= Some(2));
+    let file = daemon.folder.path().join("x.parquet");
+    let export = || {
+        run(agent().args(["query", "export", "--store"]).arg(daemon.store()).arg("-o").arg(&file)).unwrap()
+    };
+    let first = export();
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    assert!(first.stderr.contains(" rows of "), "{}", first.stderr);
+    let written = std::fs::read(&file).unwrap();
+    assert!(written.starts_with(b"PAR1") && written.ends_with(b"PAR1") && contains(&written, "work_usual"));
+    let second = export();
+    assert!(second.code == 1 && second.stderr.contains("--force"), "{}", second.stderr);
+    if let Some(folder) = std::env::var_os("PERF_AGENT_KEEP_PUSHED") {
+        std::fs::copy(&file, std::path::PathBuf::from(folder).join("x.parquet")).unwrap();
+    }
     service.kill().unwrap();
     service.wait().unwrap();
 }

@@ -19,6 +19,7 @@ mod leaks;
 mod numbers;
 mod options;
 mod otlp;
+mod parquet;
 pub(crate) mod pprof;
 mod quality;
 mod resident;
@@ -39,6 +40,7 @@ pub use leaks::write_leaks;
 pub use numbers::{bytes, duration, percent, thousands, value_with_unit};
 pub use options::{Growth, OutputOptions, Palette};
 pub(crate) use otlp::write_with as write_otlp;
+pub(crate) use parquet::ParquetWriter;
 pub use quality::{Level, quality_level, quality_line, quality_line_styled};
 pub use resident::write_resident;
 pub use sites::{Site, SiteLeak, Sites, sites, sites_json, write_sites};
@@ -95,6 +97,12 @@ pub const FORMATS: &[Format] = &[
         extensions: &["otlp"],
         description: "OTLP profiles (v1development), one uncompressed export request",
         write: otlp::write,
+    },
+    Format {
+        name: "parquet",
+        extensions: &["parquet"],
+        description: "rows with stacks as lists, for DuckDB, ClickHouse and Spark",
+        write: parquet::write,
     },
     Format {
         name: "json",

@@ -32,8 +32,8 @@ pub(crate) struct PartArgs {
     /// Only this control group and those below it; /…/ is a regular expression
     #[arg(long, value_name = "PATH", value_parser = Pattern::parse)]
     cgroup: Option<Pattern>,
-    /// Only this container, by the beginning of its ID
-    #[arg(long, value_name = "ID")]
+    /// Only this container: the beginning of its ID, its name, its pod's, or NAMESPACE/POD
+    #[arg(long, value_name = "CONTAINER")]
     container: Option<String>,
     /// Only these processes
     #[arg(short = 'p', long, value_name = "PIDS", value_delimiter = ',')]

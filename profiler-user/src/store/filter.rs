@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use crate::profile::Labels;
-use crate::system::target::Home;
+use crate::system::target::{Home, container_name};
 
 /// A name, or a pattern for names.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct Filter {
     pub thread: Option<Pattern>,
     /// Path of the control group, which means those below it too; or an expression.
     pub cgroup: Option<Pattern>,
-    /// Beginning of a container's ID, or its name where the control group has that.
+    /// Beginning of a container's ID; its name, its pod's, or `NAMESPACE/POD`, where the host's files tell them.
     pub container: Option<String>,
     /// Process IDs, any of them.
     pub pids: Vec<u32>,
@@ -93,7 +93,10 @@ fn is_in(wanted: &Pattern, path: &str) -> bool {
 
 fn is_container(wanted: &str, path: &str) -> bool {
     let home = Home::parse(format!("0::{path}").as_bytes());
-    home.container.is_some_and(|container| container.id.starts_with(wanted))
+    home.container.is_some_and(|container| {
+        container.id.starts_with(wanted)
+            || container_name(&container.id).is_some_and(|name| name.is_called(wanted))
+    })
 }
 
 #[cfg(test)]

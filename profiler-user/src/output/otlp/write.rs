@@ -14,7 +14,7 @@ use super::proto::{
 };
 use crate::output::{OutputError, OutputOptions};
 use crate::profile::{FrameKind, Labels, Profile};
-use crate::system::target::Home;
+use crate::system::target::{Home, container_name};
 
 /// Writes `profile` as an uncompressed request.
 pub(in crate::output) fn write(
@@ -225,7 +225,14 @@ impl Tables {
         if let Some(cgroup) = &labels.cgroup {
             all.push(self.named("linux.cgroup", cgroup));
             let home = Home::parse(format!("0::{cgroup}").as_bytes());
-            all.extend(home.container.map(|container| self.named("container.id", &container.id)));
+            if let Some(container) = home.container {
+                all.push(self.named("container.id", &container.id));
+                if let Some(known) = container_name(&container.id) {
+                    all.push(self.named("container.name", &known.name));
+                    all.extend(known.pod.as_ref().map(|pod| self.named("k8s.pod.name", pod)));
+                    all.extend(known.namespace.as_ref().map(|name| self.named("k8s.namespace.name", name)));
+                }
+            }
         }
         all.extend(labels.cpu.map(|cpu| self.attribute("cpu.logical_number", Value::Number(cpu.into()))));
         all

@@ -111,7 +111,7 @@ fn container(part: &str) -> Option<Container> {
     is_container_id(id).then(|| Container { runtime, id: id.to_owned() })
 }
 
-fn is_container_id(id: &str) -> bool {
+pub(super) fn is_container_id(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -4,6 +4,7 @@
 //! here (comm, paths, command lines) belongs to whoever runs the target: bounded, and cleaned before it is shown.
 
 mod container;
+mod container_names;
 mod error;
 mod find;
 mod root;
@@ -15,6 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 pub use container::{Container, ContainerRuntime, Home};
+pub use container_names::{ContainerName, container_name};
 pub use error::TargetError;
 pub use find::{TargetSpec, find_by_name, find_by_pattern};
 pub use root::{LastLink, open_in_root};
