@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod build;
 mod completeness;
+mod dist;
 mod setup;
 mod steps;
 mod test;
@@ -35,6 +36,8 @@ Usage: cargo xtask COMMAND
   bench [--workloads A,B] [--profilers A,B] [--rounds N] [--seconds S] [--others PERCENT] [--quick]
                  what profilers cost real programs, ours and others: a table with intervals, as Markdown and JSON;
                  turns in which other programs took more than PERCENT (10) of the machine are left out
+  dist ARCH [BINARY]
+                 Debian package, tarball and checksums for x86_64 or aarch64, of a static binary that it builds, or BINARY
   lint           formatter and clippy, warnings denied
 ";
 
@@ -77,6 +80,8 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         ["vm", name, tests] => return vm::run(Some(name), tests),
         ["completeness", names @ ..] => return completeness::run(names),
         ["bench", options @ ..] => return bench::run(options),
+        ["dist", arch] => dist::run(arch, None)?,
+        ["dist", arch, binary] => dist::run(arch, Some(binary))?,
         ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {
             eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");

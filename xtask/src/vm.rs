@@ -34,7 +34,7 @@ const OUTCOME: &str = "VM-OUTCOME: ";
 
 /// An architecture that the agent runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Arch {
+pub(crate) enum Arch {
     X86_64,
     Aarch64,
 }
@@ -344,32 +344,37 @@ impl Arch {
         }
     }
 
-    /// The agent and the tests, static. The arm64 build takes the distribution's compiler, which has that target's library.
-    fn build(self) -> Result<(PathBuf, PathBuf)> {
+    /// The compiler for static binaries. The arm64 build takes the distribution's, which has that target's library.
+    fn command(self) -> Command {
+        let mut command = match self {
+            Self::X86_64 => cargo(),
+            Self::Aarch64 => {
+                let mut command = clean_command("/usr/bin/cargo");
+                command
+                    .current_dir(workspace())
+                    .env("RUSTC", "/usr/bin/rustc")
+                    .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
+                command
+            }
+        };
+        command
+            .env("CARGO_TARGET_DIR", Self::folder())
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            // Optimized across crates these would run a little faster and build for minutes.
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        command
+    }
+
+    fn folder() -> PathBuf {
+        target_folder().join("static")
+    }
+
+    /// The agent, static.
+    pub(crate) fn agent(self) -> Result<PathBuf> {
         // Built first, by the host's own way: the build script finds it up to date whichever compiler calls it.
         xtask::bpf::build(Logging::Off)?;
-        let folder = target_folder().join("static");
-        let command = || {
-            let mut command = match self {
-                Self::X86_64 => cargo(),
-                Self::Aarch64 => {
-                    let mut command = clean_command("/usr/bin/cargo");
-                    command
-                        .current_dir(workspace())
-                        .env("RUSTC", "/usr/bin/rustc")
-                        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
-                    command
-                }
-            };
-            command
-                .env("CARGO_TARGET_DIR", &folder)
-                .env("RUSTFLAGS", "-C target-feature=+crt-static")
-                // Optimized across crates these would run a little faster and build for minutes.
-                .env("CARGO_PROFILE_RELEASE_LTO", "off")
-                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-            command
-        };
-        must(command().args([
+        must(self.command().args([
             "build",
             "--release",
             "--package",
@@ -377,7 +382,21 @@ impl Arch {
             "--target",
             self.triple(),
         ]))?;
-        let mut tests = command();
+        Ok(Self::folder().join(self.triple()).join("release/perf-agent"))
+    }
+
+    /// Debian's name.
+    pub(crate) fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// The agent and the tests, static.
+    fn build(self) -> Result<(PathBuf, PathBuf)> {
+        let agent = self.agent()?;
+        let mut tests = self.command();
         tests.args([
             "test",
             "--no-run",
@@ -391,6 +410,6 @@ impl Arch {
             self.triple(),
         ]);
         let suite = executable(&mut tests)?;
-        Ok((folder.join(self.triple()).join("release/perf-agent"), suite))
+        Ok((agent, suite))
     }
 }
