@@ -2,6 +2,7 @@
 //!
 //! Nothing here skips: a test that cannot run says what it needs and fails.
 
+pub mod browser;
 mod chain;
 pub mod framehop_oracle;
 pub mod receiver;

@@ -320,3 +320,36 @@ fn other_hosts_are_answered_over_tls() {
     let _reset_or_closed = stream.read_to_end(&mut said);
     assert!(!said.starts_with(b"HTTP"), "answers in the clear");
 }
+
+/// A crowd of readers is answered or told to come again, and recording goes on as if nobody read.
+#[test]
+fn a_hundred_readers_do_not_disturb_the_recording() {
+    let daemon = answering(99, "1s", "");
+    let _busy = Background::start(workload("cpu_split"), &["600"]);
+    daemon.wait_for("windows", |daemon| windows(daemon) >= 3);
+    let folder = daemon.folder.path();
+    let before = windows(&daemon);
+    let heads: Vec<(u16, String)> = std::thread::scope(|scope| {
+        let ask = || {
+            let answer = get(folder, "/api/v1/flamegraph?from=-1h&format=json");
+            (answer.status, answer.head)
+        };
+        let readers: Vec<_> = (0..100).map(|_| scope.spawn(move || [ask(), ask()])).collect();
+        readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
+    });
+    let with = |wanted: u16| heads.iter().filter(|(status, _)| *status == wanted).count();
+    let (answered, busy, slow) = (with(200), with(429), with(503));
+    assert_eq!(answered + busy + slow, 200, "{heads:?}");
+    assert!(answered > 0 && busy > 0, "{answered} answered, {busy} told to come again, {slow} in vain");
+    let again = |head: &str| head.to_ascii_lowercase().contains("retry-after:");
+    assert!(heads.iter().all(|(status, head)| *status == 200 || again(head)));
+    daemon.wait_for("more windows", |daemon| windows(daemon) >= before + 3);
+    let listed = get(folder, "/api/v1/windows?type=cpu&from=-1h").json();
+    let listed = listed["windows"].as_array().unwrap();
+    let number = |window: &Value, key: &str| window[key].as_u64().unwrap();
+    let recorded: u64 = listed.iter().map(|window| number(window, "duration_ns")).sum();
+    let span = number(&listed[listed.len() - 1], "end_unix_ns") - number(&listed[0], "start_unix_ns");
+    assert!(recorded as f64 > span as f64 * 0.99, "{recorded} of {span} ns are recorded");
+    let status = daemon.status();
+    assert_eq!(status["status"]["not_stored_windows"], 0, "{status}");
+}

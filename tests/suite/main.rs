@@ -21,6 +21,7 @@ mod leaks;
 mod memory;
 mod metrics;
 mod off_cpu;
+mod page;
 mod pprof_golden;
 mod preloaded;
 mod push;

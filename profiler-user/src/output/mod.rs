@@ -105,6 +105,12 @@ pub const FORMATS: &[Format] = &[
         write: parquet::write,
     },
     Format {
+        name: "tree",
+        extensions: &["tree.json"],
+        description: "the boxes of the flame graph as JSON, for viewers that draw it themselves",
+        write: flamegraph::tree::write,
+    },
+    Format {
         name: "json",
         extensions: &["json"],
         description: "everything as JSON, for jq and scripts",
@@ -182,6 +188,7 @@ mod tests {
         assert_eq!(format("A.PB.GZ"), Ok("pprof"));
         assert_eq!(format("x.pb"), Ok("pprof-raw"));
         assert_eq!(format("x.txt"), Ok("folded"));
+        assert_eq!([format("x.tree.json"), format("x.json")], [Ok("tree"), Ok("json")]);
         assert_eq!(Format::from_name("svg").map(|format| format.name), Ok("svg"));
         for wrong in ["out", "out.png", ".svg", "out.gz", ""] {
             let error = Format::from_path(Path::new(wrong)).unwrap_err().to_string();

@@ -21,10 +21,12 @@ const GRACE_NS: u64 = 30_000_000_000;
 pub(super) fn status(service: &Service, query: &str) -> Result<Answer, Refused> {
     question::<Nothing>(query)?;
     let live = told(service)?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(Answer::json(&json!({
         "schema": 1,
         "version": super::VERSION,
         "running": true,
+        "host": crate::profile::clean(host.trim().as_bytes()),
         "status": live.status,
         "api": {
             "waiting": service.work.waiting(),

@@ -18,6 +18,7 @@ mod listen;
 mod live;
 mod metrics;
 mod openapi;
+mod page;
 mod questions;
 mod routes;
 mod service;

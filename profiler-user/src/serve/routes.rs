@@ -16,7 +16,7 @@ use super::answer::{Answer, Refused};
 use super::ask::command;
 use super::gate::{Gate, HEADERS};
 use super::service::Service;
-use super::{health, live, metrics, openapi, questions};
+use super::{health, live, metrics, openapi, page, questions};
 
 /// One path.
 pub(super) struct Route {
@@ -146,6 +146,12 @@ pub(super) fn router(service: Arc<Service>, gate: Gate) -> Router {
             answer(&service, how, query).await.unwrap_or_else(|refused| refused.response())
         };
         router = router.route(route.path, get(handle));
+    }
+    for (path, ..) in page::FILES {
+        let handle = move |State(service): State<Arc<Service>>| async move {
+            page::file(path).and_then(|file| service.send(file)).unwrap_or_else(|refused| refused.response())
+        };
+        router = router.route(path, get(handle));
     }
     let nowhere = || async {
         let refused = Refused::new(StatusCode::NOT_FOUND, "path", "there is nothing at this path");

@@ -8,6 +8,7 @@
 mod colours;
 mod describe;
 mod picture;
+pub(super) mod tree;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -47,9 +48,7 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), OutputError> {
     let value = options.value_of(profile, profile.default_value())?;
-    let is_memory = profile.value_types.get(value).is_some_and(|value| value.unit == "bytes");
-    let palette =
-        if options.palette == Palette::Kind && is_memory { Palette::Memory } else { options.palette };
+    let palette = palette_of(profile, value, options.palette);
     let title = options.title.clone().unwrap_or_else(|| title_of(profile));
     let subtitle = options.subtitle.clone().unwrap_or_else(|| subtitle_of(profile));
     let (title, subtitle) = (clean(title.as_bytes()), clean(subtitle.as_bytes()));
@@ -102,6 +101,12 @@ pub(super) fn write(
     from_lines(&mut settings, lines.iter().map(String::as_str), &mut svg)?;
     picture::complete(&svg, &footer, out)?;
     Ok(())
+}
+
+/// Pictures of memory have their own colours, unless others are asked for.
+fn palette_of(profile: &Profile, value: usize, asked: Palette) -> Palette {
+    let is_memory = profile.value_types.get(value).is_some_and(|value| value.unit == "bytes");
+    if asked == Palette::Kind && is_memory { Palette::Memory } else { asked }
 }
 
 /// The smallest value whose box is drawn.
