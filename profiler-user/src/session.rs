@@ -109,6 +109,9 @@ pub enum SessionError {
     /// The thread that builds unwind tables could not be started.
     #[error("cannot start the thread that builds unwind tables")]
     Unwinder(#[source] std::io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread of the recording")]
+    Thread(#[source] std::io::Error),
     /// The file for stacks could not be created.
     #[error("cannot create `{path}`")]
     Dump {

@@ -62,7 +62,7 @@ impl Daemon {
 
     pub(crate) fn configure(&self, rate_hz: u32, window: &str) {
         let text = format!(
-            "[cpu]\nrate_hz = {rate_hz}\n[also]\noff_cpu = {also}\nmemory = {also}\n[windows]\nlength = \"{window}\"\n[budget]\nmax_overhead = \"100%\"\n[store]\nfolder = \"{}\"\n",
+            "[cpu]\nrate_hz = {rate_hz}\n[also]\noff_cpu = {also}\nmemory = {also}\nsyscalls = {also}\n[windows]\nlength = \"{window}\"\n[budget]\nmax_overhead = \"100%\"\n[store]\nfolder = \"{}\"\n",
             self.store().display(),
             also = self.also
         );

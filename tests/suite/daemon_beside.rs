@@ -1,6 +1,6 @@
 //! What continuous recording keeps beside CPU time: waits, growing memory, each in windows of its own.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{agent, finish, run, truth};
 
 use crate::daemon::Daemon;
@@ -98,4 +98,30 @@ fn memory_that_grows_is_in_windows() {
         .sum();
     let share = sum(&profile, "touch", &["resident"]) / touched;
     assert!((0.6..1.5).contains(&share), "{share:.2} of what it touched");
+}
+
+#[test]
+fn system_calls_are_counted_over_windows_with_their_errors() {
+    let mut daemon = Daemon::start_with_all(19, "1s");
+    let caller = spawn("calls", &["2000"]);
+    let pid = caller.id().to_string();
+    let truth = truth(&finish(caller).unwrap().stdout).unwrap();
+    daemon.stop();
+    let mut command = agent();
+    command.args(["query", "syscalls", "--from", "-10m", "--json", "-p", &pid]);
+    let done = run(command.arg("--store").arg(daemon.store())).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["measure"]["mode"], "windows");
+    let calls = report["processes"][0]["syscalls"].as_array().unwrap();
+    for (name, error) in [("getppid", None), ("fchmodat", Some("ENOENT")), ("fsync", Some("EBADF"))] {
+        let call = calls.iter().find(|call| call["name"] == name).unwrap();
+        let expected = truth[name] as u64;
+        assert_eq!(call["count"], expected, "{call}\n{}", report["quality"]["notes"]);
+        let errors = error.map_or_else(|| json!({}), |error| json!({error: expected}));
+        assert_eq!(call["errnos"], errors, "{name}");
+        let in_histogram: u64 =
+            call["histogram"].as_array().unwrap().iter().map(|bucket| bucket[2].as_u64().unwrap()).sum();
+        assert_eq!(in_histogram, expected, "every call has a time");
+    }
 }

@@ -142,6 +142,7 @@ pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
             _ => None,
         },
         flame: !pictures.is_empty(),
+        windows: false,
         budget: (!args.exact).then_some(args.max_overhead / 100.0),
         table_entries: args.table_entries,
     };

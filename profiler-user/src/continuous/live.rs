@@ -24,8 +24,16 @@ pub struct Live {
     pub written: Written,
     /// The last window; none before the first.
     pub last: Option<Arc<WindowSums>>,
-    /// CPU time since the recorder began.
-    pub cpu: CpuSums,
+    /// CPU time since the recorder began, nanoseconds.
+    pub cpu: Sums,
+    /// Time that threads were blocked, nanoseconds; none where waits are not recorded.
+    pub blocked: Option<Sums>,
+    /// Time that threads were ready and waited for a CPU, nanoseconds.
+    pub queued: Option<Sums>,
+    /// Resident memory that was asked for, bytes; none where its growth is not recorded.
+    pub grown: Option<Sums>,
+    /// Resident memory in the last window: bytes × milliseconds, to be divided by its length.
+    pub resident: Option<Arc<WindowSums>>,
     /// Windows that are closed and not yet stored.
     pub waiting: Arc<AtomicUsize>,
     /// Whether the last window could not be stored.
@@ -47,24 +55,25 @@ pub struct WindowSums {
     pub other: u64,
 }
 
-/// CPU time by process over the whole run, nanoseconds.
+/// A value by process over the whole run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CpuSums {
+pub struct Sums {
     /// By name: what was used since it has a sum of its own, and the window in which it was last busy.
     pub by_process: BTreeMap<Arc<str>, (u64, u64)>,
     /// What was used by others. Never falls.
-    pub other_ns: u64,
+    pub other: u64,
     /// All of it.
-    pub total_ns: u64,
+    pub total: u64,
     windows: u64,
 }
 
 impl WindowSums {
-    fn of(profile: &Profile) -> Self {
+    /// Of one of the values.
+    fn of(profile: &Profile, value: usize) -> Self {
         let mut sums: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
         for sample in &profile.samples {
             let sum = sums.entry(&profile.labels_of(sample).process).or_default();
-            *sum = sum.saturating_add(sample.values.last().copied().unwrap_or_default());
+            *sum = sum.saturating_add(sample.values.get(value).copied().unwrap_or_default());
         }
         let mut by_process: Vec<(Arc<str>, u64)> =
             sums.into_iter().map(|(name, sum)| (Arc::clone(name), sum)).collect();
@@ -80,23 +89,23 @@ impl WindowSums {
     }
 }
 
-impl CpuSums {
+impl Sums {
     /// Adds a window. A sum never falls while its process has one: who is new begins at nothing, and what it used before stays with the others.
     fn add(&mut self, window: &WindowSums) {
         self.windows += 1;
         for (name, used) in &window.by_process {
-            self.total_ns = self.total_ns.saturating_add(*used);
+            self.total = self.total.saturating_add(*used);
             if let Some((sum, last)) = self.by_process.get_mut(name) {
                 *sum = sum.saturating_add(*used);
                 *last = self.windows;
             } else if self.make_room() {
                 self.by_process.insert(Arc::clone(name), (*used, self.windows));
             } else {
-                self.other_ns = self.other_ns.saturating_add(*used);
+                self.other = self.other.saturating_add(*used);
             }
         }
-        self.other_ns = self.other_ns.saturating_add(window.other);
-        self.total_ns = self.total_ns.saturating_add(window.other);
+        self.other = self.other.saturating_add(window.other);
+        self.total = self.total.saturating_add(window.other);
     }
 
     /// Room for one more: the one that was busy longest ago goes, never one of this window.
@@ -114,14 +123,27 @@ impl CpuSums {
 #[derive(Debug)]
 pub(super) struct Teller {
     live: watch::Sender<Option<Arc<Live>>>,
-    cpu: CpuSums,
+    cpu: Sums,
+    blocked: Option<Sums>,
+    queued: Option<Sums>,
+    grown: Option<Sums>,
+    resident: Option<Arc<WindowSums>>,
     last: Option<Arc<WindowSums>>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl Teller {
     pub(super) fn new(waiting: Arc<AtomicUsize>) -> Self {
-        Self { live: watch::Sender::new(None), cpu: CpuSums::default(), last: None, waiting }
+        Self {
+            live: watch::Sender::new(None),
+            cpu: Sums::default(),
+            blocked: None,
+            queued: None,
+            grown: None,
+            resident: None,
+            last: None,
+            waiting,
+        }
     }
 
     /// For one who watches.
@@ -129,12 +151,28 @@ impl Teller {
         self.live.subscribe()
     }
 
-    /// A window was closed.
+    /// A profile of the window that was closed.
     pub(super) fn window(&mut self, profile: &Profile) {
-        if profile.meta.profile_type == "cpu" {
-            let window = WindowSums::of(profile);
-            self.cpu.add(&window);
-            self.last = Some(Arc::new(window));
+        let index = |kind: &str| profile.value_types.iter().position(|value| value.kind == kind);
+        let of = |kind: &str| index(kind).map(|index| WindowSums::of(profile, index));
+        let add = |sums: &mut Option<Sums>, kind: &str| {
+            if let Some(window) = of(kind) {
+                sums.get_or_insert_default().add(&window);
+            }
+        };
+        match profile.meta.profile_type.as_str() {
+            "cpu" => {
+                let window = WindowSums::of(profile, profile.default_value());
+                self.cpu.add(&window);
+                self.last = Some(Arc::new(window));
+            }
+            "off-cpu" => {
+                add(&mut self.blocked, "off_cpu");
+                add(&mut self.queued, "run_queue");
+            }
+            "memory" => add(&mut self.grown, "resident"),
+            "resources" => self.resident = of("resident").map(Arc::new),
+            _ => {}
         }
     }
 
@@ -143,7 +181,18 @@ impl Teller {
         let (last, waiting) = (self.last.clone(), Arc::clone(&self.waiting));
         let before = self.live.borrow().as_ref().map_or(0, |live| live.written.not_stored.0);
         let is_failing = written.not_stored.0 > before;
-        let live = Live { status, written, last, cpu: self.cpu.clone(), waiting, is_failing };
+        let live = Live {
+            status,
+            written,
+            last,
+            cpu: self.cpu.clone(),
+            blocked: self.blocked.clone(),
+            queued: self.queued.clone(),
+            grown: self.grown.clone(),
+            resident: self.resident.clone(),
+            waiting,
+            is_failing,
+        };
         self.live.send_replace(Some(Arc::new(live)));
     }
 }
@@ -161,7 +210,7 @@ mod tests {
     #[test]
     fn a_window_adds_up_to_its_profile() {
         let profile = fixture::hostile();
-        let sums = WindowSums::of(&profile);
+        let sums = WindowSums::of(&profile, profile.default_value());
         let named: u64 = sums.by_process.iter().map(|(_, used)| used).sum();
         assert_eq!(named + sums.other, profile.total(profile.default_value()));
         assert!(sums.by_process.is_sorted_by(|a, b| a.1 >= b.1));
@@ -169,7 +218,7 @@ mod tests {
 
     #[test]
     fn sums_never_fall_and_stay_few() {
-        let mut sums = CpuSums::default();
+        let mut sums = Sums::default();
         let (mut others, mut total) = (0, 0);
         for number in 0..500_u64 {
             let names: Vec<String> = (0..70).map(|offset| format!("p{}", number * 7 + offset)).collect();
@@ -177,18 +226,18 @@ mod tests {
             let before = sums.by_process.clone();
             sums.add(&window(&used));
             total += 70 * 3;
-            assert!(sums.by_process.len() <= MOST_PROCESSES && sums.other_ns >= others);
-            assert_eq!(sums.total_ns, total);
+            assert!(sums.by_process.len() <= MOST_PROCESSES && sums.other >= others);
+            assert_eq!(sums.total, total);
             for (name, (used, _)) in &sums.by_process {
                 assert!(before.get(name).is_none_or(|(before, _)| used >= before), "{name}");
             }
-            others = sums.other_ns;
+            others = sums.other;
         }
     }
 
     #[test]
     fn who_is_busy_keeps_its_sum() {
-        let mut sums = CpuSums::default();
+        let mut sums = Sums::default();
         for number in 0..1000 {
             let passing = format!("passing{number}");
             sums.add(&window(&[("steady", 1), (&passing, 1)]));

@@ -4,6 +4,7 @@
 //! named and stored on a thread of their own ([`writer`]), so that the ring is drained meanwhile. Nothing here talks to people or reads signals.
 
 mod align;
+mod calls;
 pub mod config;
 mod feeds;
 mod filter;
@@ -16,7 +17,7 @@ mod writer;
 
 pub use config::{ApiConfig, Config};
 pub use filter::{Filter, Rule};
-pub use live::{CpuSums, Live, MOST_PROCESSES, WindowSums};
+pub use live::{Live, MOST_PROCESSES, Sums, WindowSums};
 pub use recorder::{Recorder, StartError, WriterGone};
 pub use words::Words;
 pub use writer::Written;

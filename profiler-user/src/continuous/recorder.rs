@@ -2,12 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::Words;
 use super::align::next_end;
+use super::calls::Calls;
 use super::config::Config;
 use super::live::Live;
 use super::status::StatusFile;
@@ -18,10 +20,13 @@ use crate::profile::Meta;
 use crate::profile_type::{MemoryOptions, ProfileKind, Rate, WaitOptions};
 use crate::session::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::store::{Opened, Store, StoreError};
+use crate::syscalls::CallReport;
 
 /// Shares of the budget that waits and page faults may take.
 const WAITS_SHARE: f64 = 0.4;
 const MEMORY_SHARE: f64 = 0.2;
+/// The same for counting system calls, which is a share of the busiest CPU.
+const CALLS_SHARE: f64 = 0.2;
 
 /// Why continuous recording could not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +50,8 @@ pub struct WriterGone;
 /// Continuous recording of the whole host.
 pub struct Recorder {
     session: Box<Session>,
+    /// None where system calls are not counted.
+    calls: Option<Calls>,
     writer: Writer,
     config: Config,
     /// In force from the next window on.
@@ -77,8 +84,11 @@ impl Recorder {
         let status = StatusFile::of(&config.store.folder);
         let writer =
             Writer::start(store, &config, status, session.windows_cpu_ns()).map_err(StartError::Writer)?;
+        let calls =
+            config.also.syscalls.then(|| Calls::start(config.max_overhead * CALLS_SHARE, writer.words()));
+        let calls = calls.transpose()?;
         let window_end = window_end(&config);
-        Ok((Self { session, writer, config, next: None, window_end, meta }, opened))
+        Ok((Self { session, calls, writer, config, next: None, window_end, meta }, opened))
     }
 
     /// Takes in what has come, and closes the window when its time is over; `notes` says then what the reader of it should know besides.
@@ -97,13 +107,25 @@ impl Recorder {
         if self.writer.has_room() {
             let mut recorded = self.session.rotate();
             recorded.notes.extend(notes());
-            self.writer.write(Closed { recorded, meta: self.meta.clone() });
+            let calls = self.end_calls();
+            self.writer.write(Closed { recorded, calls, meta: self.meta.clone() });
             self.adopt();
         } else {
             self.session.tick();
         }
         self.window_end = window_end(&self.config);
         Ok(())
+    }
+
+    /// Closes the window of system calls, whose report comes a little later.
+    fn end_calls(&self) -> Option<Receiver<CallReport>> {
+        let meta = Meta {
+            profile_type: "syscalls".to_owned(),
+            clock: "sys_enter and sys_exit".to_owned(),
+            frequency_hz: 0,
+            ..self.meta.clone()
+        };
+        self.calls.as_ref().map(|calls| calls.end_window(meta))
     }
 
     /// Puts the configuration in force that came meanwhile: at the beginning of a window, so that each has one rate.
@@ -196,9 +218,10 @@ impl Recorder {
 
     /// Closes the last window, and waits until it is stored.
     pub fn finish(self, notes: Vec<String>) -> Written {
+        let calls = self.end_calls();
         let mut recorded = self.session.stop();
         recorded.notes.extend(notes);
-        self.writer.write(Closed { recorded, meta: self.meta });
+        self.writer.write(Closed { recorded, calls, meta: self.meta });
         self.writer.finish()
     }
 }

@@ -3,10 +3,12 @@
 //! In: what the session took out at the end of a window. Names that earlier windows looked up are kept, so a window costs what is new in it. A
 //! window that cannot be stored is counted and told; the next one may be.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -15,21 +17,25 @@ use super::config::{Config, StoreConfig};
 use super::feeds::Feeds;
 use super::filter::Filter;
 use super::live::{Live, Teller};
-use super::resources::Resources;
+use super::resources::{Resources, cgroup_of};
 use super::status::{Status, StatusFile};
 use crate::aggregate::Aggregate;
 use crate::bpf::Clock;
 use crate::causes::with_causes;
+use crate::output::syscalls::describe_measure;
 use crate::process::{CgroupNames, Known};
 use crate::profile::{Counter, Meta, Profile, ValueType};
 use crate::resolve::{Named, Naming, resolve_window};
 use crate::session::{Beside, Recorded, clock};
 use crate::store::{Limits, Store};
 use crate::symbolize::native::Options;
+use crate::syscalls::CallReport;
 use crate::system::heap;
 
 /// Windows on their way. While they are, a window that is open stays open and grows: nothing is lost by a slow disk.
 pub(super) const MOST_ON_THEIR_WAY: usize = 2;
+/// Longest wait for the system calls of a window: they are measured in slices of an eighth of a second at most.
+const CALLS_PATIENCE: Duration = Duration::from_secs(5);
 /// Windows between two times that free memory is given back to the host.
 const GIVE_BACK_EVERY: u64 = 6;
 /// Kinds of losses that are told apart in the sums of a run.
@@ -38,6 +44,8 @@ const MOST_LOSSES: usize = 64;
 /// A window that was closed.
 pub(super) struct Closed {
     pub(super) recorded: Recorded,
+    /// Where the report of system calls comes from, where they are counted.
+    pub(super) calls: Option<Receiver<CallReport>>,
     pub(super) meta: Meta,
 }
 
@@ -96,16 +104,21 @@ impl Written {
         self.lost.iter().fold(0, |sum, counter| sum.saturating_add(counter.count))
     }
 
-    fn add(&mut self, profile: &Profile) {
+    /// Adds a profile; what the time of its window is, the first says.
+    fn add(&mut self, profile: &Profile, is_first: bool) {
         let meta = &profile.meta;
         self.last_unix_ns = meta.start_unix_ns.saturating_add(meta.duration_ns);
         if let Some(overhead) = &profile.quality.overhead {
             let cost_ns =
                 overhead.agent_cpu_ns.saturating_add(overhead.bpf_ns).saturating_add(overhead.probes_ns);
-            let machine_ns = overhead.wall_ns.saturating_mul(u64::from(overhead.cpus));
-            self.last_cost_ns = (cost_ns, machine_ns);
             self.cost_ns = self.cost_ns.saturating_add(cost_ns);
-            self.machine_ns = self.machine_ns.saturating_add(machine_ns);
+            if is_first {
+                let machine_ns = overhead.wall_ns.saturating_mul(u64::from(overhead.cpus));
+                self.last_cost_ns = (cost_ns, machine_ns);
+                self.machine_ns = self.machine_ns.saturating_add(machine_ns);
+            } else {
+                self.last_cost_ns.0 = self.last_cost_ns.0.saturating_add(cost_ns);
+            }
         }
         for lost in &profile.quality.lost {
             let has_room = self.lost.len() < MOST_LOSSES;
@@ -294,7 +307,7 @@ impl State {
         if self.named.begin_window() {
             self.cgroups = CgroupNames::of_host();
         }
-        let Closed { mut recorded, meta } = closed;
+        let Closed { mut recorded, calls, meta } = closed;
         let meta = Meta { start_unix_ns: recorded.start_unix_ns, duration_ns: recorded.duration_ns, ..meta };
         let beside = std::mem::take(&mut recorded.beside);
         let profile = self.profile(recorded, &meta);
@@ -302,6 +315,10 @@ impl State {
         self.feeds.window(profile);
         for other in beside {
             let profile = self.profile_beside(other, &meta);
+            self.store(&profile, false);
+        }
+        if let Some(report) = calls.and_then(|calls| calls.recv_timeout(CALLS_PATIENCE).ok()) {
+            let profile = self.profile_of_calls(report, &meta);
             self.store(&profile, false);
         }
         if let Some(resources) = &mut self.resources {
@@ -315,13 +332,11 @@ impl State {
     /// Stores a profile. Of the several of one window the first counts as the window.
     fn store(&mut self, profile: &Profile, is_first: bool) {
         let stored = self.store.append(profile);
-        if is_first {
-            self.teller.window(profile);
-        }
+        self.teller.window(profile);
         let losses = self.store.losses();
         let dropped_files = losses.by_size.files + losses.disk_full.files;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.add(profile);
+        written.add(profile, is_first);
         written.store_bytes = self.store.bytes();
         written.dropped_files = dropped_files;
         written.feeds = self.feeds.counters();
@@ -363,6 +378,28 @@ impl State {
         let mut profile = self.named((aggregate, known), &kind.value_types(Clock::CpuClock), meta, notes);
         kind.counted().clone_into(&mut profile.quality.noun);
         profile
+    }
+
+    fn profile_of_calls(&mut self, mut report: CallReport, meta: &Meta) -> Profile {
+        let groups: HashMap<u32, Option<Arc<str>>> =
+            report.owners.iter().filter_map(|owner| owner.pid).map(|pid| (pid, cgroup_of(pid))).collect();
+        let group = |pid: u32| groups.get(&pid).cloned().flatten();
+        // Users are not known of processes that may be gone.
+        report.owners.retain(|owner| {
+            let cgroup = owner.pid.and_then(group);
+            self.filter.keeps_process(&owner.name, None, cgroup.as_deref())
+        });
+        // The agent's own time is the whole recording's.
+        if let Some(overhead) = &mut report.quality.overhead {
+            (overhead.agent_cpu_ns, overhead.busy_ns) = (0, 0);
+            overhead.stages.clear();
+        }
+        "calls".clone_into(&mut report.quality.noun);
+        report.quality.notes.insert(0, describe_measure(report.measure));
+        // Windows of one time have one beginning and one length, whichever thread closed them.
+        report.meta.start_unix_ns = meta.start_unix_ns;
+        report.meta.duration_ns = meta.duration_ns;
+        report.to_profile(group)
     }
 
     fn named(

@@ -63,6 +63,13 @@ impl ProcessNames {
         }
     }
 
+    /// Forgets processes that have ended: a window that had them is closed.
+    pub(crate) fn forget_ended(&mut self) {
+        for pid in self.ended.drain() {
+            self.names.remove(&pid);
+        }
+    }
+
     /// The name of a process.
     pub(crate) fn name(&self, pid: u32) -> Arc<str> {
         let known = self.names.get(&pid).cloned();

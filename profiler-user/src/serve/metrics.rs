@@ -10,15 +10,13 @@ use super::ask::question;
 use super::health::told;
 use super::routes::Nothing;
 use super::service::{MOST_STREAMS, Service};
-use crate::continuous::Live;
-#[cfg(doc)]
-use crate::continuous::MOST_PROCESSES;
+use crate::continuous::{Live, MOST_PROCESSES, Sums};
 
 /// Stands for the processes without a series of their own, and for one that is really called so.
 const OTHER: &str = "other";
 
-/// What there is, in groups. What else is recorded (system calls, waits, memory) comes in as a group more, from its own part of [`Live`].
-const GROUPS: &[fn(&Live, &mut Page)] = &[build, recording, cpu, cost, losses, store];
+/// What there is, in groups. What else is recorded (system calls) comes in as a group more, from its own part of [`Live`].
+const GROUPS: &[fn(&Live, &mut Page)] = &[build, recording, cpu, waits, memory, cost, losses, store];
 
 pub(super) fn metrics(service: &Service, query: &str) -> Result<Answer, Refused> {
     question::<Nothing>(query)?;
@@ -109,21 +107,64 @@ fn recording(live: &Live, page: &mut Page) {
 fn cpu(live: &Live, page: &mut Page) {
     let name = "perf_agent_process_cpu_seconds_total";
     let help = "CPU time by name of the process, as sampled. A name has a series while it is among the busiest; the others share one.";
-    page.family(name, "counter", help);
-    let mut other = live.cpu.other_ns;
-    for (process, (used_ns, _)) in &live.cpu.by_process {
-        if &**process == OTHER {
-            other = other.saturating_add(*used_ns);
-        } else {
-            page.sample(name, &[("process", process)], seconds(*used_ns));
-        }
-    }
-    page.sample(name, &[("process", OTHER)], seconds(other));
+    by_process(page, name, help, &live.cpu, seconds);
     page.counter(
         "perf_agent_cpu_seconds_total",
         "CPU time of all processes, as sampled.",
-        seconds(live.cpu.total_ns),
+        seconds(live.cpu.total),
     );
+}
+
+fn waits(live: &Live, page: &mut Page) {
+    if let Some(blocked) = &live.blocked {
+        let name = "perf_agent_process_blocked_seconds_total";
+        let help = "Time that threads were blocked, by name of the process: threads that sleep add a second each second.";
+        by_process(page, name, help, blocked, seconds);
+    }
+    if let Some(queued) = &live.queued {
+        let name = "perf_agent_process_run_queue_seconds_total";
+        let help = "Time that threads were ready and waited for a CPU, by name of the process.";
+        by_process(page, name, help, queued, seconds);
+    }
+}
+
+fn memory(live: &Live, page: &mut Page) {
+    if let Some(grown) = &live.grown {
+        let name = "perf_agent_process_faulted_bytes_total";
+        let help = "Memory that became resident by page faults, by name of the process, as sampled; what was given back is not taken off.";
+        by_process(page, name, help, grown, |bytes| bytes as f64);
+    }
+    let Some(resident) = &live.resident else { return };
+    let name = "perf_agent_process_resident_bytes";
+    page.family(
+        name,
+        "gauge",
+        "Resident set by name of the process, mean of the last window; shared pages count for each.",
+    );
+    let mean = |sum: u64| sum as f64 * 1e6 / resident.duration_ns.max(1) as f64;
+    let mut other = resident.other;
+    for (number, (process, sum)) in resident.by_process.iter().enumerate() {
+        if number >= MOST_PROCESSES || &**process == OTHER {
+            other = other.saturating_add(*sum);
+        } else {
+            page.sample(name, &[("process", process)], mean(*sum));
+        }
+    }
+    page.sample(name, &[("process", OTHER)], mean(other));
+}
+
+/// A counter for each process that has a sum of its own, and one for the others.
+fn by_process(page: &mut Page, name: &str, help: &str, sums: &Sums, shown: impl Fn(u64) -> f64) {
+    page.family(name, "counter", help);
+    let mut other = sums.other;
+    for (process, (sum, _)) in &sums.by_process {
+        if &**process == OTHER {
+            other = other.saturating_add(*sum);
+        } else {
+            page.sample(name, &[("process", process)], shown(*sum));
+        }
+    }
+    page.sample(name, &[("process", OTHER)], shown(other));
 }
 
 fn cost(live: &Live, page: &mut Page) {

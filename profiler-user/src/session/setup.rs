@@ -57,7 +57,8 @@ impl Session {
         // Numbered stacks come in a burst when a recording begins, many with a copy.
         let ring_bytes = if waits.is_some() { ring_bytes.max(LEAST_RING_BYTES_OF_WAITS) } else { ring_bytes };
         let growth = options.kinds().find_map(ProfileKind::memory);
-        let ring_bytes = if growth.is_some() || options.kind.heap().is_some() {
+        // Beside other kinds memory may lose events of a storm, which are counted: who records for months counts every page too.
+        let ring_bytes = if options.kind.memory().is_some() || options.kind.heap().is_some() {
             ring_bytes.max(MEMORY_RING_BYTES)
         } else {
             ring_bytes

@@ -44,9 +44,13 @@ impl Together {
         Self::join_in(Path::new(FOLDER), cpus)
     }
 
+    /// Is told of no others: a part of a recording that has its place among them.
+    pub(crate) fn alone(cpus: u32) -> Self {
+        Self { own: None, cpus: cpus.max(1), looked_ns: clock::monotonic_ns(), spent_ns: 0, most: 0 }
+    }
+
     fn join_in(folder: &Path, cpus: u32) -> Self {
-        let own = Own::enter(folder);
-        Self { own, cpus: cpus.max(1), looked_ns: clock::monotonic_ns(), spent_ns: 0, most: 0 }
+        Self { own: Own::enter(folder), ..Self::alone(cpus) }
     }
 
     /// Looks at the others if it is time to. `spent_ns` says what this recording has cost so far, `budget` what a recording may, as a share of

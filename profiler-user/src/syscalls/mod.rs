@@ -11,11 +11,13 @@ mod exposure;
 mod in_flight;
 pub mod model;
 pub mod names;
+mod profile;
 pub mod session;
 mod slices;
 mod slow;
 mod stacks;
 mod tally;
+mod window;
 
 pub use choice::CallChoice;
 pub use estimate::Times;

@@ -18,6 +18,8 @@ pub enum Measure {
         /// Share of the recording in which every call was measured, from 0 to 1.
         exact_share: f64,
     },
+    /// Windows of a recording that goes on, each as its quality notes say.
+    Windows,
 }
 
 /// One system call of one owner.

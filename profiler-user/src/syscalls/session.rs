@@ -20,6 +20,7 @@ use super::slices::{Slice, Slices};
 use super::slow::SlowCalls;
 use super::stacks::{FinishedStacks, Stacks};
 use super::tally::{RowKey, Tally, Weight};
+use super::window::Window;
 use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets};
 use crate::ingest::SideBand;
 use crate::output::{percent, thousands};
@@ -34,8 +35,9 @@ use crate::symbolize::native;
 /// Memory for unwind tables, bytes.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
 
-/// The ring carries slow calls and samples of calls.
+/// The ring carries slow calls and samples of calls, or nothing.
 const RING_BYTES: u32 = 4 << 20;
+const LEAST_RING_BYTES: u32 = 64 << 10;
 
 /// Share of the kernel's table that may fill before the entries of ended processes are taken out.
 const PURGE_SHARE: u64 = 4;
@@ -79,26 +81,32 @@ pub struct CallSessionOptions {
     pub slower_than_ns: Option<u64>,
     /// Whether calls are sampled by stack.
     pub flame: bool,
+    /// Whether it is a part of a recording that goes on for months: then it only counts, in windows, and looks at no single call; and what may be
+    /// spent is settled already.
+    pub windows: bool,
     /// Entries of each of the kernel's tables; none for the usual sizes.
     pub table_entries: Option<u32>,
 }
 
 /// A running recording.
 pub struct CallSession {
-    programs: Programs,
-    maps: CallMaps,
+    pub(super) programs: Programs,
+    pub(super) maps: CallMaps,
     side_band: SideBand,
-    processes: ProcessNames,
+    pub(super) processes: ProcessNames,
     names: Names,
-    stacks: Stacks,
-    options: CallSessionOptions,
-    tally: Tally,
-    cost: Cost,
+    /// None where no single call is looked at.
+    stacks: Option<Stacks>,
+    pub(super) options: CallSessionOptions,
+    pub(super) tally: Tally,
+    pub(super) cost: Cost,
     /// None while every call is measured.
-    slices: Option<Slices>,
-    exposure: Exposure,
-    /// How long every call was measured before the slices began.
-    exact_ns: u64,
+    pub(super) slices: Option<Slices>,
+    pub(super) exposure: Exposure,
+    /// How long every call was measured before the slices began, in this window.
+    pub(super) exact_ns: u64,
+    /// Where this window began: the recording, unless it rotates.
+    pub(super) window: Window,
     rate_known: bool,
     news: Vec<String>,
     /// What was told of the intervals before this one.
@@ -107,9 +115,9 @@ pub struct CallSession {
     /// Calls that were going on when the recording began.
     before: Vec<Waiting>,
     /// Entries that were removed from the kernel's tables.
-    removed: u64,
+    pub(super) removed: u64,
     /// Entries at which the next look for ended processes is due.
-    purge_at: u64,
+    pub(super) purge_at: u64,
     /// Since when calls are measured, nanoseconds of `CLOCK_MONOTONIC`.
     since_ns: u64,
     failures: u64,
@@ -119,8 +127,7 @@ pub struct CallSession {
     /// CPU time that measuring calls took so far, nanoseconds.
     spent_ns: f64,
     /// Part of the budget that other recordings leave.
-    part: f64,
-    start_unix_ns: u64,
+    pub(super) part: f64,
 }
 
 impl CallSession {
@@ -149,7 +156,7 @@ impl CallSession {
         let syscalls = Some(CallTables { config, entries: options.table_entries });
         let mut programs = Programs::load(&ProgramsOptions {
             config: programs_config,
-            ring_bytes: RING_BYTES,
+            ring_bytes: if options.windows { LEAST_RING_BYTES } else { RING_BYTES },
             cpu_samples: false,
             waits: None,
             turns: false,
@@ -162,8 +169,11 @@ impl CallSession {
         let mut maps = programs.load_calls()?;
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
         let before = waiting(&known);
-        let slow = SlowCalls::new(options.slower_than_ns);
-        let stacks = Stacks::new(&mut programs, base.config.code_mask, MAX_TABLE_BYTES, &known, slow)?;
+        let stacks = (!options.windows).then(|| {
+            let slow = SlowCalls::new(options.slower_than_ns);
+            Stacks::new(&mut programs, base.config.code_mask, MAX_TABLE_BYTES, &known, slow)
+        });
+        let stacks = stacks.transpose()?;
         let cost = Cost::calibrate(&mut programs, &mut maps)?;
         let mut session = Self {
             programs,
@@ -189,12 +199,17 @@ impl CallSession {
             failures: 0,
             notes,
             meter,
-            together: Together::join(online.len() as u32),
+            together: if options.windows {
+                Together::alone(online.len() as u32)
+            } else {
+                Together::join(online.len() as u32)
+            },
             spent_ns: 0.0,
             part: 1.0,
-            start_unix_ns: clock::unix_ns(),
+            window: Window::first(),
         };
         session.meter.started();
+        session.window = Window::first();
         session.cost.restart(&session.programs);
         session.open()?;
         Ok(session)
@@ -294,7 +309,7 @@ impl CallSession {
         self.rate_known = true;
         let end_ns = self.close()?;
         self.maps.detach();
-        self.exact_ns = end_ns.saturating_sub(self.since_ns);
+        self.exact_ns = end_ns.saturating_sub(self.since_ns.max(self.window.since_ns));
         self.tally.add(&self.maps.drain()?, Weight::Exact);
         self.removed = self.stat(Stat::SyscallEntries);
         let slices = Slices::new(budget, rate.busiest_share, Instant::now());
@@ -319,7 +334,7 @@ impl CallSession {
     }
 
     /// Begins to measure.
-    fn open(&mut self) -> Result<(), SessionError> {
+    pub(super) fn open(&mut self) -> Result<(), SessionError> {
         self.since_ns = clock::monotonic_ns();
         self.tell_programs()
     }
@@ -328,8 +343,11 @@ impl CallSession {
     fn tell_programs(&mut self) -> Result<(), SessionError> {
         let control = SyscallControl {
             since_ns: self.since_ns,
-            slow_ns: self.stacks.slow.threshold_ns(),
-            sample_shift: if self.options.flame { self.stacks.sample_shift() } else { NO_SAMPLES },
+            slow_ns: self.stacks.as_ref().map_or(u64::MAX, |stacks| stacks.slow.threshold_ns()),
+            sample_shift: match &self.stacks {
+                Some(stacks) if self.options.flame => stacks.sample_shift(),
+                _ => NO_SAMPLES,
+            },
         };
         Ok(self.maps.control(control)?)
     }
@@ -385,13 +403,15 @@ impl CallSession {
         }
     }
 
-    fn keep_up(&mut self) {
+    pub(super) fn keep_up(&mut self) {
         let events = self.side_band.drain();
         let owners = self.tally.owners();
         self.processes.apply(&events, |pid| owners.contains(&u64::from(pid)));
         let made = self.stat(Stat::SyscallEntries);
         let factor = self.slices.as_ref().map_or(1.0, |slices| 1.0 / slices.planned_share());
-        self.stacks.tick(&mut self.programs, &events, &self.names, factor);
+        if let Some(stacks) = &mut self.stacks {
+            stacks.tick(&mut self.programs, &events, &self.names, factor);
+        }
         let measuring = self.slices.is_none();
         if measuring
             && self.options.owner != Owner::Cgroup
@@ -422,7 +442,7 @@ impl CallSession {
         self.purge_at = (all - removed) as u64 + purge_step(&self.options);
     }
 
-    fn stat(&self, wanted: Stat) -> u64 {
+    pub(super) fn stat(&self, wanted: Stat) -> u64 {
         self.programs.stats().into_iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| count)
     }
 
@@ -437,7 +457,7 @@ impl CallSession {
     }
 
     /// Losses so far, by cause.
-    fn lost(&self) -> Vec<Counter> {
+    pub(super) fn lost(&self) -> Vec<Counter> {
         let mut lost = Vec::new();
         let mut push = |id: &str, what: &str, count: u64| {
             if count > 0 {
@@ -449,7 +469,11 @@ impl CallSession {
                 push(stat.id(), stat.describe(), count);
             }
         }
-        push("undecodable", "records that could not be decoded", self.stacks.undecodable());
+        push(
+            "undecodable",
+            "records that could not be decoded",
+            self.stacks.as_ref().map_or(0, Stacks::undecodable),
+        );
         push("owners_full", "counts not kept apart, table full", self.tally.overflowed());
         push("unreadable", "times that a table could not be read", self.failures);
         lost
@@ -493,21 +517,30 @@ impl CallSession {
         let meta = Meta { duration_ns, ..meta };
         let mut report = self.report(&tally, &threads, end_ns, meta);
         let factor = self.slices.as_ref().map_or(1.0, |slices| 1.0 / slices.planned_share());
-        let mut stacks = self.stacks.finish(&self.names, factor);
-        report.slow_total = tally.at_least(stacks.slow.listed_from_ns());
-        if self.options.flame {
-            report.flame = Some(flame(&stacks, &report));
+        if let Some(stacks) = self.stacks {
+            let mut stacks = stacks.finish(&self.names, factor);
+            report.slow_total = tally.at_least(stacks.slow.listed_from_ns());
+            if self.options.flame {
+                report.flame = Some(flame(&stacks, &report));
+            }
+            report.slow = stacks.slow.finish(&mut stacks.processes, &self.names);
         }
-        report.slow = stacks.slow.finish(&mut stacks.processes, &self.names);
         Ok(report)
     }
 
-    fn report(&mut self, tally: &Tally, threads: &[ThreadCalls], end_ns: u64, meta: Meta) -> CallReport {
+    pub(super) fn report(
+        &mut self,
+        tally: &Tally,
+        threads: &[ThreadCalls],
+        end_ns: u64,
+        meta: Meta,
+    ) -> CallReport {
         let in_flight = self.in_flight(threads, end_ns);
-        let seen = self.programs.calls_seen();
+        let seen = self.window.new_calls(&self.programs.calls_seen());
         let cost_ns = |calls: u64| calls as f64 * self.cost.call_ns();
-        let wall_ns = self.started().elapsed().as_nanos() as u64;
-        let overhead = Overhead { bpf_ns: cost_ns(seen.iter().sum()) as u64, wall_ns, ..self.overhead() };
+        let wall_ns = self.window.began.elapsed().as_nanos() as u64;
+        let overhead = self.overhead().since(&self.window.overhead);
+        let overhead = Overhead { bpf_ns: cost_ns(seen.iter().sum()) as u64, wall_ns, ..overhead };
         let busiest_ns = cost_ns(seen.iter().max().copied().unwrap_or(0));
         let (slices, share) =
             self.slices.as_ref().map_or((0, 1.0), |slices| (slices.taken(), slices.share()));
@@ -544,13 +577,13 @@ impl CallSession {
         let owners = self.owners(tally, &in_flight, slices, share);
         let quality = Quality {
             samples: owners.iter().map(OwnerCalls::count).sum(),
-            lost: self.lost(),
+            lost: Counter::since(&self.lost(), &self.window.lost),
             notes,
             overhead: Some(overhead),
             ..Quality::default()
         };
         CallReport {
-            meta: Meta { start_unix_ns: self.start_unix_ns, ..meta },
+            meta: Meta { start_unix_ns: self.window.start_unix_ns, ..meta },
             measure,
             owners,
             in_flight: in_flight.into_iter().map(|(_, call)| call).take(LISTED_IN_FLIGHT).collect(),
@@ -565,6 +598,9 @@ impl CallSession {
     /// The calls that have not returned, longest first.
     fn in_flight(&self, threads: &[ThreadCalls], end_ns: u64) -> Vec<(RowKey, InFlight)> {
         let mut found = Vec::new();
+        if self.options.windows {
+            return found;
+        }
         if self.slices.is_some() {
             // Between slices a thread may have returned and called again; only what it does now is known.
             for thread in threads {
@@ -682,7 +718,7 @@ fn flame(stacks: &FinishedStacks, report: &CallReport) -> Profile {
 }
 
 /// New entries after which a look for ended processes is worth while.
-fn purge_step(options: &CallSessionOptions) -> u64 {
+pub(super) fn purge_step(options: &CallSessionOptions) -> u64 {
     u64::from(options.table_entries.unwrap_or(MAX_CELLS)) / PURGE_SHARE
 }
 

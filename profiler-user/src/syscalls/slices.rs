@@ -76,6 +76,16 @@ impl Slices {
         self.budget = budget;
     }
 
+    /// What measuring every call would cost now, as a share of the busiest CPU.
+    pub(super) fn cost(&self) -> f64 {
+        self.cost
+    }
+
+    /// Counts from now on: the windows of a recording that goes on have slices of their own.
+    pub(super) fn begin_window(&mut self) {
+        (self.taken, self.measured_ns, self.covered_ns) = (0, 0, 0);
+    }
+
     /// When the next slice is due.
     pub(super) fn due(&self) -> Instant {
         self.due

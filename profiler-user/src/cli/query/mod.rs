@@ -5,6 +5,7 @@ mod export;
 mod remote;
 mod series;
 mod source;
+mod syscalls;
 mod windows;
 
 use std::io::{self, Write};
@@ -27,6 +28,7 @@ use source::SourceArgs;
   perf-agent query flamegraph --from -30m -o x.svg     a picture; .pb.gz, .folded and .json as well
   perf-agent query diff -25h..-24h -1h..now            this hour against the same hour yesterday
   perf-agent query series --type resources --by pid    resident memory of each process over time
+  perf-agent query syscalls --from -10m --process nginx --failed    which calls fail, and how
   perf-agent query export --from -1d -o day.parquet    every window as rows, for DuckDB and others
   perf-agent query windows --from -7d                  what there is
   perf-agent query top --remote https://db-1:7071 --token-file token    on another host
@@ -47,6 +49,8 @@ enum Question {
     Diff(diff::DiffArgs),
     /// A value over time, by process, thread or control group
     Series(series::SeriesQuestion),
+    /// Which system calls were made, how often, with what errors, and how long they took
+    Syscalls(syscalls::SyscallsQuestion),
     /// Every window by itself, as rows of a Parquet file
     Export(export::ExportArgs),
     /// Which windows are stored
@@ -91,6 +95,7 @@ pub(super) fn run(args: &QueryArgs) -> anyhow::Result<ExitCode> {
         }
         Question::Diff(args) => return diff::run(args),
         Question::Series(args) => series::run(args)?,
+        Question::Syscalls(args) => syscalls::run(args)?,
         Question::Export(args) => export::run(args)?,
         Question::Windows(args) => windows::run(args)?,
     }

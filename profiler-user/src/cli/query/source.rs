@@ -89,6 +89,13 @@ impl SourceArgs {
         Ok(series_of_json(&answer).ok_or_else(not_understood)?)
     }
 
+    /// The same part of profiles of this type.
+    pub(super) fn of_type(&self, profile_type: &str) -> Self {
+        let mut same = self.clone();
+        profile_type.clone_into(&mut same.part.profile_type);
+        same
+    }
+
     /// Which profiles.
     pub(super) fn profile_type(&self) -> &str {
         &self.part.profile_type

@@ -71,6 +71,7 @@ struct Cpu {
 struct AlsoSection {
     off_cpu: Option<bool>,
     memory: Option<bool>,
+    syscalls: Option<bool>,
     resources: Option<bool>,
 }
 
@@ -135,6 +136,7 @@ impl Preset {
             also: AlsoSection {
                 off_cpu: Some(self != Self::HighPerformance),
                 memory: Some(true),
+                syscalls: Some(self != Self::HighPerformance),
                 resources: Some(true),
             },
             windows: Windows { length: Some(Duration::from_secs(window_s)) },
@@ -173,6 +175,7 @@ impl File {
             also: AlsoSection {
                 off_cpu: self.also.off_cpu.or(under.also.off_cpu),
                 memory: self.also.memory.or(under.also.memory),
+                syscalls: self.also.syscalls.or(under.also.syscalls),
                 resources: self.also.resources.or(under.also.resources),
             },
             windows: Windows { length: self.windows.length.or(under.windows.length) },
@@ -205,6 +208,7 @@ impl File {
             also: Also {
                 off_cpu: self.also.off_cpu.unwrap_or_default(),
                 memory: self.also.memory.unwrap_or_default(),
+                syscalls: self.also.syscalls.unwrap_or_default(),
                 resources: self.also.resources.unwrap_or_default(),
             },
             window: self.windows.length.unwrap_or_default(),

@@ -57,11 +57,14 @@ pub struct Config {
 
 /// What is recorded beside CPU time, each in a profile of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in the file")]
 pub struct Also {
     /// Where threads wait.
     pub off_cpu: bool,
     /// Where resident memory grows.
     pub memory: bool,
+    /// Which system calls are made, and how long they take.
+    pub syscalls: bool,
     /// What processes and the host use, from `/proc`.
     pub resources: bool,
 }

@@ -7,6 +7,8 @@
 mod host;
 mod processes;
 
+pub(super) use processes::cgroup_of;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -100,7 +100,7 @@ impl Processes {
             if seen.comm != stat.comm {
                 // Another program in the same process.
                 seen.name = Arc::from(clean(&stat.comm));
-                seen.cgroup = cgroup(pid);
+                seen.cgroup = cgroup_of(pid);
                 seen.comm.clone_from(&stat.comm);
             }
             let (read, written) = moved(pid).unwrap_or((seen.sums[1], seen.sums[2]));
@@ -136,8 +136,8 @@ impl Seen {
     }
 }
 
-/// Path of the control group (v2) below its hierarchy; none for the root.
-fn cgroup(pid: u32) -> Option<Arc<str>> {
+/// Path of the control group (v2) of a process below its hierarchy; none for the root.
+pub(in crate::continuous) fn cgroup_of(pid: u32) -> Option<Arc<str>> {
     let text = read::text(format!("/proc/{pid}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     (path != "/").then(|| Arc::from(clean(path.as_bytes())))

@@ -27,6 +27,7 @@ fn measure(measure: Measure) -> Value {
     let text = describe_measure(measure);
     match measure {
         Measure::Exact => json!({"mode": "exact", "text": text}),
+        Measure::Windows => json!({"mode": "windows", "text": text}),
         Measure::Slices { slices, share, exact_share } => {
             json!({"mode": "slices", "slices": slices, "share": share, "exact_share": exact_share, "text": text})
         }

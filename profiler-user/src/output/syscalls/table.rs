@@ -55,6 +55,7 @@ pub fn write_calls(out: &mut dyn Write, report: &CallReport, options: TableOptio
 pub fn describe_measure(measure: Measure) -> String {
     match measure {
         Measure::Exact => "every call".to_owned(),
+        Measure::Windows => "windows of continuous recording".to_owned(),
         Measure::Slices { slices, share, exact_share } => {
             let first = if exact_share > 0.0 {
                 format!("every call in the first {}, then ", percent(exact_share * 100.0))
