@@ -171,7 +171,7 @@ impl Aggregate {
         let mut copied = HashMap::new();
         for (key, tally) in std::mem::take(&mut self.tallies) {
             let stack = *copied.entry(key.stack).or_insert_with(|| taken.copy_stack(self, key.stack));
-            let comm = taken.comms.intern_ref(self.comms.entries()[key.comm as usize].as_slice());
+            let comm = taken.copy_comm(self, key.comm);
             taken.tallies.insert(SampleKey { stack, comm, ..key }, tally);
         }
         taken
@@ -179,9 +179,11 @@ impl Aggregate {
 
     /// A key with its stack and its name, from another aggregate.
     pub fn copy_key(&mut self, from: &Self, key: &SampleKey) -> SampleKey {
-        let stack = self.copy_stack(from, key.stack);
-        let comm = self.comms.intern_ref(from.comms.entries()[key.comm as usize].as_slice());
-        SampleKey { stack, comm, ..*key }
+        SampleKey { stack: self.copy_stack(from, key.stack), comm: self.copy_comm(from, key.comm), ..*key }
+    }
+
+    fn copy_comm(&mut self, from: &Self, comm: u32) -> u32 {
+        self.comm(&from.comms.entries()[comm as usize])
     }
 
     fn copy_stack(&mut self, from: &Self, stack: u32) -> u32 {

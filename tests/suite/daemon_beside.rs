@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 use tests::{agent, finish, run, truth};
 
 use crate::daemon::Daemon;
-use crate::faults::signal;
-use crate::recording::spawn;
+use crate::recording::{spawn, sum};
 
 /// Largest difference from what the program measured, as a share: as for single recordings, and what the ends of windows add.
 const TOLERANCE: f64 = 0.04;
@@ -21,20 +20,6 @@ impl Daemon {
         assert_eq!(done.code, 0, "{}", done.stderr);
         serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
     }
-
-    /// Ends it as a service manager would.
-    pub(crate) fn stop(&mut self) {
-        signal(self.pid(), libc::SIGTERM);
-        assert_eq!(finish(self.child.take().unwrap()).unwrap().code, 0);
-    }
-}
-
-/// Sum of values over the samples whose stack has a function.
-fn sum(profile: &Value, function: &str, values: &[&str]) -> f64 {
-    let samples = profile["samples"].as_array().unwrap().iter();
-    let with =
-        samples.filter(|sample| sample["stack"].as_array().unwrap().iter().any(|name| name == function));
-    with.map(|sample| values.iter().map(|value| sample["values"][value].as_f64().unwrap()).sum::<f64>()).sum()
 }
 
 #[test]
@@ -44,7 +29,7 @@ fn waits_in_windows_are_as_long_as_the_program_says() {
     let waiter = spawn("nofp_waits", &["5", folder.path().to_str().unwrap()]);
     let pid = waiter.id();
     let truth = truth(&finish(waiter).unwrap().stdout).unwrap();
-    daemon.stop();
+    assert_eq!(daemon.end().code, 0);
     let profile = daemon.profile_of(pid, "off-cpu");
     for function in ["wait_sleep", "wait_mutex", "wait_condition", "wait_pipe"] {
         let found = sum(&profile, function, &["off_cpu", "run_queue"]);
@@ -64,7 +49,7 @@ fn a_thread_that_sleeps_all_the_time_sleeps_a_window_in_each() {
     let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     let pid = sleeper.id().to_string();
     std::thread::sleep(std::time::Duration::from_secs(16));
-    daemon.stop();
+    assert_eq!(daemon.end().code, 0);
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     let mut command = agent();
@@ -89,7 +74,7 @@ fn memory_that_grows_is_in_windows() {
     let grower = spawn("memory_growth", &[folder.path().to_str().unwrap()]);
     let pid = grower.id();
     let truth = truth(&finish(grower).unwrap().stdout).unwrap();
-    daemon.stop();
+    assert_eq!(daemon.end().code, 0);
     let profile = daemon.profile_of(pid, "memory");
     // Who called it is known once the unwind table of the program is there, which it may not wait for. A huge page is a sample as rarely as a small one.
     let touched: f64 = ["grow_small_pages", "grow_twice_that", "grow_huge_pages", "grow_shared", "grow_heap"]
@@ -106,7 +91,7 @@ fn system_calls_are_counted_over_windows_with_their_errors() {
     let caller = spawn("calls", &["2000"]);
     let pid = caller.id().to_string();
     let truth = truth(&finish(caller).unwrap().stdout).unwrap();
-    daemon.stop();
+    assert_eq!(daemon.end().code, 0);
     let mut command = agent();
     command.args(["query", "syscalls", "--from", "-10m", "--json", "-p", &pid]);
     let done = run(command.arg("--store").arg(daemon.store())).unwrap();

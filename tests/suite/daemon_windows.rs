@@ -30,7 +30,7 @@ impl Daemon {
     }
 
     /// Ends it as a service manager would.
-    fn end(&mut self) -> Run {
+    pub(crate) fn end(&mut self) -> Run {
         signal(self.pid(), libc::SIGTERM);
         finish(self.child.take().unwrap()).unwrap()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tests::{is_emulated, truth};
 
-use crate::recording::{Recorded, path_of, record_with};
+use crate::recording::{Recorded, path_of, record_with, sum};
 
 const MIB: f64 = 1_048_576.0;
 
@@ -15,13 +15,6 @@ fn growth(options: &[&str]) -> (Recorded, BTreeMap<String, f64>) {
     let recorded = record_with("memory", options, &[&path_of("memory_growth"), path]);
     let truth = truth(&recorded.stdout).unwrap();
     (recorded, truth)
-}
-
-/// Sum of a value over the samples whose stack has a frame.
-fn sum(recorded: &Recorded, frame: &str, value: &str) -> f64 {
-    let samples = recorded.json["samples"].as_array().unwrap().iter();
-    let with = samples.filter(|sample| sample["stack"].as_array().unwrap().iter().any(|name| name == frame));
-    with.map(|sample| sample["values"][value].as_f64().unwrap()).sum()
 }
 
 fn assert_near(recorded: &Recorded, what: &str, found: f64, truth: f64, tolerance: f64) {
@@ -47,23 +40,23 @@ fn bytes_faulted_in_are_those_of_the_program() {
         ("grow_shared", "file"),
         ("grow_shared", "resident"),
     ] {
-        assert_near(&recorded, function, sum(&recorded, function, value), truth[function], 0.08);
+        assert_near(&recorded, function, sum(&recorded.json, function, &[value]), truth[function], 0.08);
     }
-    assert!(sum(&recorded, "grow_small_pages", "file") < 1.0);
-    assert!(sum(&recorded, "grow_shared", "anon") < 1.0);
-    assert!(sum(&recorded, "[heap]", "anon") >= 0.8 * truth["grow_heap"]);
-    assert!(sum(&recorded, "[shared memory]", "file") >= 0.8 * truth["grow_shared"]);
+    assert!(sum(&recorded.json, "grow_small_pages", &["file"]) < 1.0);
+    assert!(sum(&recorded.json, "grow_shared", &["anon"]) < 1.0);
+    assert!(sum(&recorded.json, "[heap]", &["anon"]) >= 0.8 * truth["grow_heap"]);
+    assert!(sum(&recorded.json, "[shared memory]", &["file"]) >= 0.8 * truth["grow_shared"]);
     // Sixteen pages at a time come with one fault: 256 faults, of which few are taken.
-    assert_near(&recorded, "grow_file", sum(&recorded, "grow_file", "file"), truth["grow_file"], 0.3);
+    assert_near(&recorded, "grow_file", sum(&recorded.json, "grow_file", &["file"]), truth["grow_file"], 0.3);
 }
 
 #[test]
 fn huge_pages_count_as_what_they_are() {
     let (recorded, truth) = growth(&["-c", "1"]);
-    let found = sum(&recorded, "grow_huge_pages", "anon");
+    let found = sum(&recorded.json, "grow_huge_pages", &["anon"]);
     assert!(truth["huge_bytes"] > 0.0, "the kernel gave no huge pages to a program that asked for them");
     assert_near(&recorded, "grow_huge_pages", found, truth["grow_huge_pages"], 0.07);
-    let faults = sum(&recorded, "grow_huge_pages", "faults");
+    let faults = sum(&recorded.json, "grow_huge_pages", &["faults"]);
     assert!(faults < 1_000.0, "{faults} faults for {} MiB", truth["grow_huge_pages"] / MIB);
 }
 
@@ -71,18 +64,24 @@ fn huge_pages_count_as_what_they_are() {
 fn vm_calls_that_map_memory_are_added_up() {
     let (recorded, truth) = growth(&["-c", "127", "--mappings", "on", "--max-overhead", "100%"]);
     for value in ["mapped", "unmapped"] {
-        let found = sum(&recorded, "map_and_unmap", value);
+        let found = sum(&recorded.json, "map_and_unmap", &[value]);
         assert_near(&recorded, &format!("map_and_unmap, {value}"), found, truth["map_and_unmap"], 0.02);
     }
-    assert_near(&recorded, "grow_heap", sum(&recorded, "grow_heap", "mapped"), truth["grow_heap"], 0.02);
+    assert_near(
+        &recorded,
+        "grow_heap",
+        sum(&recorded.json, "grow_heap", &["mapped"]),
+        truth["grow_heap"],
+        0.02,
+    );
     assert_near(
         &recorded,
         "grow_shared",
-        sum(&recorded, "grow_shared", "mapped"),
+        sum(&recorded.json, "grow_shared", &["mapped"]),
         truth["grow_shared"],
         0.02,
     );
-    assert!(sum(&recorded, "grow_small_pages", "unmapped") < 1.0);
+    assert!(sum(&recorded.json, "grow_small_pages", &["unmapped"]) < 1.0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tests::{agent, is_emulated, need_root, run, seconds, truth};
 
-use crate::recording::{Recorded, path_of, record_with, spawn};
+use crate::recording::{Recorded, path_of, record_with, spawn, sum};
 
 /// Largest difference from what the program measured, as a share.
 const TOLERANCE: f64 = 0.03;
@@ -26,13 +26,6 @@ fn waits(verb: &str, options: &[&str]) -> (Recorded, BTreeMap<String, f64>) {
     (recorded, truth)
 }
 
-/// Sum of values over the samples whose stack has a function.
-fn sum(recorded: &Recorded, function: &str, values: &[&str]) -> f64 {
-    let samples = recorded.json["samples"].as_array().unwrap().iter();
-    let with = samples.filter(|sample| stack(sample).iter().any(|frame| frame == function));
-    with.map(|sample| values.iter().map(|value| sample["values"][value].as_f64().unwrap()).sum::<f64>()).sum()
-}
-
 /// Frames of a sample, root first.
 fn stack(sample: &serde_json::Value) -> Vec<String> {
     sample["stack"].as_array().unwrap().iter().map(|frame| frame.as_str().unwrap().to_owned()).collect()
@@ -41,9 +34,9 @@ fn stack(sample: &serde_json::Value) -> Vec<String> {
 /// Each wait is as long as the program says.
 fn assert_true(recorded: &Recorded, truth: &BTreeMap<String, f64>, functions: &[&str], tolerance: f64) {
     for function in functions {
-        let found = sum(recorded, function, &["off_cpu", "run_queue"]);
+        let found = sum(&recorded.json, function, &["off_cpu", "run_queue"]);
         let each = if *function == "wait_disk" { PER_FSYNC_WAIT_NS } else { PER_WAIT_NS };
-        let allowed = truth[*function] * tolerance + sum(recorded, function, &["waits"]) * each;
+        let allowed = truth[*function] * tolerance + sum(&recorded.json, function, &["waits"]) * each;
         assert!(
             (found - truth[*function]).abs() <= allowed,
             "{function}: {found:.0} ns found, {:.0} true, {allowed:.0} allowed\n{}",
@@ -81,7 +74,7 @@ fn vm_a_budget_leaves_totals_right() {
     // In emulation every wait costs more than the budget, and some long ones have no stack.
     assert_true(&recorded, &truth, &LONG, if is_emulated() { 0.60 } else { 0.05 });
     // Of the short ones a sixteenth or fewer have a stack: how the thread's time is shared out is an estimate, its sum is not.
-    let found = sum(&recorded, "wait_short", &["off_cpu", "run_queue"]);
+    let found = sum(&recorded.json, "wait_short", &["off_cpu", "run_queue"]);
     let ratio = found / truth["wait_short"];
     assert!(is_emulated() || (0.9..=1.1).contains(&ratio), "short waits: {ratio:.3} of the truth");
     let notes = recorded.json["quality"]["notes"].to_string();
@@ -207,13 +200,13 @@ fn only_waits_that_are_asked_for_are_kept() {
     };
     let (recorded, truth) = waits("off-cpu", &["--exact", "-m", "10ms"]);
     assert!(mean(&recorded) >= 10e6, "{}", mean(&recorded));
-    let ratio = sum(&recorded, "wait_sleep", &["off_cpu", "run_queue"]) / truth["wait_sleep"];
+    let ratio = sum(&recorded.json, "wait_sleep", &["off_cpu", "run_queue"]) / truth["wait_sleep"];
     assert!((0.95..1.05).contains(&ratio), "{ratio}");
     let (recorded, _) = waits("off-cpu", &["--exact", "-M", "1ms", "--state", "S"]);
     assert!(mean(&recorded) <= 1e6, "{}", mean(&recorded));
-    assert!(sum(&recorded, "wait_short", &["waits"]) > 0.0);
+    assert!(sum(&recorded.json, "wait_short", &["waits"]) > 0.0);
     let (recorded, _) = waits("off-cpu", &["--exact", "--state", "D"]);
-    assert!(sum(&recorded, "wait_sleep", &["waits"]) < 1.0);
+    assert!(sum(&recorded.json, "wait_sleep", &["waits"]) < 1.0);
 }
 
 #[test]

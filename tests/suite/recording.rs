@@ -51,6 +51,13 @@ pub(crate) fn record_with(verb: &str, options: &[&str], command: &[&str]) -> Rec
     Recorded { folded: Folded::read(&file).unwrap(), json, stdout: run.stdout }
 }
 
+/// Sum of values over the samples of a profile whose stack has a frame.
+pub(crate) fn sum(profile: &serde_json::Value, frame: &str, values: &[&str]) -> f64 {
+    let samples = profile["samples"].as_array().unwrap().iter();
+    let with = samples.filter(|sample| sample["stack"].as_array().unwrap().iter().any(|name| name == frame));
+    with.map(|sample| values.iter().map(|value| sample["values"][value].as_f64().unwrap()).sum::<f64>()).sum()
+}
+
 /// The path of a workload, as an argument.
 pub(crate) fn path_of(name: &str) -> String {
     workload(name).to_str().unwrap().to_owned()

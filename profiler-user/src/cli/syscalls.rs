@@ -1,24 +1,25 @@
 //! `perf-agent syscalls`: who makes which system calls, how often, with what errors, and how long they take.
 
 mod drive;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::exit::CliError;
 use super::output_args::{json_file, tell, told_apart};
 use super::quantity::{Length, length};
 use super::target::{CommandArgs, FollowArgs, Found, ScopeArgs};
-use super::terminal::{Colour, stdout_style};
 use crate::output::OutputOptions;
 use crate::output::file::{Destination, Existing, NameParts, OutputPlan, PlanRequest};
-use crate::output::syscalls::{TableOptions, calls_json, write_calls};
+use crate::output::syscalls::calls_json;
 use crate::profile::Meta;
 use crate::question::parse_percent;
 use crate::session::clock;
 use crate::syscalls::{CallChoice, CallReport, CallSessionOptions, Owner};
+
+pub(super) use table::{CallTableArgs, ChoiceArgs};
 
 /// `perf-agent syscalls`.
 #[derive(Debug, Args)]
@@ -37,15 +38,8 @@ pub(super) struct SyscallsArgs {
     interval: Option<Length>,
     #[command(flatten)]
     follow: FollowArgs,
-    /// Only calls that failed
-    #[arg(short = 'x', long, help_heading = "Calls")]
-    failed: bool,
-    /// Only calls that failed with these errors: ENOENT,EAGAIN
-    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Calls")]
-    errno: Vec<String>,
-    /// Only these calls: openat,read
-    #[arg(short = 'S', long = "syscall", value_name = "LIST", value_delimiter = ',', help_heading = "Calls")]
-    calls: Vec<String>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// By whom calls are kept apart
     #[arg(long, value_enum, default_value_t, value_name = "WHOM", help_heading = "Calls")]
     by: By,
@@ -61,21 +55,11 @@ pub(super) struct SyscallsArgs {
     /// List calls that took at least this long one by one, with arguments and stack: 10ms
     #[arg(long, value_name = "TIME", value_parser = length, help_heading = "Calls")]
     slower_than: Option<Length>,
-    /// Draw the histogram of each call
-    #[arg(short = 'H', long, help_heading = "Table")]
-    histogram: bool,
     /// Times are always there; accepted because other tools ask for it
     #[arg(short = 'L', long, help_heading = "Table")]
     latency: bool,
-    /// Processes, and rows for each of them
-    #[arg(short = 'T', long, value_name = "ROWS", default_value_t = 20, help_heading = "Table")]
-    top: usize,
-    /// When to use colours
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN", alias = "colour", help_heading = "Table")]
-    color: Colour,
-    /// JSON on standard output
-    #[arg(long, help_heading = "Output")]
-    json: bool,
+    #[command(flatten)]
+    table: CallTableArgs,
     /// Write the result here: .json is the whole table; .svg, .folded and .pb.gz are the calls by stack, sampled. Repeatable
     #[arg(short = 'o', long = "output", value_name = "FILE", help_heading = "Output")]
     output: Vec<PathBuf>,
@@ -125,7 +109,7 @@ struct Plan {
 ///
 /// Bad arguments, missing privileges, failed outputs.
 pub(super) fn run(args: SyscallsArgs) -> anyhow::Result<ExitCode> {
-    let choice = CallChoice::parse(args.failed, &args.errno, &args.calls).map_err(CliError::usage)?;
+    let choice = args.choice.parse()?;
     let found = args.scope.find(&args.command)?;
     let (tables, pictures): (Vec<PathBuf>, Vec<PathBuf>) =
         args.output.iter().cloned().partition(|path| is_json(path));
@@ -241,20 +225,6 @@ impl Plan {
 
     /// The table, or the JSON, on standard output.
     fn print(&self, report: &CallReport) -> std::io::Result<()> {
-        use std::io::Write;
-        let mut out = std::io::stdout().lock();
-        if self.args.json {
-            writeln!(out, "{}", calls_json(report))?;
-        } else {
-            let style = stdout_style(self.args.color);
-            let options = TableOptions {
-                all_slow: self.args.slower_than.is_some(),
-                top: self.args.top,
-                histograms: self.args.histogram,
-                style,
-            };
-            write_calls(&mut out, report, options)?;
-        }
-        out.flush()
+        self.args.table.print(report, self.args.slower_than.is_some())
     }
 }

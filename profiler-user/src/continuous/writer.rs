@@ -17,13 +17,13 @@ use super::config::{Config, StoreConfig};
 use super::feeds::Feeds;
 use super::filter::Filter;
 use super::live::{Live, Teller};
-use super::resources::{Resources, cgroup_of};
+use super::resources::Resources;
 use super::status::{Status, StatusFile};
 use crate::aggregate::Aggregate;
 use crate::bpf::Clock;
 use crate::causes::with_causes;
 use crate::output::syscalls::describe_measure;
-use crate::process::{CgroupNames, Known};
+use crate::process::{CgroupNames, Known, cgroup_of};
 use crate::profile::{Counter, Meta, Profile, ValueType};
 use crate::resolve::{Named, Naming, resolve_window};
 use crate::session::{Beside, Recorded, clock};
@@ -339,7 +339,6 @@ impl State {
         written.add(profile, is_first);
         written.store_bytes = self.store.bytes();
         written.dropped_files = dropped_files;
-        written.feeds = self.feeds.counters();
         match stored {
             Ok(appended) => {
                 if is_first {
@@ -421,7 +420,11 @@ impl State {
     }
 
     fn tell(&mut self) {
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let written = {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            written.feeds = self.feeds.counters();
+            written.clone()
+        };
         let status = self.status.write(&Status::now(&self.config, &written));
         self.teller.tell(status, written);
     }

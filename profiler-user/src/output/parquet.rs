@@ -125,7 +125,7 @@ impl<W: Write + Send> ParquetWriter<W> {
             .labels
             .iter()
             .map(|labels| {
-                let home = labels.cgroup.as_ref().map(|path| Home::parse(format!("0::{path}").as_bytes()));
+                let home = labels.cgroup.as_deref().map(Home::of_group);
                 let id = home.and_then(|home| home.container).map(|container| container.id);
                 let name = id.as_deref().and_then(container_name);
                 [

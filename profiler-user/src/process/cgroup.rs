@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::profile::clean;
 use crate::system::features::Mounts;
+use crate::system::target::unified_path;
 
 /// Looks up and remembers control group paths. Only version 2 has IDs that lead back to a path; without it, and for the root group,
 /// there is no name here.
@@ -42,9 +43,17 @@ impl CgroupNames {
 
 /// Whether a process is in the control group (v2) at this path, or below it.
 pub fn is_below_cgroup(pid: u32, group: &str) -> bool {
-    let text = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
-    path.is_some_and(|path| is_below(&clean(path), group))
+    path_of(pid).is_some_and(|path| is_below(&path, group))
+}
+
+/// Path of the control group (v2) of a process below its hierarchy, cleaned; none for the root.
+pub(crate) fn cgroup_of(pid: u32) -> Option<Arc<str>> {
+    path_of(pid).filter(|path| path != "/").map(Arc::from)
+}
+
+fn path_of(pid: u32) -> Option<String> {
+    let file = std::fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    unified_path(&file).map(clean)
 }
 
 fn is_below(path: &str, group: &str) -> bool {

@@ -13,6 +13,7 @@ mod roots;
 mod snapshot;
 mod table;
 
+pub(crate) use cgroup::cgroup_of;
 pub use cgroup::{CgroupNames, cgroup_id, is_below_cgroup};
 pub use known::Known;
 pub use mappings::{Mappings, Placement, Region};

@@ -103,7 +103,10 @@ impl Governor {
         self.opened_ns = self.opened_ns.saturating_add(elapsed_ns);
         self.shed_ns = self.shed_ns.saturating_sub(elapsed_ns);
         let target = if self.rung == 0 { WINDOW_TARGET.0 } else { WINDOW_TARGET.1 };
-        if share > 1.0 || (in_window > target && share > COMFORTABLE) || self.forecast(share) > WINDOW_FORECAST {
+        if share > 1.0
+            || (in_window > target && share > COMFORTABLE)
+            || self.forecast(share) > WINDOW_FORECAST
+        {
             self.story.over_budget_ns += if self.rung == self.last && share > 1.0 { elapsed_ns } else { 0 };
             return self.throttle(share);
         }
@@ -166,10 +169,11 @@ impl Governor {
         let spent = self.window.iter().map(|(spent, _)| *spent as f64 / budget).sum::<f64>();
         let unfilled = WINDOW_NS.saturating_sub(length);
         let falls_out = self.window.iter().map(|(spent, elapsed)| (*spent as f64 / budget, *elapsed));
-        let ahead = std::iter::once((0.0, unfilled)).chain(falls_out).scan(spent, |spent, (less, elapsed)| {
-            *spent += share * elapsed.min(WINDOW_NS) as f64 / WINDOW_NS as f64 - less;
-            Some(*spent)
-        });
+        let ahead =
+            std::iter::once((0.0, unfilled)).chain(falls_out).scan(spent, |spent, (less, elapsed)| {
+                *spent += share * elapsed.min(WINDOW_NS) as f64 / WINDOW_NS as f64 - less;
+                Some(*spent)
+            });
         ahead.fold(spent, f64::max)
     }
 

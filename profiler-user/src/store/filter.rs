@@ -92,7 +92,7 @@ fn is_in(wanted: &Pattern, path: &str) -> bool {
 }
 
 fn is_container(wanted: &str, path: &str) -> bool {
-    let home = Home::parse(format!("0::{path}").as_bytes());
+    let home = Home::of_group(path);
     home.container.is_some_and(|container| {
         container.id.starts_with(wanted)
             || container_name(&container.id).is_some_and(|name| name.is_called(wanted))

@@ -7,8 +7,6 @@
 mod host;
 mod processes;
 
-pub(super) use processes::cgroup_of;
-
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Rows;
 use crate::continuous::filter::Filter;
-use crate::process::numeric_entries;
+use crate::process::{cgroup_of, numeric_entries};
 use crate::profile::{Meta, Profile, clean};
 use crate::system::read;
 use crate::system::target::Stat;
@@ -134,13 +134,6 @@ impl Seen {
         let uid = fs::metadata(format!("/proc/{pid}")).ok().map(|data| data.uid());
         Self { start_ticks, comm: Vec::new(), name: Arc::from(""), uid, cgroup: None, sums: [0; 3] }
     }
-}
-
-/// Path of the control group (v2) of a process below its hierarchy; none for the root.
-pub(in crate::continuous) fn cgroup_of(pid: u32) -> Option<Arc<str>> {
-    let text = read::text(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    (path != "/").then(|| Arc::from(clean(path.as_bytes())))
 }
 
 /// Bytes that a process has had read from storage and written to it (`read_bytes` and `write_bytes` of `/proc/PID/io`, proc(5)).

@@ -224,7 +224,7 @@ impl Tables {
         ];
         if let Some(cgroup) = &labels.cgroup {
             all.push(self.named("linux.cgroup", cgroup));
-            let home = Home::parse(format!("0::{cgroup}").as_bytes());
+            let home = Home::of_group(cgroup);
             if let Some(container) = home.container {
                 all.push(self.named("container.id", &container.id));
                 if let Some(known) = container_name(&container.id) {

@@ -9,7 +9,7 @@ use profiler_common::off_cpu::{LONG_WAIT_NS, Thread, WaitKey, WaitSum};
 
 use super::WaitOptions;
 use super::open::open_wait;
-use super::settle::Exact;
+use super::settle::{Exact, add};
 
 /// What an earlier window counted of a wait.
 #[derive(Debug, Clone, Copy)]
@@ -69,12 +69,7 @@ impl Carried {
             }
         }
         for (_, ended) in std::mem::replace(&mut self.open, open) {
-            let owed = &mut self.owed.entry(ended.key).or_default().0;
-            *owed = WaitSum {
-                count: owed.count.saturating_add(ended.sum.count),
-                blocked_ns: owed.blocked_ns.saturating_add(ended.sum.blocked_ns),
-                queued_ns: owed.queued_ns.saturating_add(ended.sum.queued_ns),
-            };
+            add(&mut self.owed.entry(ended.key).or_default().0, &ended.sum);
         }
         self.thinned = thinned;
         new

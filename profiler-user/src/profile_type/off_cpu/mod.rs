@@ -265,10 +265,7 @@ impl OffCpu {
             self.forgotten += sum.count;
             return;
         }
-        let kept = self.sums.entry(key).or_default();
-        kept.count = kept.count.saturating_add(sum.count);
-        kept.blocked_ns = kept.blocked_ns.saturating_add(sum.blocked_ns);
-        kept.queued_ns = kept.queued_ns.saturating_add(sum.queued_ns);
+        settle::add(self.sums.entry(key).or_default(), &sum);
     }
 
     /// Remembers what a number stands for.

@@ -109,7 +109,8 @@ impl Exact {
     }
 }
 
-fn add(sum: &mut WaitSum, more: &WaitSum) {
+/// Adds to a sum of waits.
+pub(super) fn add(sum: &mut WaitSum, more: &WaitSum) {
     sum.count = sum.count.saturating_add(more.count);
     sum.blocked_ns = sum.blocked_ns.saturating_add(more.blocked_ns);
     sum.queued_ns = sum.queued_ns.saturating_add(more.queued_ns);

@@ -60,6 +60,11 @@ pub struct Home {
 }
 
 impl Home {
+    /// Of the path of a control group (v2), where nothing but that is known.
+    pub fn of_group(path: &str) -> Self {
+        Self::parse(format!("0::{path}").as_bytes())
+    }
+
     /// Parses `/proc/PID/cgroup` (cgroups(7)): lines of `hierarchy:controllers:path`.
     pub fn parse(file: &[u8]) -> Self {
         let paths: Vec<String> = file
@@ -67,8 +72,7 @@ impl Home {
             .filter_map(|line| line.splitn(3, |byte| *byte == b':').nth(2))
             .map(clean)
             .collect();
-        let unified = file.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"));
-        let cgroup = unified.map(clean).filter(|path| path != "/");
+        let cgroup = unified_path(file).map(clean).filter(|path| path != "/");
         Self {
             cgroup: cgroup.or_else(|| paths.iter().find(|path| *path != "/").cloned()),
             container: paths.iter().find_map(|path| path.rsplit('/').find_map(container)),
@@ -84,6 +88,11 @@ impl Home {
         });
         container.or_else(|| self.unit.clone())
     }
+}
+
+/// The path of a process in the unified hierarchy (v2), in `/proc/PID/cgroup` (cgroups(7)).
+pub(crate) fn unified_path(file: &[u8]) -> Option<&[u8]> {
+    file.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))
 }
 
 /// The container named by one component of a path.

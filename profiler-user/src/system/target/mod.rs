@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+pub(crate) use container::unified_path;
 pub use container::{Container, ContainerRuntime, Home};
 pub use container_names::{ContainerName, container_name};
 pub use error::TargetError;
