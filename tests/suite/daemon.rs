@@ -37,8 +37,7 @@ impl Daemon {
     /// One that records everything.
     pub(crate) fn start_with_all(rate_hz: u32, window: &str) -> Self {
         let mut daemon = Self::idle();
-        daemon.also = true;
-        daemon.configure(rate_hz, window);
+        daemon.configure_all(rate_hz, window);
         daemon.run();
         // What happens before a program's unwind tables are there has no caller, and at the start all programs of the host need theirs.
         daemon.wait_for("a third window", |daemon| daemon.windows_written() >= 3);
@@ -69,13 +68,24 @@ impl Daemon {
         std::fs::write(self.config(), text).unwrap();
     }
 
+    /// The same with everything that can be recorded.
+    pub(crate) fn configure_all(&mut self, rate_hz: u32, window: &str) {
+        self.also = true;
+        self.configure(rate_hz, window);
+    }
+
     /// Starts it, and waits until it records.
     pub(crate) fn run(&mut self) {
+        self.launch();
+        self.wait_for("its first words", |daemon| daemon.log().contains("windows of"));
+    }
+
+    /// Starts it.
+    pub(crate) fn launch(&mut self) {
         let mut command = agent();
         command.args(["daemon", "run", "-c"]).arg(self.config()).stdin(Stdio::null());
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        self.wait_for("its first words", |daemon| daemon.log().contains("windows of"));
     }
 
     pub(crate) fn pid(&self) -> u32 {

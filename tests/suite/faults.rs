@@ -126,6 +126,11 @@ fn vm_nothing_is_left_when_the_agent_is_killed() {
     assert!(during.iter().any(|object| !before.contains(object)), "the recording has programs in the kernel");
     started.kill().unwrap();
     started.wait().unwrap();
+    assert_none_left(&before);
+}
+
+/// Fails when the kernel keeps programs, maps or links that were not there before.
+pub(crate) fn assert_none_left(before: &[(u32, u32)]) {
     // The kernel frees programs after a grace period, those of the test before this one too.
     let left = || kernel_objects().into_iter().filter(|object| !before.contains(object)).collect::<Vec<_>>();
     for _ in 0..100 {
@@ -138,7 +143,7 @@ fn vm_nothing_is_left_when_the_agent_is_killed() {
 }
 
 /// IDs of all BPF programs, maps and links, asked of the kernel as bpftool does (`BPF_*_GET_NEXT_ID`).
-fn kernel_objects() -> Vec<(u32, u32)> {
+pub(crate) fn kernel_objects() -> Vec<(u32, u32)> {
     /// `BPF_PROG_GET_NEXT_ID`, `BPF_MAP_GET_NEXT_ID`, `BPF_LINK_GET_NEXT_ID` (include/uapi/linux/bpf.h).
     const NEXT_ID: [u32; 3] = [11, 12, 31];
     let mut objects = Vec::new();
