@@ -6,14 +6,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::{agent, run, workload};
+use tests::{agent, finish, run, truth, workload};
 
 use crate::daemon::Daemon;
 
 /// A daemon that answers on a socket, and over TCP where `more` says so.
 pub(crate) fn answering(rate_hz: u32, window: &str, more: &str) -> Daemon {
-    let mut daemon = Daemon::idle();
+    let daemon = Daemon::idle();
     daemon.configure(rate_hz, window);
+    answering_as(daemon, more)
+}
+
+/// The same of one that is configured.
+pub(crate) fn answering_as(mut daemon: Daemon, more: &str) -> Daemon {
     let text = std::fs::read_to_string(daemon.config()).unwrap();
     let socket = daemon.folder.path().join("api.sock");
     std::fs::write(daemon.config(), format!("{text}[api]\nsocket = \"{}\"\n{more}", socket.display()))
@@ -323,10 +328,14 @@ fn other_hosts_are_answered_over_tls() {
 
 /// A crowd of readers is answered or told to come again, and recording goes on as if nobody read.
 #[test]
-fn a_hundred_readers_do_not_disturb_the_recording() {
+fn a_hundred_readers_and_a_storm_of_processes_do_not_disturb_the_recording() {
     let daemon = answering(99, "1s", "");
-    let _busy = Background::start(workload("cpu_split"), &["600"]);
     daemon.wait_for("windows", |daemon| windows(daemon) >= 3);
+    let storm = || Background::start("sh", &["-c", "while :; do /bin/true; done"]);
+    let storms = [storm(), storm()];
+    // It ends by itself, and says what it used.
+    let spinner = crate::recording::spawn("cpu_split", &["8"]);
+    let pid = spinner.id();
     let folder = daemon.folder.path();
     let before = windows(&daemon);
     let heads: Vec<(u16, String)> = std::thread::scope(|scope| {
@@ -343,7 +352,15 @@ fn a_hundred_readers_do_not_disturb_the_recording() {
     assert!(answered > 0 && busy > 0, "{answered} answered, {busy} told to come again, {slow} in vain");
     let again = |head: &str| head.to_ascii_lowercase().contains("retry-after:");
     assert!(heads.iter().all(|(status, head)| *status == 200 || again(head)));
+    let known = truth(&finish(spinner).unwrap().stdout).unwrap();
+    drop(storms);
     daemon.wait_for("more windows", |daemon| windows(daemon) >= before + 3);
+    // What it used is in the windows, or among the samples that are counted as lost.
+    let ended = windows(&daemon);
+    daemon.wait_for("the window in which it ended", |daemon| windows(daemon) > ended);
+    let top = get(folder, &format!("/api/v1/top?from=-1h&pid={pid}"));
+    let found_ns = top.json()["total"].as_f64().unwrap();
+    let share = found_ns / known["total_ns"];
     let listed = get(folder, "/api/v1/windows?type=cpu&from=-1h").json();
     let listed = listed["windows"].as_array().unwrap();
     let number = |window: &Value, key: &str| window[key].as_u64().unwrap();
@@ -352,4 +369,13 @@ fn a_hundred_readers_do_not_disturb_the_recording() {
     assert!(recorded as f64 > span as f64 * 0.99, "{recorded} of {span} ns are recorded");
     let status = daemon.status();
     assert_eq!(status["status"]["not_stored_windows"], 0, "{status}");
+    let lost = status["status"]["lost"].as_array().unwrap();
+    let lost: u64 = lost.iter().map(|cause| number(cause, "count")).sum();
+    // Each lost sample may have been one of its own.
+    let missing = (1.0 - share) * known["total_ns"] / 1e9 * 99.0;
+    assert!(share < 1.05, "{share:.3} of the true CPU time");
+    assert!(
+        missing < lost as f64 + 0.05 * known["total_ns"] / 1e9 * 99.0,
+        "{missing} samples are missing, {lost} lost"
+    );
 }

@@ -9,6 +9,7 @@ mod budget;
 mod cli;
 mod daemon;
 mod daemon_beside;
+mod daemon_disk;
 mod daemon_kill;
 mod daemon_windows;
 mod faults;

@@ -160,24 +160,23 @@ fn a_killed_writer_loses_nothing_but_the_window_that_it_was_writing() {
     }
 }
 
-/// A small file system in memory, gone when dropped.
-struct Small(tempfile::TempDir);
+/// A small file system in memory over a folder, gone when dropped.
+pub(crate) struct Small<'a>(&'a Path);
 
-impl Small {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+impl<'a> Small<'a> {
+    pub(crate) fn over(folder: &'a Path, size: &str) -> Self {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "perf-agent-test"])
-            .arg(folder.path())
+            .arg(folder)
             .status();
         assert!(mounted.unwrap().success());
         Self(folder)
     }
 }
 
-impl Drop for Small {
+impl Drop for Small<'_> {
     fn drop(&mut self) {
-        let _best_effort = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _best_effort = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
 
@@ -185,8 +184,9 @@ impl Drop for Small {
 fn a_full_disk_drops_the_oldest_windows_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let file = recorded(folder.path());
-    let disk = Small::new("128k");
-    let store = disk.0.path().join("store");
+    let disk = tempfile::tempdir().unwrap();
+    let _small = Small::over(disk.path(), "128k");
+    let store = disk.path().join("store");
     // Two hours: more than there is room for, merged or not.
     let added = add(&file, &store, &["--at", BEGIN, "--copies", "4000"]);
     assert_eq!(added.code, 0, "{}", added.stderr);

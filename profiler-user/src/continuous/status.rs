@@ -37,6 +37,9 @@ pub struct Status {
     pub store_bytes: u64,
     /// Files that the store let go before their time.
     pub dropped_files: u64,
+    /// Those of them that were in the way because the disk was full.
+    #[serde(default)]
+    pub disk_full_files: u64,
     /// Samples per second and CPU that were asked for.
     pub rate_hz: u64,
     /// Length of a window, nanoseconds.
@@ -89,6 +92,7 @@ impl Status {
             store: config.store.folder.clone(),
             store_bytes: written.store_bytes,
             dropped_files: written.dropped_files,
+            disk_full_files: written.disk_full_files,
             rate_hz: config.rate_hz,
             window_ns: config.window.as_nanos() as u64,
             windows: written.windows,

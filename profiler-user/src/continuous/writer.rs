@@ -83,6 +83,8 @@ pub struct Written {
     pub store_bytes: u64,
     /// Files that the store let go before their time: it was full, or the disk was.
     pub dropped_files: u64,
+    /// Those of them that were in the way because the disk was full.
+    pub disk_full_files: u64,
     /// What those have done who are shown each window beside the store: alerts and the like.
     pub feeds: Vec<Counter>,
     /// Times that it was told to read its configuration again.
@@ -316,14 +318,17 @@ impl State {
         for other in beside {
             let profile = self.profile_beside(other, &meta);
             self.store(&profile, false);
+            self.feeds.window(profile);
         }
         if let Some(report) = calls.and_then(|calls| calls.recv_timeout(CALLS_PATIENCE).ok()) {
             let profile = self.profile_of_calls(report, &meta);
             self.store(&profile, false);
+            self.feeds.window(profile);
         }
         if let Some(resources) = &mut self.resources {
             for profile in resources.window(&self.filter, &meta) {
                 self.store(&profile, false);
+                self.feeds.window(profile);
             }
         }
         self.tell();
@@ -334,11 +339,12 @@ impl State {
         let stored = self.store.append(profile);
         self.teller.window(profile);
         let losses = self.store.losses();
-        let dropped_files = losses.by_size.files + losses.disk_full.files;
+        let (disk_full_files, by_size_files) = (losses.disk_full.files, losses.by_size.files);
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.add(profile, is_first);
         written.store_bytes = self.store.bytes();
-        written.dropped_files = dropped_files;
+        written.dropped_files = by_size_files + disk_full_files;
+        written.disk_full_files = disk_full_files;
         match stored {
             Ok(appended) => {
                 if is_first {

@@ -115,10 +115,10 @@ impl Folder {
         Ok(file)
     }
 
-    /// Size of the file system that the directory is on, bytes; the largest number where the system does not say.
-    pub(super) fn disk_bytes(&self) -> u64 {
+    /// What is free of the file system that the directory is on, bytes; the largest number where the system does not say.
+    pub(super) fn free_bytes(&self) -> u64 {
         let stat = rustix::fs::fstatvfs(&self.directory).ok().filter(|stat| stat.f_blocks > 0);
-        stat.map_or(u64::MAX, |stat| stat.f_blocks.saturating_mul(stat.f_frsize))
+        stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// All files.

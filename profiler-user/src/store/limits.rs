@@ -38,9 +38,9 @@ const LEAST_FILE_BYTES: u64 = 4 << 10;
 const MOST_FILE_BYTES: u64 = 16 << 20;
 
 impl Limits {
-    /// Bytes after which the next file begins: small enough that dropping one leaves most of the history.
-    pub(super) fn file_bytes(&self, disk_bytes: u64) -> u64 {
-        (self.max_bytes.min(disk_bytes) / 16).clamp(LEAST_FILE_BYTES, MOST_FILE_BYTES)
+    /// Bytes after which the next file begins, where all may have `room_bytes` together: small enough that dropping one leaves most of the history.
+    pub(super) fn file_bytes(&self, room_bytes: u64) -> u64 {
+        (self.max_bytes.min(room_bytes) / 16).clamp(LEAST_FILE_BYTES, MOST_FILE_BYTES)
     }
 
     /// How long windows of a level stay, nanoseconds.

@@ -57,7 +57,6 @@ pub struct Store {
     pub(super) aside: Vec<AsideFile>,
     pub(super) active: Option<Active>,
     next_number: u64,
-    disk_bytes: u64,
     pub(super) losses: Losses,
     /// No merge before this time, nanoseconds since the Unix epoch: the last one failed.
     pub(super) merge_after_ns: u64,
@@ -104,7 +103,6 @@ impl Store {
         let lock = folder.lock()?;
         let (found, opened) = look(&folder)?;
         let store = Self {
-            disk_bytes: folder.disk_bytes(),
             folder,
             limits,
             segments: found.segments,
@@ -239,11 +237,13 @@ impl Store {
         let Some(active) = &self.active else { return };
         let Some(segment) = self.segments.get(&active.number) else { return };
         let extent = &segment.extent;
+        // Others fill the disk, too, and free it again.
+        let room_bytes = self.bytes().saturating_add(self.folder.free_bytes());
         // Also when the clock was set back: the file would never end.
         let span_ns = extent.first_unix_ns.abs_diff(profile.meta.start_unix_ns);
         let is_long = extent.windows > 0 && span_ns >= nanoseconds(self.limits.file_span);
         if is_long
-            || extent.bytes >= self.limits.file_bytes(self.disk_bytes)
+            || extent.bytes >= self.limits.file_bytes(room_bytes)
             || active.dictionary.len() >= MOST_ENTRIES
         {
             self.active = None;

@@ -1,5 +1,6 @@
 //! `perf-agent daemon run`: drives the recorder, hears signals, and says little.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::config::load;
 use super::notify::notify;
+use super::status::dropped;
 use crate::cli::exit::{CliError, Exit, with_causes};
 use crate::cli::guard::{Guard, Reason};
 use crate::cli::running::{Signals, ring_waker, start_error, woken};
@@ -168,6 +170,7 @@ fn announce(recorder: &Recorder, opened: &Opened) {
 struct Told {
     lost: u64,
     not_stored: u64,
+    dropped_files: u64,
     next_status: Instant,
     next_trouble: Instant,
 }
@@ -175,16 +178,19 @@ struct Told {
 impl Told {
     fn new() -> Self {
         let now = Instant::now();
-        Self { lost: 0, not_stored: 0, next_status: now + STATUS_EVERY, next_trouble: now }
+        Self { lost: 0, not_stored: 0, dropped_files: 0, next_status: now + STATUS_EVERY, next_trouble: now }
     }
 
     fn look(&mut self, written: &Written) {
         let now = Instant::now();
-        let trouble = written.lost_total() > self.lost || written.not_stored.0 > self.not_stored;
+        let trouble = written.lost_total() > self.lost
+            || written.not_stored.0 > self.not_stored
+            || written.dropped_files > self.dropped_files;
         if now >= self.next_status || (trouble && now >= self.next_trouble) {
             self.next_status = now + STATUS_EVERY;
             self.next_trouble = now + TROUBLE_EVERY;
             (self.lost, self.not_stored) = (written.lost_total(), written.not_stored.0);
+            self.dropped_files = written.dropped_files;
             let text = summary(written);
             say(&text);
             notify(&format!("STATUS={text}"));
@@ -212,13 +218,16 @@ fn summary(written: &Written) -> String {
         let windows = written.not_stored.0.to_string();
         text.push_str(&[" · ", &windows, " windows not stored: ", why].concat());
     }
+    if written.dropped_files > 0 {
+        text.push_str(" · dropped: ");
+        text.push_str(&dropped(written.dropped_files, written.disk_full_files));
+    }
     text
 }
 
-/// One line for the journal.
-#[expect(clippy::print_stderr, reason = "the command line talks to people on standard error")]
+/// One line for the journal. A log that cannot be written, on a disk that is full, must not end the recording.
 fn say(text: &str) {
-    eprintln!("{text}");
+    let _told_or_not = writeln!(std::io::stderr(), "{text}");
 }
 
 pub(super) fn explain_api(error: &ServeError) -> CliError {

@@ -51,6 +51,17 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if found.iter().any(Status::is_running) { Exit::Ok } else { Exit::Runtime }.into())
 }
 
+/// What the store let go before its time, and why.
+pub(super) fn dropped(files: u64, disk_full: u64) -> String {
+    let noun = if files == 1 { "file" } else { "files" };
+    let why = match disk_full {
+        0 => "the store had no room left ([store] max_size)".to_owned(),
+        full if full == files => "the disk was full".to_owned(),
+        full => format!("the disk was full ({}), or the store", thousands(full)),
+    };
+    format!("{} {noun} of the oldest windows before their time: {why}", thousands(files))
+}
+
 fn show(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     let ago = |unix_ns: u64| duration(self::unix_ns().saturating_sub(unix_ns));
     let at = |unix_ns: u64| {
@@ -94,11 +105,7 @@ fn show(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         )?;
     }
     if status.dropped_files > 0 {
-        writeln!(
-            out,
-            "  dropped   {} files before their time: the store or the disk was full",
-            status.dropped_files
-        )?;
+        writeln!(out, "  dropped   {}", dropped(status.dropped_files, status.disk_full_files))?;
     }
     if status.lost.is_empty() {
         writeln!(out, "  lost      nothing")?;
