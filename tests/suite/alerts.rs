@@ -1,9 +1,12 @@
 //! Alerts of continuous recording, as an Alertmanager receives them.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use tests::receiver::{Posted, Receiver};
-use tests::{agent, run};
+use tests::{agent, run, workload};
 
+use crate::api::Background;
 use crate::daemon::Daemon;
 use crate::faults::signal;
 use crate::recording::spawn;
@@ -83,6 +86,48 @@ fn a_regression_that_is_seeded_raises_its_alert_and_steady_load_does_not() {
         .wait_for("count", |daemon| daemon.fed("alerts_raised_now") == 1 && daemon.fed("alerts_raised") == 1);
     service.kill().unwrap();
     service.wait().unwrap();
+}
+
+/// Rules look at what they name: one at each kind of windows, of the same process.
+#[test]
+fn rules_look_at_every_kind_of_windows() {
+    let receiver = Receiver::start().unwrap();
+    let mut daemon = Daemon::idle();
+    daemon.configure_all(99, "1s");
+    let rule = |name: &str, what: &str| {
+        format!("[[alerts.rules]]\nname = '{name}'\nprocess = 'calls'\n{what}\nover = '3s'\n")
+    };
+    let rules = [
+        rule("calls", "type = 'syscalls'\nseries = 'calls'\nabove = '1'"),
+        rule("time", "type = 'off-cpu'\nseries = 'off_cpu'\nabove = '0.001'"),
+        rule("size", "type = 'resources'\nseries = 'resident'\nabove = '64K'"),
+        rule("quiet", "type = 'resources'\nseries = 'resident'\nabove = '1G'"),
+    ];
+    daemon.append_to_config(&format!("[alerts]\nwebhooks = ['{}/']\n{}", receiver.url, rules.concat()));
+    // Batches of calls, a millisecond of sleep after each.
+    let _busy = Background::start(workload("calls"), &["200000"]);
+    daemon.run();
+    let raised = || -> BTreeSet<String> {
+        let all = alerts(&receiver.posted());
+        all.iter().map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+    };
+    daemon.wait_for("alerts of each kind", |_| {
+        ["calls", "time", "size"].iter().all(|name| raised().contains(*name))
+    });
+    assert!(!raised().contains("quiet"), "{:?}", raised());
+    let told = alerts(&receiver.posted());
+    let summary = |name: &str| {
+        let alert = told.iter().find(|alert| alert["labels"]["alertname"] == name).unwrap();
+        alert["annotations"]["summary"].as_str().unwrap().to_owned()
+    };
+    assert!(summary("calls").starts_with("system calls of calls: "), "{}", summary("calls"));
+    assert!(summary("size").contains("iB"), "{}", summary("size"));
+
+    let config = daemon.config();
+    let without = std::fs::read_to_string(&config).unwrap().replace("off_cpu = true", "off_cpu = false");
+    std::fs::write(&config, without).unwrap();
+    let checked = run(agent().args(["daemon", "config", "check"]).arg(&config)).unwrap();
+    assert!(checked.code == 2 && checked.stderr.contains("[also] off_cpu = true"), "{}", checked.stderr);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::{finish, run, workload};
 
-use crate::api::{Background, answering, exchange, get, port};
+use crate::api::{Background, answering, answering_as, exchange, get, port};
+use crate::daemon::Daemon;
 
 fn contrib(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib").join(path)
@@ -27,16 +28,24 @@ fn samples<'t>(text: &'t str, name: &str) -> Vec<(&'t str, f64)> {
 
 #[test]
 fn prometheus_reads_what_is_counted_and_hostile_names_stay_names() {
-    let daemon = answering(199, "1s", "");
+    let mut daemon = Daemon::idle();
+    daemon.configure_all(199, "1s");
+    let daemon = answering_as(daemon, "");
     let folder = tempfile::tempdir().unwrap();
     let hostile = folder.path().join("a\"} 1 \\n{x=\"");
     std::fs::copy(workload("cpu_split"), &hostile).unwrap();
-    let _busy = [Background::start(&hostile, &["60"]), Background::start(workload("cpu_split"), &["60"])];
+    let _busy = [
+        Background::start(&hostile, &["60"]),
+        Background::start(workload("cpu_split"), &["60"]),
+        Background::start(workload("calls"), &["200000"]),
+    ];
     daemon.wait_for("both processes", |daemon| {
         let text = get(daemon.folder.path(), "/metrics").text();
         let processes = samples(&text, "perf_agent_process_cpu_seconds_total");
         let busy = |name: &str| processes.iter().any(|(labels, value)| labels.contains(name) && *value > 1.0);
-        busy("process=\"cpu_split\"") && busy("a\\\"} 1")
+        busy("process=\"cpu_split\"")
+            && busy("a\\\"} 1")
+            && text.contains("perf_agent_syscall_duration_seconds_sum")
     });
     let answer = get(daemon.folder.path(), "/metrics");
     assert!(answer.head.contains("text/plain; version=0.0.4"), "{}", answer.head);
@@ -46,6 +55,14 @@ fn prometheus_reads_what_is_counted_and_hostile_names_stay_names() {
     let all = samples(&text, "perf_agent_cpu_seconds_total")[0].1;
     assert!((sum - all).abs() < 1e-6, "{sum} {all}");
     assert!(samples(&text, "perf_agent_windows_total")[0].1 >= 1.0);
+
+    let calls = samples(&text, "perf_agent_syscall_duration_seconds_count");
+    assert!(calls.iter().any(|(_, count)| *count > 0.0) && calls.len() <= 21, "{calls:?}");
+    let all: Vec<f64> = samples(&text, "perf_agent_syscall_duration_seconds_bucket")
+        .into_iter()
+        .filter_map(|(labels, count)| labels.contains("le=\"+Inf\"").then_some(count))
+        .collect();
+    assert_eq!(all, calls.iter().map(|(_, count)| *count).collect::<Vec<_>>());
 
     let mut check = Command::new("promtool");
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -65,7 +82,9 @@ fn prometheus_reads_what_is_counted_and_hostile_names_stay_names() {
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("perf_agent_"))
     {
-        assert!(text.contains(&format!("# TYPE {name} ")), "there is no {name}");
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        let is_there = |name: &str| text.contains(&format!("# TYPE {name} "));
+        assert!(is_there(name) || histogram.is_some_and(is_there), "there is no {name}");
     }
 }
 

@@ -22,15 +22,23 @@ fn contains(body: &[u8], text: &str) -> bool {
 #[test]
 fn windows_arrive_as_pprof_and_as_otlp_profiles() {
     let receiver = Receiver::start().unwrap();
-    let mut daemon = Daemon::configured(99, "1s");
+    let mut daemon = Daemon::idle();
+    daemon.configure_all(99, "1s");
     configure(&daemon, &receiver);
     let mut service = spawn("regression", &["600"]);
     daemon.run();
     let of =
         |path: &str| receiver.posted().into_iter().filter(|posted| posted.path == path).collect::<Vec<_>>();
     let (pprof, otlp) = ("/pyroscope/push.v1.PusherService/Push", "/v1development/profiles");
-    daemon.wait_for("requests", |_| of(pprof).len() > 1 && of(otlp).len() > 1);
-    let pprof = &of(pprof)[1];
+    let named = |path: &str, name: &str| {
+        of(path).into_iter().filter(|posted| contains(&posted.body, name)).collect::<Vec<_>>()
+    };
+    daemon.wait_for("requests", |_| named(pprof, "process_cpu").len() > 1 && of(otlp).len() > 1);
+    // Blocked time, and memory that became resident.
+    for name in ["off_cpu", "memory"] {
+        daemon.wait_for("requests of each kind", |_| !named(pprof, name).is_empty());
+    }
+    let pprof = &named(pprof, "process_cpu")[1];
     assert_eq!(pprof.header("content-type"), Some("application/proto"));
     for text in ["service_name", "regression", "process_cpu", "env", "test"] {
         assert!(contains(&pprof.body, text), "no `{text}`");

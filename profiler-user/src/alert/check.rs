@@ -1,5 +1,6 @@
 //! A test alert for each target, and what the rules would have said of the time that is stored.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,7 +10,8 @@ use crate::session::clock;
 use crate::store::{Filter, Reader, StoreError};
 
 use super::engine::{Alert, Engine, Event};
-use super::past::{PROFILE_TYPE, Stored};
+use super::past::Stored;
+use super::rule::Rule;
 use super::target::{Alerts, alertmanager, append};
 
 /// What came of a test alert: the target, and how it went.
@@ -65,7 +67,7 @@ pub struct Replayed {
     pub last: String,
 }
 
-/// Shows the windows of a stretch of time to the rules, in order. Returns what each says, and how many windows there were.
+/// Shows the windows of a stretch of time to the rules, in order. Returns what each says, and how many windows of any kind there were.
 ///
 /// # Errors
 ///
@@ -88,7 +90,11 @@ pub fn replay(alerts: &Alerts, store: &Path, range: &Range<u64>) -> Result<(Vec<
             }
         }
     };
-    let _problems = reader.each(range, PROFILE_TYPE, &Filter::default(), |profile| look(&profile))?;
+    // Each rule looks at one kind only, so the kinds may come one after the other.
+    let kinds: BTreeSet<&str> = alerts.rules.iter().map(Rule::profile_type).collect();
+    for kind in kinds {
+        let _problems = reader.each(range, kind, &Filter::default(), |profile| look(&profile))?;
+    }
     let replayed = engine.watched().iter().map(|watched| Replayed {
         name: watched.rule.name.clone(),
         changes: changes

@@ -256,11 +256,16 @@ impl Engine {
         }
     }
 
-    /// A window that was closed.
+    /// A window that was closed: for the rules that look at its kind.
     pub(super) fn window(&mut self, profile: &Profile, past: &dyn Past) -> Vec<Event> {
         let now_ns = profile.meta.start_unix_ns.saturating_add(profile.meta.duration_ns);
         let look = |watched: &mut Watched| watched.window(measure(&watched.rule, profile), now_ns, past);
-        self.watched.iter_mut().filter_map(look).collect()
+        let kind = &*profile.meta.profile_type;
+        self.watched
+            .iter_mut()
+            .filter(|watched| watched.rule.profile_type() == kind)
+            .filter_map(look)
+            .collect()
     }
 
     pub(super) fn watched(&self) -> &[Watched] {

@@ -1,6 +1,6 @@
 //! What one window says about a rule.
 
-use crate::profile::{LocationId, Profile};
+use crate::profile::{LocationId, Profile, ValueType};
 use crate::store::Pattern;
 
 use super::rule::{Measure, Rule};
@@ -47,40 +47,67 @@ pub(super) fn measure(rule: &Rule, profile: &Profile) -> Option<Point> {
             Point { part: part as f64, whole: whole as f64, ..point }
         }
         Measure::Cpu => {
-            let sums = sums(rule, profile, None)?;
+            let sums = sums(rule, profile, CPU_TIME, None)?;
             let cpus = f64::from(overhead?.cpus.max(1));
             // What a sample stands for; where there is none, what it would have stood for.
-            let all = self::sums(&rule.of_all(), profile, None)?;
-            let weight =
-                if all.samples > 0.0 { all.time_ns / all.samples } else { profile.meta.period as f64 };
+            let all = self::sums(&rule.of_all(), profile, CPU_TIME, None)?;
+            let weight = all.weight().unwrap_or(profile.meta.period as f64);
             let whole = duration_ns as f64 * cpus;
-            Point {
-                part: sums.time_ns.min(whole),
-                whole,
-                trials: whole / weight.max(1.0),
-                scale: cpus,
-                ..point
-            }
+            Point { part: sums.sum.min(whole), whole, trials: whole / weight.max(1.0), scale: cpus, ..point }
         }
-        Measure::Function { name, alone } => {
-            let sums = sums(rule, profile, Some((name, *alone)))?;
-            Point { part: sums.hits_ns, whole: sums.time_ns, trials: sums.samples, ..point }
+        Measure::Sum(series) => {
+            let sums = sums(rule, profile, series.kind, None)?;
+            let whole = duration_ns as f64 * CEILING;
+            let trials = if series.is_exact {
+                f64::INFINITY
+            } else {
+                // Events are far apart in what could be: their number scatters as its root, as counts do.
+                let all = self::sums(&rule.of_all(), profile, series.kind, None)?;
+                whole / sums.weight().or(all.weight()).unwrap_or(1.0).max(1.0)
+            };
+            let scale = CEILING * series.unit.per_nanosecond();
+            Point { part: sums.sum.min(whole), whole, trials, scale, ..point }
+        }
+        Measure::Function { name, alone, of } => {
+            let value = of.map_or(CPU_TIME, |series| series.kind);
+            let sums = sums(rule, profile, value, Some((name, *alone)))?;
+            Point { part: sums.hits, whole: sums.sum, trials: sums.events(), ..point }
         }
     })
 }
 
+/// What [`Measure::Cpu`] adds up.
+const CPU_TIME: &str = "cpu";
+
+/// More than any sum has in a nanosecond: sums become shares of that.
+const CEILING: f64 = 1e6;
+
 #[derive(Default)]
 struct Sums {
-    samples: f64,
-    time_ns: f64,
-    hits_ns: f64,
+    sum: f64,
+    hits: f64,
+    /// Sum of the squares of what each event stands for.
+    squares: f64,
 }
 
-/// Adds up what the rule's filter selects, and of that what a function has. None for profiles of something else than CPU time.
-fn sums(rule: &Rule, profile: &Profile, function: Option<(&Pattern, bool)>) -> Option<Sums> {
-    let time =
-        profile.value_types.iter().position(|value| value.kind == "cpu" && value.unit == "nanoseconds")?;
-    let count = profile.value_types.iter().position(|value| value.unit == "count")?;
+impl Sums {
+    /// As many events of equal weight would say as much (Kish's effective size).
+    fn events(&self) -> f64 {
+        if self.squares > 0.0 { self.sum * self.sum / self.squares } else { 0.0 }
+    }
+
+    /// What one of those stands for; none where there are none.
+    fn weight(&self) -> Option<f64> {
+        (self.sum > 0.0).then(|| self.squares / self.sum)
+    }
+}
+
+/// Adds up a value of what the rule's filter selects, and of that what a function has. None for profiles without that value.
+fn sums(rule: &Rule, profile: &Profile, value: &str, function: Option<(&Pattern, bool)>) -> Option<Sums> {
+    // A value in CPU cycles is none.
+    let is_wanted = |of: &ValueType| of.kind == value && (value != CPU_TIME || of.unit == "nanoseconds");
+    let wanted = profile.value_types.iter().position(is_wanted)?;
+    let count = profile.value_types.iter().position(|value| value.unit == "count");
     let selected: Vec<bool> = profile.labels.iter().map(|labels| rule.filter.matches(labels)).collect();
     // Each name is compared once, however many stacks it is in.
     let is_hit: Vec<bool> = profile
@@ -101,8 +128,9 @@ fn sums(rule: &Rule, profile: &Profile, function: Option<(&Pattern, bool)>) -> O
             continue;
         }
         let value = |index: usize| sample.values.get(index).copied().unwrap_or_default() as f64;
-        sums.samples += value(count);
-        sums.time_ns += value(time);
+        let (sum, events) = (value(wanted), count.map_or(1.0, value).max(1.0));
+        sums.sum += sum;
+        sums.squares += sum * sum / events;
         let stack = profile.stack(sample.stack);
         let is_in = match function {
             Some((_, true)) => stack.first().is_some_and(hit),
@@ -110,7 +138,7 @@ fn sums(rule: &Rule, profile: &Profile, function: Option<(&Pattern, bool)>) -> O
             None => false,
         };
         if is_in {
-            sums.hits_ns += value(time);
+            sums.hits += sum;
         }
     }
     Some(sums)
@@ -179,6 +207,56 @@ mod tests {
         assert!((cpu.part / cpu.whole * cpu.scale - 0.1).abs() < 1e-9 && (cpu.trials - 2_000.0).abs() < 1e-6);
         assert_eq!(share("series='lost'"), (0.2, f64::INFINITY));
         assert_eq!(share("series='own-cost'"), (0.01, f64::INFINITY));
+    }
+
+    /// The same samples as waits: three of each stack, some of them in the run queue.
+    fn waits() -> Profile {
+        let mut other = profile();
+        other.meta.profile_type = "off-cpu".to_owned();
+        other.value_types = vec![
+            ValueType::new("waits", "count"),
+            ValueType::new("run_queue", "nanoseconds"),
+            ValueType::new("off_cpu", "nanoseconds"),
+        ];
+        for sample in &mut other.samples {
+            sample.values = vec![3, 1_000, sample.values[1]];
+        }
+        other
+    }
+
+    #[test]
+    fn waits_are_shares_and_sums_of_their_own_values() {
+        let share = rule("name='r'\ntype='off-cpu'\nfunction='parse'\nprocess='shop'\nabove='1%'");
+        let point = measure(&share, &waits()).unwrap();
+        assert!((point.part / point.whole - 0.6).abs() < 1e-9);
+        // Twelve waits; the longer ones weigh more than the others.
+        assert!(point.trials > 6.0 && point.trials < 12.0, "{}", point.trials);
+        let value = |text: &str| {
+            let point = measure(&rule(text), &waits()).unwrap();
+            (point.part / point.whole * point.scale, point.part / point.whole * point.trials)
+        };
+        let (threads, events) =
+            value("name='r'\ntype='off-cpu'\nseries='off_cpu'\nprocess='shop'\nabove='1'");
+        assert!((threads - 0.1).abs() < 1e-9 && events > 6.0 && events < 12.0, "{threads} {events}");
+        let (rate, events) = value("name='r'\ntype='off-cpu'\nseries='waits'\nprocess='shop'\nabove='1'");
+        assert!((rate - 12.0).abs() < 1e-6 && (events - 12.0).abs() < 1e-6, "{rate} {events}");
+        let (nobody, events) = value("name='r'\ntype='off-cpu'\nseries='waits'\nprocess='gone'\nabove='1'");
+        assert!(nobody.abs() < 1e-9 && events.abs() < 1e-9);
+    }
+
+    #[test]
+    fn levels_are_means_and_nothing_of_them_is_left_to_chance() {
+        let mut levels = profile();
+        levels.meta.profile_type = "resources".to_owned();
+        levels.value_types = vec![ValueType::new("resident", "byte_milliseconds")];
+        for sample in &mut levels.samples {
+            sample.values = vec![1 << 30];
+        }
+        let rule = rule("name='r'\ntype='resources'\nseries='resident'\nprocess='other'\nabove='1M'");
+        let point = measure(&rule, &levels).unwrap();
+        let bytes = point.part / point.whole * point.scale;
+        assert!((bytes - (1_u64 << 30) as f64 / 1_000.0).abs() < 1.0, "{bytes}");
+        assert!(point.trials.is_infinite());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod judge;
 mod measure;
 mod past;
 mod rule;
+mod series;
 #[cfg(test)]
 mod simulation;
 mod target;
@@ -25,5 +26,6 @@ mod watch;
 pub use check::{Replayed, Tried, replay, try_targets};
 pub use judge::Missing;
 pub use rule::{Baseline, Condition, Measure, Rule};
+pub use series::{Series, Unit};
 pub use target::Alerts;
 pub(crate) use watch::Watch;

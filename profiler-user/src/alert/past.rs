@@ -9,8 +9,8 @@ use super::engine::Past;
 use super::measure::{Point, measure};
 use super::rule::Rule;
 
-/// The profile type that rules look at.
-pub(super) const PROFILE_TYPE: &str = "cpu";
+/// The profile type that rules look at unless they say otherwise.
+pub(super) const CPU: &str = "cpu";
 
 /// The store of this host.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ impl Past for Stored {
         let mut points = Vec::new();
         // A store that cannot be read is a baseline that is missing, and that is told.
         if let Ok(reader) = Reader::open(&self.0) {
-            let _whole_or_in_part = reader.each(range, PROFILE_TYPE, &Filter::default(), |profile| {
+            let _whole_or_in_part = reader.each(range, rule.profile_type(), &Filter::default(), |profile| {
                 points.extend(measure(rule, &profile));
             });
         }

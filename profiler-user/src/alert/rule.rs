@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::past::CPU;
+use super::series::{self, Series};
 use crate::quantity;
 use crate::store::{Filter, Pattern};
 
@@ -16,13 +18,17 @@ const MOST_NAME: usize = 100;
 /// What is looked at.
 #[derive(Debug, Clone)]
 pub enum Measure {
-    /// Share of the CPU time of what the filter selects that a function has, with what it calls, or alone.
+    /// Share that a function has, with what it calls, or alone, of what the filter selects: of CPU time, or of the main value of another kind of windows.
     Function {
         /// Its name.
         name: Pattern,
         /// Without what it calls.
         alone: bool,
+        /// Of what; CPU time where there is none.
+        of: Option<Series>,
     },
+    /// A sum or a level of what the filter selects.
+    Sum(Series),
     /// CPU time of what the filter selects, in CPUs.
     Cpu,
     /// Samples that were lost, as a share of all.
@@ -45,7 +51,7 @@ pub enum Baseline {
     },
 }
 
-/// When it is too much. Levels are shares (0 to 1), or CPUs for [`Measure::Cpu`].
+/// When it is too much. Levels are shares (0 to 1), CPUs for [`Measure::Cpu`], or in the unit of a [`Measure::Sum`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Condition {
     /// Above a level.
@@ -94,6 +100,14 @@ impl Rule {
         }
     }
 
+    /// The kind of windows that it looks at.
+    pub fn profile_type(&self) -> &'static str {
+        match &self.measure {
+            Measure::Function { of: Some(series), .. } | Measure::Sum(series) => series.profile_type,
+            _ => CPU,
+        }
+    }
+
     /// The same of the whole host.
     pub(super) fn of_all(&self) -> Self {
         Self { filter: Filter::default(), ..self.clone() }
@@ -104,6 +118,7 @@ impl Rule {
         let per = if matches!(self.condition, Condition::GrowsPerHour(_)) { " an hour" } else { "" };
         match self.measure {
             Measure::Cpu => format!("{value:.2} CPUs{per}"),
+            Measure::Sum(series) => format!("{}{per}", series.unit.shown(value)),
             _ => format!("{:.1} %{per}", value * 100.0),
         }
     }
@@ -115,9 +130,11 @@ impl Rule {
         let of: Vec<&str> = of.into_iter().flatten().map(String::as_str).collect();
         let of = if of.is_empty() { "the host".to_owned() } else { of.join(", ") };
         match self.measure {
-            Measure::Function { .. } => {
-                format!("share of {} in the CPU time of {of}", text.function.as_deref().unwrap_or_default())
+            Measure::Function { of: whole, .. } => {
+                let whole = whole.map_or("CPU time", |series| series.what);
+                format!("share of {} in the {whole} of {of}", text.function.as_deref().unwrap_or_default())
             }
+            Measure::Sum(series) => format!("{} of {of}", series.what),
             Measure::Cpu => format!("CPU time of {of}"),
             Measure::Lost => "lost samples".to_owned(),
             Measure::OwnCost => "cost of perf-agent".to_owned(),
@@ -134,6 +151,7 @@ impl Rule {
             ("cgroup", &text.cgroup),
             ("function", &text.function),
             ("series", &text.series),
+            ("type", &text.r#type),
         ];
         named.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))).collect()
     }
@@ -144,6 +162,7 @@ impl Rule {
 #[serde(default, deny_unknown_fields)]
 struct RuleText {
     name: String,
+    r#type: Option<String>,
     function: Option<String>,
     alone: bool,
     series: Option<String>,
@@ -229,22 +248,35 @@ impl TryFrom<RuleText> for Rule {
 }
 
 fn measure(text: &RuleText) -> Result<Measure, String> {
+    let profile_type = text.r#type.as_deref().unwrap_or(CPU);
+    if !series::is_known(profile_type) {
+        return Err(format!(
+            "there are no windows of type `{profile_type}`; there are cpu, off-cpu, memory, syscalls, resources"
+        ));
+    }
+    let other = (profile_type != CPU).then_some(profile_type);
     match (&text.function, text.series.as_deref()) {
-        (Some(function), None) => {
-            Ok(Measure::Function { name: Pattern::parse(function)?, alone: text.alone })
-        }
+        (Some(function), None) => Ok(Measure::Function {
+            name: Pattern::parse(function)?,
+            alone: text.alone,
+            of: other.map(series::of_functions).transpose()?,
+        }),
         (None, _) if text.alone => Err("alone belongs to function".to_owned()),
+        (None, Some(name)) if other.is_some() => series::named(profile_type, name).map(Measure::Sum),
         (None, Some("cpu")) => Ok(Measure::Cpu),
         (None, Some("lost")) => Ok(Measure::Lost),
         (None, Some("own-cost")) => Ok(Measure::OwnCost),
         (None, Some(other)) => Err(format!("there is no series `{other}`; there are cpu, lost, own-cost")),
+        _ if other.is_some() => Err("it needs either function (a share) or series".to_owned()),
         _ => Err("it needs either function (a share of CPU time) or series (cpu, lost, own-cost)".to_owned()),
     }
 }
 
 fn level(measure: &Measure, text: &str) -> Result<f64, String> {
-    if !matches!(measure, Measure::Cpu) {
-        return quantity::share(text);
+    match measure {
+        Measure::Cpu => {}
+        Measure::Sum(series) => return series.unit.level(text),
+        _ => return quantity::share(text),
     }
     match text.trim().parse::<f64>() {
         Ok(cpus) if cpus > 0.0 && cpus <= 65_536.0 => Ok(cpus),
@@ -307,6 +339,17 @@ pub(super) mod tests {
             (1.5, "1.50 CPUs".to_owned(), "page")
         );
         assert!(rule("name='a'\nseries='cpu'\ngrows_per_hour='0.5'").over > Duration::from_mins(10));
+        let slow = rule("name='a'\ntype='syscalls'\nfunction='futex'\nprocess='shop'\nabove='50%'");
+        assert_eq!(
+            (slow.profile_type(), &*slow.subject()),
+            ("syscalls", "share of futex in the time in system calls of shop")
+        );
+        let large = rule("name='a'\ntype='resources'\nseries='resident'\ngrows_per_hour='100M'");
+        assert_eq!(
+            (large.profile_type(), large.shown(large.level()), large.subject()),
+            ("resources", "100 MiB an hour".to_owned(), "resident memory of the host".to_owned())
+        );
+        assert_eq!((plain.profile_type(), large.labels()[1]), ("cpu", ("type", "resources")));
         assert_eq!(plain, plain.clone());
         assert_ne!(plain, cpu);
     }
@@ -321,6 +364,11 @@ pub(super) mod tests {
             ("name='r'\nfunction='f'\nabove='200%'", "not a share"),
             ("name='r'\nseries='cpu'\nabove='many'", "not a number of CPUs"),
             ("name='r'\nseries='rss'\nabove='1%'", "there are cpu, lost, own-cost"),
+            ("name='r'\ntype='wall'\nfunction='f'\nabove='1%'", "there are cpu, off-cpu"),
+            ("name='r'\ntype='off-cpu'\nabove='1'", "either function (a share) or series"),
+            ("name='r'\ntype='off-cpu'\nseries='cpu'\nabove='1'", "it has off_cpu, run_queue"),
+            ("name='r'\ntype='resources'\nfunction='f'\nabove='1%'", "only series"),
+            ("name='r'\ntype='memory'\nseries='resident'\nabove='1%'", "not a number of bytes"),
             ("name='r'\nfunction='/(/'\nabove='1%'", "regex"),
             ("name='r'\nfunction='f'\nabove='1%'\nclear='2%'", "clear is above"),
             ("name='r'\nfunction='f'\nabove='1%'\nagainst='1h'", "belong to rises_by"),

@@ -1,5 +1,6 @@
 //! The thread that looks at each closed window with all rules, and tells what changed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +12,12 @@ use crate::session::clock;
 
 use super::deliver::Delivery;
 use super::engine::{Engine, Event};
-use super::past::{PROFILE_TYPE, Stored};
+use super::past::Stored;
+use super::rule::Rule;
 use super::target::{Alerts, alertmanager, append, line};
 
-/// Windows that wait for the rules. One that finds no room is left out of them, and counted.
-const MOST_WAITING: usize = 4;
+/// Windows that wait for the rules: those of some kinds, and of the time before. One that finds no room is left out of them, and counted.
+const MOST_WAITING: usize = 8;
 /// An alert that goes on is told again this often: Alertmanager ends one that it has not heard of for five minutes.
 const TELL_AGAIN_NS: u64 = 60_000_000_000;
 
@@ -37,6 +39,8 @@ struct Figures {
 #[derive(Debug)]
 pub(crate) struct Watch {
     messages: Option<SyncSender<Message>>,
+    /// Kinds of windows that a rule looks at.
+    kinds: BTreeSet<&'static str>,
     missed: u64,
     figures: Arc<Mutex<Figures>>,
     thread: Option<JoinHandle<()>>,
@@ -61,17 +65,22 @@ impl Watch {
             words: words.clone(),
             figures: Arc::clone(&figures),
         };
-        let alerts = alerts.clone();
+        let (alerts, kinds) = (alerts.clone(), kinds(alerts));
         let thread = std::thread::Builder::new().name("alerts".to_owned()).spawn(move || {
             state.configure(alerts);
             state.run(&todo);
         })?;
-        Ok(Self { messages: Some(messages), missed: 0, figures, thread: Some(thread) })
+        Ok(Self { messages: Some(messages), kinds, missed: 0, figures, thread: Some(thread) })
+    }
+
+    /// Whether a rule looks at windows of this kind.
+    pub(crate) fn wants(&self, kind: &str) -> bool {
+        self.kinds.contains(kind)
     }
 
     /// A window that was closed. Never waits.
     pub(crate) fn window(&mut self, profile: &Arc<Profile>) {
-        if profile.meta.profile_type != PROFILE_TYPE {
+        if !self.wants(&profile.meta.profile_type) {
             return;
         }
         let Some(messages) = &self.messages else { return };
@@ -81,7 +90,8 @@ impl Watch {
     }
 
     /// Other rules and targets, from the next window on.
-    pub(crate) fn configure(&self, alerts: &Alerts) {
+    pub(crate) fn configure(&mut self, alerts: &Alerts) {
+        self.kinds = kinds(alerts);
         if let Some(messages) = &self.messages {
             // A thread that has ended was told by its panic.
             let _ended = messages.send(Message::Configure(Box::new(alerts.clone())));
@@ -109,6 +119,10 @@ impl Drop for Watch {
             let _reported = thread.join();
         }
     }
+}
+
+fn kinds(alerts: &Alerts) -> BTreeSet<&'static str> {
+    alerts.rules.iter().map(Rule::profile_type).collect()
 }
 
 struct State {

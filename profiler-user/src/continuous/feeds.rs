@@ -28,7 +28,7 @@ impl Feeds {
 
     /// From the next window on.
     pub(super) fn configure(&mut self, config: &Config) {
-        match &self.alerts {
+        match &mut self.alerts {
             Some(watch) => watch.configure(&config.alerts),
             None if config.alerts.rules.is_empty() => {}
             None => {
@@ -50,14 +50,17 @@ impl Feeds {
 
     /// A window that was named. Never waits.
     pub(super) fn window(&mut self, profile: Profile) {
-        if self.alerts.is_none() && self.push.is_none() {
+        let kind = &*profile.meta.profile_type;
+        let is_watched = self.alerts.as_ref().is_some_and(|alerts| alerts.wants(kind));
+        let is_sent = self.push.is_some() && self.pushes.sends(kind);
+        if !is_watched && !is_sent {
             return;
         }
         let profile = Arc::new(profile);
         if let Some(alerts) = &mut self.alerts {
             alerts.window(&profile);
         }
-        if let Some(push) = &self.push {
+        if let Some(push) = self.push.as_ref().filter(|_| is_sent) {
             push.window(&profile);
         }
     }

@@ -6,9 +6,11 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::watch;
 
+use super::latency::Latencies;
 use super::status::Status;
 use super::writer::Written;
 use crate::profile::Profile;
+use crate::syscalls::CallReport;
 
 /// Processes with a sum of their own over the whole run. Whoever used most in a window is among them; the one that was busy longest ago gives way.
 pub const MOST_PROCESSES: usize = 50;
@@ -32,6 +34,8 @@ pub struct Live {
     pub queued: Option<Sums>,
     /// Resident memory that was asked for, bytes; none where its growth is not recorded.
     pub grown: Option<Sums>,
+    /// How long system calls took; none where they are not counted.
+    pub calls: Option<Latencies>,
     /// Resident memory in the last window: bytes × milliseconds, to be divided by its length.
     pub resident: Option<Arc<WindowSums>>,
     /// Windows that are closed and not yet stored.
@@ -127,6 +131,7 @@ pub(super) struct Teller {
     blocked: Option<Sums>,
     queued: Option<Sums>,
     grown: Option<Sums>,
+    calls: Option<Latencies>,
     resident: Option<Arc<WindowSums>>,
     last: Option<Arc<WindowSums>>,
     waiting: Arc<AtomicUsize>,
@@ -140,6 +145,7 @@ impl Teller {
             blocked: None,
             queued: None,
             grown: None,
+            calls: None,
             resident: None,
             last: None,
             waiting,
@@ -171,6 +177,7 @@ impl Teller {
                 add(&mut self.queued, "run_queue");
             }
             "memory" => add(&mut self.grown, "resident"),
+            "syscalls" => self.calls.get_or_insert_default().add(&CallReport::of_profile(profile)),
             "resources" => self.resident = of("resident").map(Arc::new),
             _ => {}
         }
@@ -189,6 +196,7 @@ impl Teller {
             blocked: self.blocked.clone(),
             queued: self.queued.clone(),
             grown: self.grown.clone(),
+            calls: self.calls.clone(),
             resident: self.resident.clone(),
             waiting,
             is_failing,

@@ -8,6 +8,7 @@ mod calls;
 pub mod config;
 mod feeds;
 mod filter;
+mod latency;
 mod live;
 mod recorder;
 mod resources;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use config::{ApiConfig, Config};
 pub use filter::{Filter, Rule};
+pub use latency::{BOUNDS_NS, Latencies, Latency, MOST_CALLS};
 pub use live::{Live, MOST_PROCESSES, Sums, WindowSums};
 pub use recorder::{Recorder, StartError, WriterGone};
 pub use words::Words;

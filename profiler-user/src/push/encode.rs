@@ -106,15 +106,16 @@ fn labels(profile: &Profile, service: &str, push: &Push) -> Vec<LabelPair> {
     let meta = &profile.meta;
     // The name under which Pyroscope's own agents send CPU time.
     let name = if meta.profile_type == "cpu" { "process_cpu" } else { meta.profile_type.as_str() };
+    let name = name.replace('-', "_");
     // An empty value is no label there.
     let service = if service.is_empty() { "unknown" } else { service };
     let own = [
-        ("__name__", name),
+        ("__name__", &*name),
         ("service_name", service),
         ("hostname", &*meta.host),
         ("pyroscope_spy", "perf-agent"),
     ];
-    let own = own.into_iter().map(|(name, value)| (name.replace('-', "_"), value.to_owned()));
+    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let given = push.labels.iter().cloned();
     let mut all: Vec<LabelPair> = Vec::new();
     for (name, value) in own.chain(given) {
@@ -132,6 +133,7 @@ mod tests {
     use super::*;
     use crate::import;
     use crate::output::fixture;
+    use crate::profile::ValueType;
 
     #[test]
     fn each_service_has_a_series_and_all_of_them_are_the_whole() {
@@ -152,6 +154,21 @@ mod tests {
             total += read.total(read.default_value());
         }
         assert_eq!(total, profile.total(profile.default_value()));
+    }
+
+    #[test]
+    fn waits_keep_their_values_and_have_a_name_of_their_own() {
+        let mut profile = fixture::hostile();
+        profile.meta.profile_type = "off-cpu".to_owned();
+        profile.value_types =
+            vec![ValueType::new("waits", "count"), ValueType::new("off_cpu", "nanoseconds")];
+        let request = pyroscope(&profile, &Push::default()).unwrap();
+        for series in &request.series {
+            let name = series.labels.iter().find(|label| label.name == "__name__").unwrap();
+            assert_eq!(name.value, "off_cpu");
+            let read = import::read_bytes(&series.samples[0].raw_profile).unwrap();
+            assert_eq!(read.value_types, profile.value_types);
+        }
     }
 
     #[test]

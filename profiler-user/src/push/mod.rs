@@ -20,6 +20,9 @@ use crate::post::Endpoint;
 
 pub(crate) use pusher::Pusher;
 
+/// Kinds of windows that are profiles: values by stack. System calls are histograms, and resources have no stacks; `/metrics` has both.
+pub const KINDS: [&str; 3] = ["cpu", "off-cpu", "memory"];
+
 /// What is configured below `[push]`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Push {
@@ -33,6 +36,8 @@ pub struct Push {
     pub spool: PathBuf,
     /// All of them together, bytes.
     pub max_spool_bytes: u64,
+    /// Kinds of windows that are sent, of [`KINDS`].
+    pub kinds: Vec<String>,
     /// Given to everything that is sent.
     pub labels: Vec<(String, String)>,
 }
@@ -41,6 +46,11 @@ impl Push {
     /// Whether anything is sent.
     pub fn is_on(&self) -> bool {
         self.pyroscope.is_some() || self.otlp.is_some()
+    }
+
+    /// Whether windows of this kind are sent.
+    pub fn sends(&self, kind: &str) -> bool {
+        self.kinds.iter().any(|known| known == kind)
     }
 }
 

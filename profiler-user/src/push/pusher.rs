@@ -10,14 +10,14 @@ use super::batch::Batch;
 use super::encode::encode;
 use super::sender::{Counts, Sender};
 use super::spool::Spool;
-use super::{Kind, Push};
+use super::{KINDS, Kind, Push};
 use crate::causes::with_causes;
 use crate::continuous::Words;
 use crate::profile::{Counter, Profile};
 use crate::session::clock;
 
-/// Windows that wait to be encoded. One that finds no room is not sent, and counted.
-const MOST_WAITING: usize = 8;
+/// Windows that wait to be encoded: those of each kind, some times. One that finds no room is not sent, and counted.
+const MOST_WAITING: usize = 4 * KINDS.len();
 /// Longest wait for a request that is under way when the daemon ends. What is not sent then waits in the spool.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 

@@ -1,6 +1,7 @@
 //! Figures for Prometheus (text format 0.0.4): what the recorder told last, without a look at the store.
 //!
-//! The number of series has a limit whatever runs on the host: processes have at most [`MOST_PROCESSES`] names, and the others share one.
+//! The number of series has a limit whatever runs on the host: processes have at most [`MOST_PROCESSES`] names, and the others share one; so do system
+//! calls.
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -10,13 +11,13 @@ use super::ask::question;
 use super::health::told;
 use super::routes::Nothing;
 use super::service::{MOST_STREAMS, Service};
-use crate::continuous::{Live, MOST_PROCESSES, Sums};
+use crate::continuous::{BOUNDS_NS, Latency, Live, MOST_PROCESSES, Sums};
 
 /// Stands for the processes without a series of their own, and for one that is really called so.
 const OTHER: &str = "other";
 
-/// What there is, in groups. What else is recorded (system calls) comes in as a group more, from its own part of [`Live`].
-const GROUPS: &[fn(&Live, &mut Page)] = &[build, recording, cpu, waits, memory, cost, losses, store];
+/// What there is, in groups.
+const GROUPS: &[fn(&Live, &mut Page)] = &[build, recording, cpu, waits, memory, calls, cost, losses, store];
 
 pub(super) fn metrics(service: &Service, query: &str) -> Result<Answer, Refused> {
     question::<Nothing>(query)?;
@@ -43,6 +44,19 @@ impl Page {
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _strings_never_fail = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    /// Buckets count what is in those below them, too.
+    fn histogram(&mut self, name: &str, call: &str, times: &Latency) {
+        let bucket = format!("{name}_bucket");
+        let mut below = 0_u64;
+        let bounds = BOUNDS_NS.iter().map(|ns| seconds(*ns).to_string()).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(times.buckets) {
+            below = below.saturating_add(count);
+            self.sample(&bucket, &[("call", call), ("le", &bound)], below as f64);
+        }
+        self.sample(&format!("{name}_sum"), &[("call", call)], seconds(times.total_ns));
+        self.sample(&format!("{name}_count"), &[("call", call)], below as f64);
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {
@@ -153,6 +167,20 @@ fn memory(live: &Live, page: &mut Page) {
     page.sample(name, &[("process", OTHER)], mean(other));
 }
 
+fn calls(live: &Live, page: &mut Page) {
+    let Some(calls) = &live.calls else { return };
+    let name = "perf_agent_syscall_duration_seconds";
+    page.family(
+        name,
+        "histogram",
+        "Duration of system calls of all processes, as measured. A call has a series while it is among the most frequent; the others share one.",
+    );
+    for (call, (times, _)) in &calls.by_call {
+        page.histogram(name, call, times);
+    }
+    page.histogram(name, OTHER, &calls.other);
+}
+
 /// A counter for each process that has a sum of its own, and one for the others.
 fn by_process(page: &mut Page, name: &str, help: &str, sums: &Sums, shown: impl Fn(u64) -> f64) {
     page.family(name, "counter", help);
@@ -250,6 +278,27 @@ fn api(service: &Service, page: &mut Page) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_histogram_adds_up() {
+        let mut times = Latency { total_ns: 1_500_000_000, ..Latency::default() };
+        (times.buckets[0], times.buckets[2], times.buckets[13]) = (3, 4, 5);
+        let mut page = Page::default();
+        page.histogram("x", "read", &times);
+        assert!(
+            page.0.starts_with(
+                "x_bucket{call=\"read\",le=\"0.000001024\"} 3\nx_bucket{call=\"read\",le=\"0.000004096\"} 3\n"
+            ),
+            "{}",
+            page.0
+        );
+        assert!(
+            page.0.ends_with("le=\"+Inf\"} 12\nx_sum{call=\"read\"} 1.5\nx_count{call=\"read\"} 12\n"),
+            "{}",
+            page.0
+        );
+        assert_eq!(page.0.lines().count(), BOUNDS_NS.len() + 3);
+    }
 
     #[test]
     fn hostile_names_stay_inside_their_label() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use super::value;
 use crate::alert::{Alerts, Rule};
 use crate::post::{Endpoint, check_header};
-use crate::push::Push;
+use crate::push::{KINDS, Push};
 use crate::quantity;
 
 /// Most rules, and most places that are told.
@@ -90,6 +90,8 @@ pub(super) struct PushSection {
     spool: Option<PathBuf>,
     #[serde(deserialize_with = "spool_size")]
     max_spool: Option<u64>,
+    #[serde(deserialize_with = "kinds")]
+    kinds: Option<Vec<String>>,
     labels: Option<BTreeMap<String, String>>,
 }
 
@@ -100,6 +102,7 @@ impl PushSection {
             interval: Some(Duration::from_mins(1)),
             spool: Some(PathBuf::from("/var/lib/perf-agent/push")),
             max_spool: Some(64 << 20),
+            kinds: Some(KINDS.map(str::to_owned).to_vec()),
             ..Self::default()
         }
     }
@@ -115,6 +118,7 @@ impl PushSection {
             interval: self.interval.or(under.interval),
             spool: self.spool.or(under.spool),
             max_spool: self.max_spool.or(under.max_spool),
+            kinds: self.kinds.or(under.kinds),
             labels: self.labels.or(under.labels),
         }
     }
@@ -135,6 +139,7 @@ impl PushSection {
             interval: self.interval.unwrap_or_default(),
             spool: self.spool.unwrap_or_default(),
             max_spool_bytes: self.max_spool.unwrap_or_default(),
+            kinds: self.kinds.unwrap_or_default(),
             labels: self.labels.unwrap_or_default().into_iter().collect(),
         }
     }
@@ -165,6 +170,17 @@ fn spool_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Erro
         Ok(_) => Err(D::Error::custom(format!("`{text}`: a spool must be at least 1M large"))),
         Err(error) => Err(D::Error::custom(format!("`{text}`: {error}"))),
     }
+}
+
+fn kinds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    let kinds = Vec::<String>::deserialize(from)?;
+    if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        let known = KINDS.join(", ");
+        return Err(D::Error::custom(format!(
+            "`{unknown}` is no kind of profile that is sent; there are {known}"
+        )));
+    }
+    Ok(Some(kinds))
 }
 
 fn urls<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {

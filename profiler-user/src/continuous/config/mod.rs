@@ -149,7 +149,24 @@ impl Config {
 
     fn checked(self) -> Result<Self, ConfigError> {
         let wrong = |message| ConfigError::Together { section: "api", message };
-        self.api.check().map_err(wrong).map(|()| self)
+        self.api.check().map_err(wrong)?;
+        let recorded = |kind: &str| match kind {
+            "off-cpu" => self.also.off_cpu,
+            "memory" => self.also.memory,
+            "syscalls" => self.also.syscalls,
+            "resources" => self.also.resources,
+            _ => true,
+        };
+        match self.alerts.rules.iter().find(|rule| !recorded(rule.profile_type())) {
+            None => Ok(self),
+            Some(rule) => {
+                let (name, kind) = (&rule.name, rule.profile_type());
+                let key = kind.replace('-', "_");
+                let message =
+                    format!("rule `{name}` looks at {kind}, which is not recorded: [also] {key} = true");
+                Err(ConfigError::Together { section: "alerts", message })
+            }
+        }
     }
 
     fn settle(file: File, variables: File) -> Self {
