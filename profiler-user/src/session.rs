@@ -27,7 +27,7 @@ use thiserror::Error;
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
-use crate::process::{Moment, Processes};
+use crate::process::{Moment, Processes, Snapshot};
 use crate::profile::{Counter, Leaks, Overhead};
 use crate::profile_type::{
     Heap, Memory, MemoryError, OffCpu, OnCpu, OnCpuError, ProbesError, ProfileKind, Rate, tick_ns,
@@ -270,6 +270,46 @@ impl Session {
         if let Some(heap) = &mut self.heap {
             heap.share_budget(part);
         }
+    }
+
+    /// Records the allocations of this process too, from now on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(crate) fn enter(&mut self, pid: u32) -> Result<(), SessionError> {
+        // What happened to it before is not to come later.
+        self.tick();
+        self.programs.targets_mut().add(pid)?;
+        if let Some(snapshot) = Snapshot::read(pid) {
+            self.processes.enter(&snapshot);
+        }
+        if let Some(mappings) = self.processes.mappings(pid) {
+            self.unwinder.load(pid, mappings);
+        }
+        if let Some(heap) = &mut self.heap {
+            heap.enter(&self.programs, pid)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves this process alone from now on. One that is gone, or was never entered, is fine.
+    pub(crate) fn leave(&mut self, pid: u32) {
+        self.tick();
+        self.programs.targets_mut().remove(pid);
+        if let Some(heap) = &mut self.heap {
+            heap.leave(pid);
+        }
+    }
+
+    /// Whether blocks of this process are followed, or will be from the next slice of time on.
+    pub(crate) fn follows(&self, pid: u32) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.follows(pid))
+    }
+
+    /// Whether allocations are watched in slices of time.
+    pub(crate) fn watches_in_slices(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.is_sliced())
     }
 
     /// Records as little as it can for a while: the host or the agent is short of something.

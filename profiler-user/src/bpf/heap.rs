@@ -102,6 +102,16 @@ impl HeapMaps {
             .map_err(|source| LoadError::Batch { map: "HEAP_SUMS", source })
     }
 
+    /// Forgets the sums of these stacks.
+    ///
+    /// # Errors
+    ///
+    /// What `bpf(2)` reports.
+    pub fn forget_sums(&self, numbers: &[u64]) -> Result<(), LoadError> {
+        batch::remove(self.sums.fd().as_fd(), numbers)
+            .map_err(|source| LoadError::Batch { map: "HEAP_SUMS", source })
+    }
+
     /// Sums of resized blocks by stack, so far.
     ///
     /// # Errors

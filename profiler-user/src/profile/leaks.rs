@@ -26,6 +26,9 @@ pub struct Leaks {
     pub correction: f64,
     /// Half of the 95 % interval of that, as a share; zero where every call was watched.
     pub rate_error: f64,
+    /// Windows that say it, where it is from windows: growth is known then, but not which blocks are left, nor how old they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<u64>,
     /// By stack. Written as sites, not as it is.
     #[serde(skip)]
     pub stacks: Vec<LeakStack>,

@@ -30,7 +30,7 @@ impl ProfileKind {
             Self::OffCpu(_) => "off-cpu",
             Self::Wall(_) => "wall",
             Self::Memory(_) => "memory",
-            Self::Alloc(options) if options.leaks.is_some() => "leaks",
+            Self::Alloc(options) if options.leaks.is_some() && !options.windows => "leaks",
             Self::Alloc(_) => "alloc",
         }
     }

@@ -148,7 +148,12 @@ impl Session {
             undecodable: 0,
             meter,
             max_overhead: options.max_overhead(),
-            together: Together::join(online.len() as u32),
+            together: if options.kind.heap().is_some_and(|heap| heap.windows) {
+                // Part of a recording that has its place among others.
+                Together::alone(online.len() as u32)
+            } else {
+                Together::join(online.len() as u32)
+            },
         })
     }
 }

@@ -20,8 +20,9 @@ impl Sums {
     /// Takes out what a window has come to.
     pub(super) fn take(&mut self) -> Aggregate {
         self.overflowed += self.aggregate.overflowed();
-        // A wait names a stack that was sent in an earlier window, so the stacks stay.
-        if self.kind.waits().is_some() { self.aggregate.take_sums() } else { self.aggregate.take() }
+        // Waits and allocations name stacks that were sent in an earlier window, so the stacks stay.
+        let names_stacks = self.kind.waits().is_some() || self.kind.heap().is_some_and(|heap| heap.windows);
+        if names_stacks { self.aggregate.take_sums() } else { self.aggregate.take() }
     }
 }
 

@@ -103,8 +103,6 @@ impl Before {
 
 impl Session {
     /// Closes the window and begins the next: every sample that has come so far is in this one, every other in the next. Nothing stops meanwhile.
-    ///
-    /// Allocations are not among it: they add up over the whole length of their recording.
     pub fn rotate(&mut self) -> Recorded {
         self.tick();
         if let Some(waits) = &mut self.waits {
@@ -113,7 +111,8 @@ impl Session {
                 self.undecodable += 1;
             }
         }
-        let recorded = self.close_window(Instant::now(), Vec::new());
+        let of_heap = self.end_heap_window(false);
+        let recorded = self.close_window(Instant::now(), of_heap);
         if let Some(waits) = &mut self.waits {
             let aggregate = &mut self.sums.of(|kind| kind.waits().is_some()).aggregate;
             if waits.forget(aggregate).is_err() {
@@ -127,6 +126,12 @@ impl Session {
         if let Some(memory) = &mut self.memory {
             memory.forget(|process| self.processes.info(process).is_some());
         }
+        if let Some(heap) = &mut self.heap {
+            let aggregate = &mut self.sums.first_mut().aggregate;
+            if heap.forget(aggregate, &self.processes).is_err() {
+                self.undecodable += 1;
+            }
+        }
         let now_ns = clock::monotonic_ns();
         if now_ns.saturating_sub(self.window.swept_ns) >= SWEEP_EVERY_NS {
             self.window.swept_ns = now_ns;
@@ -135,6 +140,16 @@ impl Session {
             }
         }
         recorded
+    }
+
+    /// Hands what was allocated in this window to its aggregate, where allocations are recorded in windows; returns what the reader should know.
+    fn end_heap_window(&mut self, is_last: bool) -> Vec<String> {
+        let Some(heap) = &mut self.heap else { return Vec::new() };
+        let ended = heap.end_window(is_last, &mut self.sums.first_mut().aggregate, &mut self.processes);
+        ended.unwrap_or_else(|_| {
+            self.undecodable += 1;
+            Vec::new()
+        })
     }
 
     /// What the window that ends now has come to.
@@ -208,7 +223,11 @@ impl Session {
             aggregate,
             lost,
             notes,
-            allocations: self.heap.as_ref().map(|heap| heap.allocations(&self.programs.stats())),
+            allocations: self
+                .heap
+                .as_ref()
+                .filter(|heap| !heap.has_windows())
+                .map(|heap| heap.allocations(&self.programs.stats())),
             leaks: None,
             resident: self.memory.as_mut().map(Memory::take_resident).unwrap_or_default(),
             start_unix_ns: before.start_unix_ns,
@@ -252,7 +271,9 @@ impl Session {
             waits.finish(kind, aggregate, &mut self.processes);
         }
         let mut leaks = None;
-        if let Some(heap) = &mut self.heap {
+        if self.heap.as_ref().is_some_and(|heap| heap.has_windows()) {
+            notes.extend(self.end_heap_window(true));
+        } else if let Some(heap) = &mut self.heap {
             match heap.finish(&mut self.sums.first_mut().aggregate, &mut self.processes) {
                 Ok(found) => leaks = found,
                 Err(_) => self.undecodable += 1,

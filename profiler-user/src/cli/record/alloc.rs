@@ -71,6 +71,7 @@ pub(in crate::cli) fn alloc(args: AllocArgs) -> anyhow::Result<ExitCode> {
         max_overhead: args.heap.max_overhead,
         leaks: None,
         table_blocks: args.heap.table_entries,
+        windows: false,
     };
     let plan = plan(found, ProfileKind::Alloc(options), &args.stacks, NO_RATE, length, args.command);
     drive::run(plan, args.results)

@@ -99,6 +99,7 @@ pub(in crate::cli) fn leaks(args: LeaksArgs) -> anyhow::Result<ExitCode> {
         max_overhead: args.leaks.max_overhead,
         leaks: Some(LeakOptions { older_ns: args.leaks.older, min_bytes: args.leaks.min_bytes }),
         table_blocks: args.leaks.table_entries,
+        windows: false,
     };
     let mut plan = plan(found, ProfileKind::Alloc(options), &args.stacks, NO_RATE, length, args.command);
     plan.interval = args.leaks.interval.and_then(|interval| match interval {

@@ -14,6 +14,7 @@ mod results;
 mod slices;
 mod threads;
 mod watch;
+mod windows;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -37,6 +38,7 @@ use slices::{BEFORE_NS, Paid, Slices, Total, Turn};
 use threads::Threads;
 pub use watch::LeakOptions;
 use watch::{Room, Watch};
+use windows::Windows;
 
 /// Calls for each that has its stack taken in a slice, at least: stacks add a tenth to what calls cost.
 const LEAST_CALLS: u64 = 32;
@@ -62,6 +64,8 @@ pub struct HeapOptions {
     pub leaks: Option<LeakOptions>,
     /// Blocks that can be followed at once.
     pub table_blocks: u32,
+    /// It has windows that rotate: what is counted is what each of them added. Blocks are followed, and leaks looked for.
+    pub windows: bool,
 }
 
 impl Default for HeapOptions {
@@ -73,6 +77,7 @@ impl Default for HeapOptions {
             max_overhead: 0.01,
             leaks: None,
             table_blocks: MAX_BLOCKS,
+            windows: false,
         }
     }
 }
@@ -82,7 +87,17 @@ impl HeapOptions {
     pub fn value_types(&self) -> Vec<ValueType> {
         let count = |kind| ValueType::new(kind, "count");
         let bytes = |kind| ValueType::new(kind, "bytes");
-        if self.live {
+        if self.windows {
+            // Numbers that add up from window to window, which live bytes do not.
+            vec![
+                count("sampled"),
+                bytes("unfollowed_space"),
+                count("freed_objects"),
+                bytes("freed_space"),
+                count("alloc_objects"),
+                bytes("alloc_space"),
+            ]
+        } else if self.live {
             vec![
                 count("sampled"),
                 count("temporary_objects"),
@@ -187,6 +202,8 @@ pub struct Heap {
     unfollowed: (u64, u64),
     /// Blocks that were resized, by stack, when the recording has ended.
     chains: Vec<ChainStack>,
+    /// What windows have been told; none for a recording that is one.
+    windows: Option<Box<Windows>>,
 }
 
 impl Heap {
@@ -240,6 +257,7 @@ impl Heap {
             chosen_error: 0.0,
             unfollowed: (0, 0),
             chains: Vec::new(),
+            windows: options.windows.then(Box::default),
         };
         heap.traps_before_ns = heap.trap_ns(programs);
         heap.count(true, heap.usual());
@@ -329,12 +347,14 @@ impl Heap {
                 self.slices.closed(clock::monotonic_ns(), total);
                 self.probes.pause();
                 self.always = Always::read(&self.maps);
+                self.take_always();
                 // The few blocks that a slice leaves behind are all that there is to know: none may be left out.
                 if let Some(watch) = &self.watch {
                     let length_ns = watch.watched_ns(clock::monotonic_ns());
                     self.set_sample_bytes(1);
                     self.slice_ended(length_ns);
                 }
+                self.begin_slices();
             }
             Turn::Slice { length_ns, other } => {
                 self.slice(programs, &in_scope, Duration::from_nanos(length_ns), other);

@@ -37,8 +37,19 @@ impl Always {
     }
 }
 
+/// What stands for a stack that did not come.
+pub(super) fn lost_stack(aggregate: &mut Aggregate, processes: &mut Processes) -> SampleKey {
+    SampleKey {
+        stack: aggregate.remark_only("[stack lost]"),
+        process: processes.identify(&RawSample::of_nobody()),
+        tid: 0,
+        comm: aggregate.comm(b""),
+        cgroup_id: 0,
+    }
+}
+
 /// What came since.
-fn since(now: &HeapSum, before: &HeapSum) -> HeapSum {
+pub(super) fn since(now: &HeapSum, before: &HeapSum) -> HeapSum {
     HeapSum {
         taken: now.taken.saturating_sub(before.taken),
         uncertain: now.uncertain.saturating_sub(before.uncertain),
@@ -139,13 +150,7 @@ impl Heap {
                 *key
             } else {
                 self.unknown_stacks += sum.taken;
-                SampleKey {
-                    stack: aggregate.remark_only("[stack lost]"),
-                    process: processes.identify(&RawSample::of_nobody()),
-                    tid: 0,
-                    comm: aggregate.comm(b""),
-                    cgroup_id: 0,
-                }
+                lost_stack(aggregate, processes)
             };
             let mut values = self.options.values_of(&always, 1.0);
             for (value, more) in values.iter_mut().zip(self.options.values_of(&since(&sum, &always), scale)) {

@@ -126,6 +126,11 @@ impl Watch {
         self.ended.insert(pid, time_ns);
     }
 
+    /// What slices saw.
+    pub(super) fn cohorts(&self) -> &SliceCohorts {
+        &self.cohorts
+    }
+
     /// Age that is left out of a recording of this length, nanoseconds.
     fn older_ns(&self, watched_ns: u64) -> u64 {
         self.options.older_ns.unwrap_or_else(|| USUAL_OLDER_NS.min(watched_ns / OLDER_PART))
@@ -320,6 +325,7 @@ impl Watch {
             grown_bytes: slices.and_then(|_| self.growth.bytes()),
             correction,
             rate_error,
+            windows: None,
             stacks: Vec::new(),
             young_count: young_count as u64,
             young_bytes: young_bytes as u64,

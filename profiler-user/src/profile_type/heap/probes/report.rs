@@ -39,12 +39,17 @@ impl Probes {
         )))
     }
 
-    /// Fails, in words that help, when no block of these processes can be followed until it is freed.
-    pub(in super::super) fn need_followed(&self) -> Result<(), ProbesError> {
-        let followed = |identity: &Identity, pid: u32| {
+    /// Whether a process has an allocator whose blocks can be followed until they are freed.
+    pub(in super::super) fn follows(&self, pid: u32) -> bool {
+        let followed = |identity: &Identity| {
             self.go.get(&(pid, *identity)).is_none_or(|process| process.mode() == GoMode::Chosen)
         };
-        if self.objects.iter().any(|(pid, objects)| objects.iter().any(|one| followed(one, *pid))) {
+        self.objects.get(&pid).is_some_and(|objects| objects.iter().any(followed))
+    }
+
+    /// Fails, in words that help, when no block of these processes can be followed until it is freed.
+    pub(in super::super) fn need_followed(&self) -> Result<(), ProbesError> {
+        if self.objects.keys().any(|pid| self.follows(*pid)) {
             return Ok(());
         }
         Err(ProbesError::NoAllocator(
