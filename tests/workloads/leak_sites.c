@@ -1,6 +1,6 @@
 /* Holds on to memory in known ways and prints what each place still has at the end.
  *
- * Arguments: seconds to wait before it begins, seconds to run, calls of the churn a second. Places: a leak (64 bytes every millisecond), a cache that
+ * Arguments: seconds to wait before it begins, or - to wait for a line on standard input; seconds to run, calls of the churn a second. Places: a leak (64 bytes every millisecond), a cache that
  * fills in a fifth of the time and stays, a vector that grows slowly by realloc, a queue that is emptied twice a second, blocks that one thread
  * allocates and another one frees, and churn that is freed at once. */
 #define _GNU_SOURCE
@@ -111,9 +111,11 @@ HIDE void site_churn(void) {
 }
 
 int main(int argc, char **argv) {
+    int for_line = argc > 1 && strcmp(argv[1], "-") == 0;
     double wait = argc > 1 ? atof(argv[1]) : 1, length = argc > 2 ? atof(argv[2]) : 10;
     double churn = argc > 3 ? atof(argv[3]) : 1000;
-    usleep((useconds_t)(wait * 1e6));
+    if (for_line) (void)getchar();
+    else usleep((useconds_t)(wait * 1e6));
     pthread_t thread;
     pthread_create(&thread, NULL, taker, NULL);
     double begin = now(), last_emptied = begin;

@@ -124,6 +124,11 @@ impl Filter {
         (self.include.is_empty() || fits(&self.include)) && !fits(&self.exclude)
     }
 
+    /// Whether an include rule names a process.
+    pub(super) fn names_process(&self, name: &str, uid: Option<u32>, cgroup: Option<&str>) -> bool {
+        !self.include.is_empty() && self.keeps_process(name, uid, cgroup)
+    }
+
     /// Whether a process is kept.
     pub(super) fn keeps_process(&self, name: &str, uid: Option<u32>, cgroup: Option<&str>) -> bool {
         self.keeps(&Who { name, uid, cgroup })

@@ -4,6 +4,7 @@
 //! named and stored on a thread of their own ([`writer`]), so that the ring is drained meanwhile. Nothing here talks to people or reads signals.
 
 mod align;
+mod allocations;
 mod calls;
 pub mod config;
 mod feeds;
@@ -16,6 +17,7 @@ pub mod status;
 mod words;
 mod writer;
 
+pub use allocations::AllocationStatus;
 pub use config::{ApiConfig, Config};
 pub use filter::{Filter, Rule};
 pub use latency::{BOUNDS_NS, Latencies, Latency, MOST_CALLS};

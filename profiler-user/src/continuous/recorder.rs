@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::Words;
 use super::align::next_end;
+use super::allocations::{Allocations, Ending, Wanted};
 use super::calls::Calls;
 use super::config::Config;
 use super::live::Live;
@@ -16,9 +17,10 @@ use super::status::StatusFile;
 use super::writer::{Closed, Writer, Written, limits};
 use crate::aggregate::StackScope;
 use crate::bpf::Clock;
+use crate::causes::with_causes;
 use crate::profile::Meta;
 use crate::profile_type::{MemoryOptions, ProfileKind, Rate, WaitOptions};
-use crate::session::{Idle, Scope, Session, SessionError, SessionOptions, clock};
+use crate::session::{Idle, Recorded, Scope, Session, SessionError, SessionOptions, clock};
 use crate::store::{Opened, Store, StoreError};
 use crate::syscalls::CallReport;
 
@@ -27,6 +29,10 @@ const WAITS_SHARE: f64 = 0.4;
 const MEMORY_SHARE: f64 = 0.2;
 /// The same for counting system calls, which is a share of the busiest CPU.
 const CALLS_SHARE: f64 = 0.2;
+/// The same for allocations, a share of one CPU. Only targets that somebody has named pay it.
+const ALLOCATIONS_SHARE: f64 = 0.5;
+/// Part of the memory for unwind tables that the processes have whose allocations are recorded: they are few.
+const ALLOCATIONS_TABLES: u64 = 4;
 
 /// Why continuous recording could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,8 @@ pub struct Recorder {
     session: Box<Session>,
     /// None where system calls are not counted.
     calls: Option<Calls>,
+    /// None until somebody's allocations are asked for.
+    allocations: Option<Allocations>,
     writer: Writer,
     config: Config,
     /// In force from the next window on.
@@ -88,7 +96,30 @@ impl Recorder {
             config.also.syscalls.then(|| Calls::start(config.max_overhead * CALLS_SHARE, writer.words()));
         let calls = calls.transpose()?;
         let window_end = window_end(&config);
-        Ok((Self { session, calls, writer, config, next: None, window_end, meta }, opened))
+        let mut recorder =
+            Self { session, calls, allocations: None, writer, config, next: None, window_end, meta };
+        recorder.watch_allocations()?;
+        Ok((recorder, opened))
+    }
+
+    /// Records the allocations of whom the configuration names.
+    fn watch_allocations(&mut self) -> Result<(), SessionError> {
+        let wanted = wanted_allocations(&self.config);
+        match &self.allocations {
+            Some(allocations) => allocations.want(wanted),
+            None if wanted.rules.is_empty() => {}
+            None => {
+                let tables = self.config.max_table_bytes / ALLOCATIONS_TABLES;
+                self.allocations = Some(Allocations::start(wanted, tables, self.writer.words())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the window of allocations, which comes a little later.
+    fn end_allocations(&self, ending: Ending) -> Option<Receiver<Recorded>> {
+        self.writer.tell_allocations(self.allocations.as_ref().and_then(Allocations::status));
+        self.allocations.as_ref().map(|allocations| allocations.end_window(ending))
     }
 
     /// Takes in what has come, and closes the window when its time is over; `notes` says then what the reader of it should know besides.
@@ -107,8 +138,8 @@ impl Recorder {
         if self.writer.has_room() {
             let mut recorded = self.session.rotate();
             recorded.notes.extend(notes());
-            let calls = self.end_calls();
-            self.writer.write(Closed { recorded, calls, meta: self.meta.clone() });
+            let (calls, allocations) = (self.end_calls(), self.end_allocations(Ending::Window));
+            self.writer.write(Closed { recorded, calls, allocations, meta: self.meta.clone() });
             self.adopt();
         } else {
             self.session.tick();
@@ -136,6 +167,9 @@ impl Recorder {
         }
         self.writer.configure(&next, &kept);
         self.config = next;
+        if let Err(error) = self.watch_allocations() {
+            self.writer.words().say(format!("allocations are not recorded: {}", with_causes(&error)));
+        }
     }
 
     /// Another configuration, from the next window on, which begins at once. Returns the keys whose new value needs a restart.
@@ -218,10 +252,10 @@ impl Recorder {
 
     /// Closes the last window, and waits until it is stored.
     pub fn finish(self, notes: Vec<String>) -> Written {
-        let calls = self.end_calls();
+        let (calls, allocations) = (self.end_calls(), self.end_allocations(Ending::Recording));
         let mut recorded = self.session.stop();
         recorded.notes.extend(notes);
-        self.writer.write(Closed { recorded, calls, meta: self.meta });
+        self.writer.write(Closed { recorded, calls, allocations, meta: self.meta });
         self.writer.finish()
     }
 }
@@ -235,6 +269,15 @@ fn beside(config: &Config) -> Vec<ProfileKind> {
         || MemoryOptions { calls: false, max_overhead: part(MEMORY_SHARE), ..MemoryOptions::default() };
     let waits = also.off_cpu.then(|| ProfileKind::OffCpu(waits()));
     waits.into_iter().chain(also.memory.then(|| ProfileKind::Memory(memory()))).collect()
+}
+
+fn wanted_allocations(config: &Config) -> Wanted {
+    Wanted {
+        rules: config.allocations.of.clone(),
+        most: config.allocations.max_processes,
+        sample_bytes: config.allocations.sample_bytes,
+        max_overhead: config.max_overhead * ALLOCATIONS_SHARE,
+    }
 }
 
 /// The whole host.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::allocations::AllocationStatus;
 use super::config::Config;
 use super::writer::Written;
 use crate::profile::{Counter, clean};
@@ -69,6 +70,9 @@ pub struct Status {
     /// What those have done who are shown each window beside the store: alerts and the like.
     #[serde(default)]
     pub feeds: Vec<Counter>,
+    /// Whose allocations are recorded; none where nobody's are asked for.
+    #[serde(default)]
+    pub allocations: Option<AllocationStatus>,
     /// Times that it was told to read its configuration again, and what came of it is settled.
     #[serde(default)]
     pub reloads: u64,
@@ -107,6 +111,7 @@ impl Status {
             last_cost_percent: cost_ns as f64 * 100.0 / machine_ns.max(1) as f64,
             rss_bytes: clock::rss_bytes(),
             feeds: written.feeds.clone(),
+            allocations: written.allocations.clone(),
             reloads: written.reloads,
             refusal: written.refusal.clone(),
             kept: written.kept.clone(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Words;
+use super::allocations::{ALLOCATIONS, AllocationStatus};
 use super::config::{Config, StoreConfig};
 use super::feeds::Feeds;
 use super::filter::Filter;
@@ -34,7 +35,7 @@ use crate::system::heap;
 
 /// Windows on their way. While they are, a window that is open stays open and grows: nothing is lost by a slow disk.
 pub(super) const MOST_ON_THEIR_WAY: usize = 2;
-/// Longest wait for the system calls of a window: they are measured in slices of an eighth of a second at most.
+/// Longest wait for the system calls of a window, and for its allocations: they are measured in slices of an eighth of a second at most.
 const CALLS_PATIENCE: Duration = Duration::from_secs(5);
 /// Windows between two times that free memory is given back to the host.
 const GIVE_BACK_EVERY: u64 = 6;
@@ -46,6 +47,8 @@ pub(super) struct Closed {
     pub(super) recorded: Recorded,
     /// Where the report of system calls comes from, where they are counted.
     pub(super) calls: Option<Receiver<CallReport>>,
+    /// Where allocations come from, where they are recorded.
+    pub(super) allocations: Option<Receiver<Recorded>>,
     pub(super) meta: Meta,
 }
 
@@ -87,6 +90,8 @@ pub struct Written {
     pub disk_full_files: u64,
     /// What those have done who are shown each window beside the store: alerts and the like.
     pub feeds: Vec<Counter>,
+    /// Whose allocations are recorded; none where nobody's are asked for.
+    pub allocations: Option<AllocationStatus>,
     /// Times that it was told to read its configuration again.
     pub reloads: u64,
     /// Why the last one was refused.
@@ -227,6 +232,11 @@ impl Writer {
         self.live.clone()
     }
 
+    /// Says whose allocations are recorded.
+    pub(super) fn tell_allocations(&self, status: Option<AllocationStatus>) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).allocations = status;
+    }
+
     /// Lines for the log.
     pub(super) fn words(&self) -> Words {
         self.words.clone()
@@ -309,7 +319,7 @@ impl State {
         if self.named.begin_window() {
             self.cgroups = CgroupNames::of_host();
         }
-        let Closed { mut recorded, calls, meta } = closed;
+        let Closed { mut recorded, calls, allocations, meta } = closed;
         let meta = Meta { start_unix_ns: recorded.start_unix_ns, duration_ns: recorded.duration_ns, ..meta };
         let beside = std::mem::take(&mut recorded.beside);
         let profile = self.profile(recorded, &meta);
@@ -324,6 +334,10 @@ impl State {
             let profile = self.profile_of_calls(report, &meta);
             self.store(&profile, false);
             self.feeds.window(profile);
+        }
+        if let Some(recorded) = allocations.and_then(|from| from.recv_timeout(CALLS_PATIENCE).ok()) {
+            let profile = self.profile_of_allocations(recorded, &meta);
+            self.store(&profile, false);
         }
         if let Some(resources) = &mut self.resources {
             for profile in resources.window(&self.filter, &meta) {
@@ -382,6 +396,19 @@ impl State {
         };
         let mut profile = self.named((aggregate, known), &kind.value_types(Clock::CpuClock), meta, notes);
         kind.counted().clone_into(&mut profile.quality.noun);
+        profile
+    }
+
+    fn profile_of_allocations(&mut self, recorded: Recorded, meta: &Meta) -> Profile {
+        let meta = Meta { profile_type: ALLOCATIONS.to_owned(), frequency_hz: 0, ..meta.clone() };
+        let counted = recorded.counted;
+        let mut profile = self.profile(recorded, &meta);
+        counted.clone_into(&mut profile.quality.noun);
+        // The agent's own time is the whole recording's.
+        if let Some(overhead) = &mut profile.quality.overhead {
+            (overhead.agent_cpu_ns, overhead.busy_ns) = (0, 0);
+            overhead.stages.clear();
+        }
         profile
     }
 

@@ -113,6 +113,11 @@ fn show(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     for lost in &status.lost {
         writeln!(out, "  lost      {} {}", thousands(lost.count), lost.what)?;
     }
+    if let Some(allocations) = &status.allocations {
+        for line in allocations.lines() {
+            writeln!(out, "  alloc     {line}")?;
+        }
+    }
     for counter in status.feeds.iter().filter(|counter| counter.count > 0) {
         writeln!(out, "  feeds     {} {}", thousands(counter.count), counter.what)?;
     }

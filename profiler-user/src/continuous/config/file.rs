@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::api::Api;
 use super::feeds::{AlertsSection, PushSection};
-use super::{Also, Config, StoreConfig, value};
+use super::{Allocations, Also, Config, StoreConfig, value};
 use crate::continuous::{Filter, Rule};
 use crate::symbolize::native::Detail;
 
 /// Sections of the file, which variables name too.
-pub(super) const SECTIONS: [&str; 10] =
-    ["cpu", "also", "windows", "budget", "names", "store", "filter", "api", "alerts", "push"];
+pub(super) const SECTIONS: [&str; 11] =
+    ["cpu", "also", "allocations", "windows", "budget", "names", "store", "filter", "api", "alerts", "push"];
 
 /// A choice of values for a kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -49,6 +49,7 @@ pub(super) struct File {
     pub(super) preset: Option<Preset>,
     cpu: Cpu,
     also: AlsoSection,
+    allocations: AllocationsSection,
     windows: Windows,
     budget: Budget,
     names: NamesSection,
@@ -73,6 +74,17 @@ struct AlsoSection {
     memory: Option<bool>,
     syscalls: Option<bool>,
     resources: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AllocationsSection {
+    #[serde(deserialize_with = "value::rules")]
+    of: Option<Vec<Rule>>,
+    #[serde(deserialize_with = "value::processes")]
+    max_processes: Option<usize>,
+    #[serde(deserialize_with = "value::sample_size")]
+    sample_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -139,6 +151,11 @@ impl Preset {
                 syscalls: Some(self != Self::HighPerformance),
                 resources: Some(true),
             },
+            allocations: AllocationsSection {
+                of: Some(Vec::new()),
+                max_processes: Some(4),
+                sample_bytes: Some(16 << 10),
+            },
             windows: Windows { length: Some(Duration::from_secs(window_s)) },
             budget: Budget { max_overhead: Some(max_overhead), max_memory: Some(16 << 20) },
             names: NamesSection { detail: Some(names) },
@@ -178,6 +195,11 @@ impl File {
                 syscalls: self.also.syscalls.or(under.also.syscalls),
                 resources: self.also.resources.or(under.also.resources),
             },
+            allocations: AllocationsSection {
+                of: self.allocations.of.or(under.allocations.of),
+                max_processes: self.allocations.max_processes.or(under.allocations.max_processes),
+                sample_bytes: self.allocations.sample_bytes.or(under.allocations.sample_bytes),
+            },
             windows: Windows { length: self.windows.length.or(under.windows.length) },
             budget: Budget {
                 max_overhead: self.budget.max_overhead.or(under.budget.max_overhead),
@@ -210,6 +232,11 @@ impl File {
                 memory: self.also.memory.unwrap_or_default(),
                 syscalls: self.also.syscalls.unwrap_or_default(),
                 resources: self.also.resources.unwrap_or_default(),
+            },
+            allocations: Allocations {
+                of: self.allocations.of.unwrap_or_default(),
+                max_processes: self.allocations.max_processes.unwrap_or_default(),
+                sample_bytes: self.allocations.sample_bytes.unwrap_or_default(),
             },
             window: self.windows.length.unwrap_or_default(),
             max_overhead: self.budget.max_overhead.unwrap_or_default(),

@@ -11,7 +11,7 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::filter::Filter;
+use super::filter::{Filter, Rule};
 use crate::alert::Alerts;
 use crate::push::Push;
 use crate::symbolize::native::Detail;
@@ -35,6 +35,8 @@ pub struct Config {
     pub rate_hz: u64,
     /// What is recorded beside CPU time.
     pub also: Also,
+    /// Whose allocations are recorded.
+    pub allocations: Allocations,
     /// Length of a window.
     pub window: Duration,
     /// What all of it may cost, as a share of the machine's CPU time.
@@ -67,6 +69,17 @@ pub struct Also {
     pub syscalls: bool,
     /// What processes and the host use, from `/proc`.
     pub resources: bool,
+}
+
+/// Whose allocations are recorded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Allocations {
+    /// Processes that one of these fits; nobody's where there is none.
+    pub of: Vec<Rule>,
+    /// Processes at the same time, at most.
+    pub max_processes: usize,
+    /// Mean bytes between two blocks that are followed.
+    pub sample_bytes: u64,
 }
 
 /// How windows are kept.
@@ -213,7 +226,6 @@ fn from_variables(variables: impl Iterator<Item = (String, String)>) -> Result<F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::continuous::Rule;
 
     fn of(text: &str) -> Config {
         Config::settle(File::parse(text).unwrap(), File::default())
@@ -237,6 +249,7 @@ mod tests {
         let error = File::parse("[cpu]\nx = 1").unwrap_err()
             + &File::parse("[store]\nx = 1").unwrap_err()
             + &File::parse("[also]\nx = 1").unwrap_err()
+            + &File::parse("[allocations]\nx = 1").unwrap_err()
             + &File::parse("[windows]\nx = 1").unwrap_err()
             + &File::parse("[budget]\nx = 1").unwrap_err()
             + &File::parse("[names]\nx = 1").unwrap_err()
@@ -267,6 +280,9 @@ mod tests {
             ("[store]\nfolder = \"relative\"", &["line 2", "absolute"]),
             ("[store]\nmax_size = \"1k\"", &["line 2", "at least"]),
             ("[filter]\nexclude = [\"nginx\", \"/(/\"]", &["line 2", "/(/"]),
+            ("[allocations]\nof = [\"user:nobody-of-that-name\"]", &["line 2", "no such user"]),
+            ("[allocations]\nmax_processes = 0", &["line 2", "between 1 and 16"]),
+            ("[allocations]\nsample_bytes = \"0\"", &["line 2", "at least 1"]),
             ("preset = \"fast\"", &["line 1", "fast", "high-performance"]),
             ("[budget]\nmax_overhead = \"200%\"", &["line 2", "200%"]),
             ("[cpu\n", &["line 1"]),

@@ -13,6 +13,8 @@ use crate::quantity;
 const MOST_HZ: i64 = 4000;
 /// Bounds of a window. Shorter ones cost more than they show.
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
+/// Processes whose allocations may be recorded at once: each has up to forty probes.
+const MOST_PROCESSES: i64 = 16;
 /// Least size of a store: some windows of a busy host.
 const LEAST_STORE_BYTES: u64 = 1 << 20;
 
@@ -22,6 +24,15 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     match u64::try_from(asked) {
         Ok(hz) if (1..=MOST_HZ).contains(&asked) => Ok(Some(hz)),
         _ => Err(D::Error::custom(format!("{asked} samples a second; it must be between 1 and {MOST_HZ}"))),
+    }
+}
+
+/// How many processes.
+pub(super) fn processes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    let asked = i64::deserialize(from)?;
+    match usize::try_from(asked) {
+        Ok(count) if (1..=MOST_PROCESSES).contains(&asked) => Ok(Some(count)),
+        _ => Err(D::Error::custom(format!("{asked} processes; it must be between 1 and {MOST_PROCESSES}"))),
     }
 }
 
@@ -52,6 +63,16 @@ pub(super) fn share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D
 pub(super) fn table_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(from)?;
     quantity::size(&text).map(Some).map_err(|error| D::Error::custom(format!("`{text}`: {error}")))
+}
+
+/// Mean bytes between two blocks that are followed; one follows all.
+pub(super) fn sample_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    match quantity::amount(&text) {
+        Ok(bytes) if bytes > 0 => Ok(Some(bytes)),
+        Ok(_) => Err(D::Error::custom(format!("`{text}`: it must be at least 1, which follows every block"))),
+        Err(error) => Err(D::Error::custom(format!("`{text}`: {error}"))),
+    }
 }
 
 /// Bytes on disk.
