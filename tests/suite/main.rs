@@ -8,6 +8,7 @@ mod bench_overhead;
 mod budget;
 mod cli;
 mod daemon;
+mod daemon_allocations;
 mod daemon_beside;
 mod daemon_disk;
 mod daemon_kill;

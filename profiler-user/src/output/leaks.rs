@@ -13,7 +13,7 @@ use super::columns::cut;
 use super::numbers::{bytes, duration, percent, thousands};
 use super::sites::{Site, SiteLeak, sites, unseen_frees};
 use super::text::TextStyle;
-use crate::profile::{Leaks, Profile};
+use crate::profile::{LeakSums, Leaks, Profile};
 use crate::report::leaks::{Finding, Verdict, sure_of_order};
 
 /// Frames of a site that a table shows.
@@ -26,8 +26,10 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
         found.sites.iter().filter_map(|site| Some((site, site.leak.as_ref()?))).collect();
     let unseen = profile.meta.allocations.as_ref().and_then(unseen_frees);
     write_summary(out, leaks, unseen, &rows)?;
-    let large =
-        |leak: &SiteLeak| leak.sums.live_bytes >= leaks.min_bytes as f64 && leak.sums.live_bytes > 0.0;
+    // Of windows a site may have nothing that is surely in use, and much that may be.
+    let held =
+        |sums: &LeakSums| sums.live_bytes + if leaks.windows.is_some() { sums.unfollowed_bytes } else { 0.0 };
+    let large = |leak: &SiteLeak| held(&leak.sums) >= leaks.min_bytes as f64 && held(&leak.sums) > 0.0;
     let shown: Vec<_> = rows.iter().filter(|(_, leak)| large(leak)).collect();
     writeln!(out, "      LIVE    ±%    COUNT  GROWTH/MIN            95 %      AGE  VERDICT   SURE  SITE")?;
     let room = style.width.map_or(usize::MAX, |width| width.saturating_sub(78).max(20));
@@ -46,7 +48,11 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
             } else {
                 format!("{} – {}", brief(low * 60.0), brief(high * 60.0))
             },
-            duration((leak.sums.mean_age_s() * 1e9) as u64),
+            if leaks.windows.is_some() {
+                "–".to_owned()
+            } else {
+                duration((leak.sums.mean_age_s() * 1e9) as u64)
+            },
             verdict.word(),
             if sure >= 0.995 { ">99%".to_owned() } else { format!("{:.0}%", sure * 100.0) },
             cut(&names.join(" < "), room)
@@ -64,7 +70,9 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
             bytes(leaks.min_bytes)
         )?;
     }
-    if leaks.unfollowed_count > 0 {
+    if leaks.windows.is_some() {
+        write_limits(out, leaks)?;
+    } else if leaks.unfollowed_count > 0 {
         writeln!(
             out,
             "≥: lower bounds. {} blocks with {} could not be followed, and what became of them is not known.",
@@ -75,6 +83,22 @@ pub fn write_leaks(out: &mut dyn Write, profile: &Profile, top: usize, style: Te
     write_order(out, &shown.iter().map(|(_, leak)| leak.finding).collect::<Vec<_>>())
 }
 
+/// What windows cannot say.
+fn write_limits(out: &mut dyn Write, leaks: &Leaks) -> io::Result<()> {
+    if leaks.unfollowed_bytes > 0 {
+        writeln!(
+            out,
+            "≥: lower bounds. Of {} more it is not known whether they were freed.",
+            bytes(leaks.unfollowed_bytes)
+        )?;
+    }
+    writeln!(
+        out,
+        "Windows say what each site asked for and what was freed of it, not which blocks are left: there are no ages, and a queue that fills slowly grows \
+         like a leak, so none is called one. What processes held when they ended counts as not freed. `perf-agent leaks PID` follows single blocks."
+    )
+}
+
 fn write_summary(
     out: &mut dyn Write,
     leaks: &Leaks,
@@ -82,6 +106,17 @@ fn write_summary(
     rows: &[(&Site, &SiteLeak)],
 ) -> io::Result<()> {
     let sum = |of: fn(&SiteLeak) -> f64| rows.iter().map(|(_, leak)| of(leak)).sum::<f64>().round() as u64;
+    if let Some(windows) = leaks.windows {
+        return writeln!(
+            out,
+            "{}{} in {} blocks allocated in {} ({} windows) and not freed in them",
+            if leaks.unfollowed_bytes > 0 { "at least " } else { "" },
+            bytes(sum(|leak| leak.sums.live_bytes)),
+            thousands(sum(|leak| leak.sums.live_count)),
+            duration(leaks.watched_ns),
+            thousands(windows),
+        );
+    }
     write!(
         out,
         "{}{}{} in {} blocks allocated in {} and not {}, {} old or older",

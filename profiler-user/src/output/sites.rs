@@ -59,7 +59,7 @@ impl SiteLeak {
         match self.finding.verdict {
             Verdict::Leaking => (0, -self.finding.growth),
             Verdict::Growing => (1, -self.finding.growth),
-            _ => (2, -self.sums.live_bytes),
+            _ => (2, -(self.sums.live_bytes + self.sums.unfollowed_bytes)),
         }
     }
 }

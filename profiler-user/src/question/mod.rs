@@ -5,6 +5,7 @@
 
 mod compare;
 mod encoded;
+mod leaks;
 mod part;
 mod picture;
 mod refusal;
@@ -14,6 +15,7 @@ pub(crate) mod time;
 
 pub(crate) use compare::CompareArgs;
 pub(crate) use encoded::encoded;
+pub(crate) use leaks::LeakArgs;
 pub(crate) use part::{PartArgs, RangeArgs, explained, open};
 pub(crate) use picture::{PictureArgs, parse_format, parse_percent};
 pub(crate) use refusal::{Kind, Refusal};

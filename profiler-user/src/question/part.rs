@@ -86,6 +86,11 @@ impl PartArgs {
         Ok(profile)
     }
 
+    /// The same part of profiles of this type.
+    pub(crate) fn of_type(&self, profile_type: &str) -> Self {
+        Self { profile_type: profile_type.to_owned(), ..self.clone() }
+    }
+
     /// Which samples are meant.
     pub(crate) fn filter(&self) -> Filter {
         Filter {

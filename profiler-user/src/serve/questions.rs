@@ -16,7 +16,7 @@ use crate::output::{Format, OutputError, changes_json, windows_json};
 use crate::profile::{Labels, Profile};
 use crate::question::time::{Moment, between, stretch};
 use crate::question::{
-    CompareArgs, PartArgs, PictureArgs, RangeArgs, Refusal, RowsArgs, SeriesArgs, explained, open,
+    CompareArgs, LeakArgs, PartArgs, PictureArgs, RangeArgs, Refusal, RowsArgs, SeriesArgs, explained, open,
     parse_format, value_index,
 };
 use crate::session::clock;
@@ -113,6 +113,23 @@ fn file_name(profile: &Profile, format: &Format) -> String {
     let name = format!("perf-agent-{}-{}-{seconds}", profile.meta.host, profile.meta.profile_type);
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     format!("{}.{}", name.chars().map(plain).collect::<String>(), format.extensions[0])
+}
+
+/// What was allocated and not freed.
+#[derive(Debug, Parser)]
+pub(super) struct Leaks {
+    #[command(flatten)]
+    part: PartArgs,
+    #[command(flatten)]
+    range: RangeArgs,
+    #[command(flatten)]
+    sites: LeakArgs,
+}
+
+pub(super) fn leaks(store: &Path, query: &str) -> Result<Answer, Refused> {
+    let asked: Leaks = question(query)?;
+    let profile = asked.sites.leaks(store, &asked.part, &asked.range.range()?)?;
+    Ok(Answer::json(&LeakArgs::json(&profile)))
 }
 
 /// Two stretches of time.

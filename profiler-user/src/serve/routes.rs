@@ -93,6 +93,13 @@ pub(super) const ROUTES: &[Route] = &[
         how: How::Work(questions::series),
     },
     Route {
+        path: "/api/v1/leaks",
+        summary: "What was allocated and not freed, by site, of processes whose allocations are recorded",
+        parameters: command::<questions::Leaks>,
+        answers: JSON,
+        how: How::Work(questions::leaks),
+    },
+    Route {
         path: "/api/v1/processes",
         summary: "Which processes used how much",
         parameters: command::<questions::Processes>,

@@ -2,6 +2,7 @@
 
 mod diff;
 mod export;
+mod leaks;
 mod remote;
 mod series;
 mod source;
@@ -29,6 +30,7 @@ use source::SourceArgs;
   perf-agent query diff -25h..-24h -1h..now            this hour against the same hour yesterday
   perf-agent query series --type resources --by pid    resident memory of each process over time
   perf-agent query syscalls --from -10m --process nginx --failed    which calls fail, and how
+  perf-agent query leaks --from -1h --process shop     where its memory grows, by who asked for it
   perf-agent query export --from -1d -o day.parquet    every window as rows, for DuckDB and others
   perf-agent query windows --from -7d                  what there is
   perf-agent query top --remote https://db-1:7071 --token-file token    on another host
@@ -51,6 +53,8 @@ enum Question {
     Series(series::SeriesQuestion),
     /// Which system calls were made, how often, with what errors, and how long they took
     Syscalls(syscalls::SyscallsQuestion),
+    /// What was allocated and not freed, of processes whose allocations are recorded
+    Leaks(leaks::LeaksQuestion),
     /// Every window by itself, as rows of a Parquet file
     Export(export::ExportArgs),
     /// Which windows are stored
@@ -96,6 +100,7 @@ pub(super) fn run(args: &QueryArgs) -> anyhow::Result<ExitCode> {
         Question::Diff(args) => return diff::run(args),
         Question::Series(args) => series::run(args)?,
         Question::Syscalls(args) => syscalls::run(args)?,
+        Question::Leaks(args) => leaks::run(args)?,
         Question::Export(args) => export::run(args)?,
         Question::Windows(args) => windows::run(args)?,
     }

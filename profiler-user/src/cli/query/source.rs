@@ -10,7 +10,7 @@ use crate::import;
 use crate::output::windows_of_json;
 use crate::profile::Profile;
 use crate::question::time::Moment;
-use crate::question::{Kind, PartArgs, Refusal, SeriesArgs, explained, open, series_of_json};
+use crate::question::{Kind, LeakArgs, PartArgs, Refusal, SeriesArgs, explained, open, series_of_json};
 use crate::store::{DEFAULT_DIRECTORY, Series, WindowInfo};
 
 /// Which store.
@@ -38,6 +38,14 @@ pub(super) struct SourceArgs {
     store: StoreArgs,
     #[command(flatten)]
     part: PartArgs,
+}
+
+/// What was allocated and not freed, as it can be had.
+pub(super) enum Leaking {
+    /// From a store.
+    Profile(Box<Profile>),
+    /// From another agent, which answers in JSON.
+    Json(Vec<u8>),
 }
 
 impl StoreArgs {
@@ -89,11 +97,20 @@ impl SourceArgs {
         Ok(series_of_json(&answer).ok_or_else(not_understood)?)
     }
 
+    /// What was allocated in that time and not freed.
+    pub(super) fn leaks(&self, wanted: &LeakArgs, range: &Range<u64>) -> Result<Leaking, Refusal> {
+        let Some(remote) = &self.store.remote else {
+            return wanted.leaks(&self.store.store, &self.part, range).map(Box::new).map(Leaking::Profile);
+        };
+        let mut parameters = stretch(range);
+        parameters.extend(self.part.parameters());
+        parameters.extend(wanted.parameters());
+        self.store.ask(remote, "/api/v1/leaks", &parameters).map(Leaking::Json)
+    }
+
     /// The same part of profiles of this type.
     pub(super) fn of_type(&self, profile_type: &str) -> Self {
-        let mut same = self.clone();
-        profile_type.clone_into(&mut same.part.profile_type);
-        same
+        Self { part: self.part.of_type(profile_type), ..self.clone() }
     }
 
     /// Which profiles.
