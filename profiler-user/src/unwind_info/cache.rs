@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,9 @@ pub const DEFAULT_DIRECTORY: &str = "/var/cache/perf-agent/unwind";
 
 /// Bytes of all files together. The tables of a server's usual programs take a few.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// Bytes that are written at once.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// Pages of one file: a gigabyte of code. More are not kept.
 const MOST_PAGES: usize = 1 << 14;
@@ -93,23 +96,23 @@ impl Cache {
         Some(CachedPages { file, path, directory })
     }
 
-    /// Adds tables of a binary to those that are there.
+    /// Adds tables of a binary to those that are there, in the memory of one page beside what is given: a large program has megabytes of them.
     ///
     /// # Errors
-    /// When the file cannot be written. The old one is still there then.
+    /// When the file cannot be written, or what was there is damaged. The old one is still there then.
     pub fn store(&self, build_id: &BuildId, arch: Arch, pages: &BTreeMap<u64, PageTable>) -> io::Result<()> {
-        let mut bodies: BTreeMap<u64, Body> = BTreeMap::new();
-        if let Some(before) = self.load(build_id, arch) {
-            let kept = before.directory.keys().filter(|number| !pages.contains_key(number));
-            bodies.extend(kept.filter_map(|number| Some((*number, Body::of(&before.page(*number)?)))));
+        let before = self.load(build_id, arch);
+        let mut all: BTreeMap<u64, Page<'_>> = BTreeMap::new();
+        if let Some(before) = &before {
+            all.extend(before.directory.iter().map(|(number, entry)| (*number, Page::Kept(before, *entry))));
         }
         for (number, table) in pages {
-            if bodies.len() < MOST_PAGES {
-                bodies.insert(*number, Body::of(table));
+            if all.len() < MOST_PAGES || all.contains_key(number) {
+                all.insert(*number, Page::New(table));
             }
         }
         let temporary = self.directory.join(temporary_name());
-        let written = write_file(&temporary, &encode(build_id, arch, &bodies))
+        let written = write_file(&temporary, build_id, arch, &all)
             .and_then(|()| fs::rename(&temporary, self.path(build_id)));
         if written.is_err() {
             remove(&temporary);
@@ -162,14 +165,49 @@ fn remove(path: &Path) {
     let _unused = fs::remove_file(path);
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_file(
+    path: &Path,
+    build_id: &BuildId,
+    arch: Arch,
+    pages: &BTreeMap<u64, Page<'_>>,
+) -> io::Result<()> {
     let mut options = OpenOptions::new();
     // A file of this name is left of a process that had our number.
     remove(path);
-    let mut file =
-        options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let file = options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, file);
+    out.write_all(&head(build_id, arch, pages))?;
+    for page in pages.values() {
+        out.write_all(&page.body()?.bytes)?;
+    }
+    out.into_inner()?.sync_all()
+}
+
+/// A page to be written.
+enum Page<'a> {
+    /// It is in the file that is replaced.
+    Kept(&'a CachedPages, Entry),
+    New(&'a PageTable),
+}
+
+impl Page<'_> {
+    fn body(&self) -> io::Result<Body> {
+        match self {
+            Self::New(table) => Ok(Body::of(table)),
+            Self::Kept(pages, entry) => entry.read(&pages.file).ok_or_else(|| {
+                remove(&pages.path);
+                io::Error::new(io::ErrorKind::InvalidData, "a page is damaged")
+            }),
+        }
+    }
+
+    /// How many rows and rules it has, and its CRC.
+    fn figures(&self) -> (usize, usize, u32) {
+        match self {
+            Self::Kept(_, entry) => (entry.rows, entry.rules, entry.crc),
+            Self::New(table) => (table.rows.len(), table.rules.len(), crc(&[&Body::of(table).bytes])),
+        }
+    }
 }
 
 /// The tables of one binary.
@@ -219,14 +257,13 @@ impl Entry {
     fn read(&self, file: &File) -> Option<Body> {
         let mut bytes = vec![0; self.bytes()];
         file.read_exact_at(&mut bytes, self.offset).ok()?;
-        (crc(&[&bytes]) == self.crc).then_some(Body { rows: self.rows, rules: self.rules, bytes })
+        (crc(&[&bytes]) == self.crc).then_some(Body { rows: self.rows, bytes })
     }
 }
 
 /// A page as it is in a file: rows, then rules.
 struct Body {
     rows: usize,
-    rules: usize,
     bytes: Vec<u8>,
 }
 
@@ -241,7 +278,7 @@ impl Body {
                 bytes.extend(field.to_le_bytes());
             }
         }
-        Self { rows: table.rows.len(), rules: table.rules.len(), bytes }
+        Self { rows: table.rows.len(), bytes }
     }
 
     /// The table, if it is as [`PageTable`] promises.
@@ -307,22 +344,21 @@ fn identity(build_id: &BuildId, arch: Arch) -> Vec<u8> {
     out
 }
 
-fn encode(build_id: &BuildId, arch: Arch, bodies: &BTreeMap<u64, Body>) -> Vec<u8> {
+/// What a file has before its pages.
+fn head(build_id: &BuildId, arch: Arch, pages: &BTreeMap<u64, Page<'_>>) -> Vec<u8> {
     let mut header = identity(build_id, arch);
-    header.extend((bodies.len() as u32).to_le_bytes());
-    let mut directory = Vec::with_capacity(bodies.len() * ENTRY_BYTES);
-    let mut offset = (HEADER_BYTES + bodies.len() * ENTRY_BYTES) as u64;
-    for (number, body) in bodies {
+    header.extend((pages.len() as u32).to_le_bytes());
+    let mut directory = Vec::with_capacity(pages.len() * ENTRY_BYTES);
+    let mut offset = (HEADER_BYTES + pages.len() * ENTRY_BYTES) as u64;
+    for (number, page) in pages {
+        let (rows, rules, crc) = page.figures();
+        let entry = Entry { offset, rows, rules, crc };
         directory.extend([*number, offset].iter().flat_map(|word| word.to_le_bytes()));
-        let words = [body.rows as u32, body.rules as u32, crc(&[&body.bytes]), 0];
-        directory.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        offset += body.bytes.len() as u64;
+        directory.extend([rows as u32, rules as u32, crc, 0].iter().flat_map(|word| word.to_le_bytes()));
+        offset += entry.bytes() as u64;
     }
     header.extend(crc(&[&header, &directory]).to_le_bytes());
     header.extend(directory);
-    for body in bodies.values() {
-        header.extend(&body.bytes);
-    }
     header
 }
 

@@ -113,8 +113,10 @@ impl Drop for Worker {
     }
 }
 
-/// Pages built but not yet on disk, of one binary, from which on they are written at once.
-const MOST_UNWRITTEN: usize = 512;
+/// Pages built but not yet on disk, of all binaries, from which on they are written at once: about a megabyte.
+const MOST_UNWRITTEN: usize = 256;
+/// Time without a request after which they are written, however few they are.
+const CALM: Duration = Duration::from_secs(10);
 
 /// A binary that pages are built of.
 struct Binary {
@@ -131,6 +133,8 @@ struct Binary {
 
 struct Builder {
     open: HashMap<Source, Option<Binary>>,
+    /// Pages that are to be written, of all binaries.
+    unwritten: usize,
     clock: u64,
     cache: Option<Cache>,
 }
@@ -139,20 +143,24 @@ impl Builder {
     fn new() -> Self {
         // Without it every recording builds its own: a matter of milliseconds, so nothing to bother anybody with.
         let cache = Cache::open(Path::new(DEFAULT_DIRECTORY)).ok();
-        Self { open: HashMap::new(), clock: 0, cache }
+        Self { open: HashMap::new(), unwritten: 0, clock: 0, cache }
     }
 
     fn run(mut self, todo: &Receiver<Request>, done: &Sender<Built>) {
-        for request in todo {
-            let key = request.key;
-            let table = self.page(request);
-            if done.send(Built { key, table }).is_err() {
-                break;
+        loop {
+            match todo.recv_timeout(CALM) {
+                Ok(request) => {
+                    let key = request.key;
+                    let table = self.page(request);
+                    if done.send(Built { key, table }).is_err() {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.write_all(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        for binary in std::mem::take(&mut self.open).into_values().flatten() {
-            self.write(&binary);
-        }
+        self.write_all();
     }
 
     fn page(&mut self, request: Request) -> Option<PageTable> {
@@ -172,11 +180,10 @@ impl Builder {
             return found;
         }
         let table = binary.info.page(number).ok()?;
-        if binary.keeps {
-            binary.unwritten.insert(number, table.clone());
-            if binary.unwritten.len() >= MOST_UNWRITTEN {
-                let pages = std::mem::take(&mut binary.unwritten);
-                write(self.cache.as_ref(), &binary.info, &pages);
+        if binary.keeps && binary.unwritten.insert(number, table.clone()).is_none() {
+            self.unwritten += 1;
+            if self.unwritten >= MOST_UNWRITTEN {
+                self.write_all();
             }
         }
         Some(table)
@@ -186,23 +193,32 @@ impl Builder {
         let age = |binary: &Option<Binary>| binary.as_ref().map_or(0, |binary| binary.used);
         let oldest = self.open.iter().min_by_key(|(_, binary)| age(binary)).map(|(source, _)| *source);
         if let Some(binary) = oldest.and_then(|source| self.open.remove(&source)).flatten() {
-            self.write(&binary);
+            self.unwritten -= binary.unwritten.len();
+            write(self.cache.as_ref(), &binary.info, &binary.unwritten);
         }
     }
 
-    fn write(&self, binary: &Binary) {
-        write(self.cache.as_ref(), &binary.info, &binary.unwritten);
+    /// Keeps what was built. It is read from disk when it is asked for again.
+    fn write_all(&mut self) {
+        self.unwritten = 0;
+        for binary in self.open.values_mut().flatten().filter(|binary| !binary.unwritten.is_empty()) {
+            let pages = std::mem::take(&mut binary.unwritten);
+            write(self.cache.as_ref(), &binary.info, &pages);
+            binary.kept = kept(self.cache.as_ref(), &binary.info);
+        }
     }
 
     fn open(&self, request: Request) -> Option<Binary> {
         let keeps = request.file.as_ref().is_some_and(Cache::may_hold);
         let info = open(request)?;
-        let kept = match (&self.cache, info.build_id(), info.arch()) {
-            (Some(cache), Some(build_id), Some(arch)) if keeps => cache.load(build_id, arch),
-            _ => None,
-        };
+        let kept = keeps.then(|| kept(self.cache.as_ref(), &info)).flatten();
         Some(Binary { used: self.clock, info, kept, unwritten: BTreeMap::new(), keeps })
     }
+}
+
+/// Tables that were kept.
+fn kept(cache: Option<&Cache>, info: &UnwindInfo) -> Option<CachedPages> {
+    cache?.load(info.build_id()?, info.arch()?)
 }
 
 /// Keeps tables for the next recording. That it failed costs the next one a few milliseconds.
