@@ -15,6 +15,7 @@ pub(crate) mod memory;
 mod multi;
 mod perf_event;
 mod raw;
+mod slabs;
 mod syscalls;
 pub(crate) mod tables;
 mod targets;

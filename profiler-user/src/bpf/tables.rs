@@ -2,10 +2,11 @@
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{ArrayOfMaps, HashMap, LpmTrie, MapData};
-use profiler_common::mapping::{MAX_PAGES, MAX_RULES, Mapping, MappingKey, SLAB_ROWS};
+use profiler_common::mapping::{MAX_PAGES, MAX_RULES, Mapping, MappingKey};
 use std::os::fd::AsFd;
 
 use super::memory::SharedMemory;
+use super::slabs::Slabs;
 use super::{LoadError, loader};
 
 /// The maps that say how to walk.
@@ -27,15 +28,13 @@ pub(crate) struct SpaceMaps {
 /// The maps of pages, rows and rules.
 #[derive(Debug)]
 pub(crate) struct PoolMaps {
-    /// None in tests without a kernel side.
-    slabs: Option<ArrayOfMaps<MapData, MapData>>,
-    slab_count: u32,
+    slabs: Slabs,
     /// The page directory.
     pub(crate) pages: SharedMemory,
     /// The rules: two words each.
     pub(crate) rules: SharedMemory,
     /// The kernel keeps the memory; we keep the descriptors, so that it is counted as ours.
-    owners: Vec<MapData>,
+    _owners: [Option<MapData>; 2],
 }
 
 impl TableMaps {
@@ -59,11 +58,12 @@ impl TableMaps {
                     .map_err(typed("MAPPINGS"))?,
             },
             pool: PoolMaps {
-                slabs: Some(ArrayOfMaps::try_from(loader::take_map(ebpf, "SLABS")?).map_err(typed("SLABS"))?),
-                slab_count: 0,
+                slabs: Slabs::of(
+                    ArrayOfMaps::try_from(loader::take_map(ebpf, "SLABS")?).map_err(typed("SLABS"))?,
+                ),
                 pages: shared(&pages, "PAGES", MAX_PAGES as usize * 8)?,
                 rules: shared(&rules, "RULES", MAX_RULES as usize * 16)?,
-                owners: vec![pages, rules],
+                _owners: [Some(pages), Some(rules)],
             },
         })
     }
@@ -96,12 +96,16 @@ impl PoolMaps {
     #[cfg(test)]
     pub(crate) fn anonymous() -> Self {
         Self {
-            slabs: None,
-            slab_count: 0,
+            slabs: Slabs::anonymous(),
             pages: SharedMemory::anonymous(MAX_PAGES as usize * 8),
             rules: SharedMemory::anonymous(MAX_RULES as usize * 16),
-            owners: Vec::new(),
+            _owners: [None, None],
         }
+    }
+
+    /// Slabs in the row pool.
+    pub(crate) fn slabs(&self) -> usize {
+        self.slabs.len()
     }
 
     /// Adds a slab to the row pool.
@@ -109,24 +113,13 @@ impl PoolMaps {
     /// # Errors
     ///
     /// The kernel has no memory for it, or the pool has all the slabs that it can have.
-    pub(crate) fn add_slab(&mut self) -> Result<SharedMemory, LoadError> {
-        let bytes = SLAB_ROWS * 4;
-        let Some(slabs) = &mut self.slabs else {
-            #[cfg(test)]
-            return Ok(SharedMemory::anonymous(bytes));
-            #[cfg(not(test))]
-            return Err(LoadError::Missing("SLABS"));
-        };
-        let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-        let flags = aya_obj::generated::BPF_F_MMAPABLE;
-        let map = aya_obj::Map::new_from_params(kind, 4, bytes as u32, 1, flags);
-        let slab = MapData::create(map, "ROWS", None).map_err(|source| loader::map_error("ROWS", source))?;
-        let memory = SharedMemory::of_map(slab.fd().as_fd(), bytes)
-            .map_err(|source| LoadError::Memory { map: "ROWS", source })?;
-        slabs.set(self.slab_count, &slab, 0).map_err(|source| loader::map_error("SLABS", source))?;
-        self.slab_count += 1;
-        self.owners.push(slab);
-        Ok(memory)
+    pub(crate) fn add_slab(&mut self) -> Result<(), LoadError> {
+        self.slabs.add()
+    }
+
+    /// The rows of a slab; none when it does not exist or cannot be mapped.
+    pub(crate) fn slab<T>(&self, slab: u16, look: impl FnOnce(&SharedMemory) -> T) -> Option<T> {
+        self.slabs.with(slab, look)
     }
 }
 

@@ -79,7 +79,6 @@ pub(super) struct PoolFigures {
 #[derive(Debug)]
 pub(super) struct Pool {
     maps: PoolMaps,
-    slabs: Vec<SharedMemory>,
     max_slabs: usize,
     free: FreeRows,
     pages: HashMap<PageKey, Page>,
@@ -104,7 +103,6 @@ impl Pool {
         let max_slabs = (max_bytes / (SLAB_ROWS as u64 * 4)).clamp(1, u64::from(MAX_SLABS)) as usize;
         let mut pool = Self {
             maps,
-            slabs: Vec::new(),
             max_slabs,
             free: FreeRows::default(),
             pages: HashMap::new(),
@@ -165,7 +163,7 @@ impl Pool {
 
     /// Whether pages may soon have to give way, so that it matters which are used.
     pub(super) fn is_tight(&self) -> bool {
-        self.slabs.len() >= self.max_slabs
+        self.maps.slabs() >= self.max_slabs
     }
 
     /// Time goes on; called once per drain.
@@ -189,8 +187,10 @@ impl Pool {
             State::FramePointers => Look::Rule(Rule::NONE),
             State::Loaded(range) => {
                 let page = page_ref(state);
-                let Some(slab) = self.slabs.get(usize::from(range.slab)) else { return Look::Absent };
-                let row = search(&SlabRows(slab), page.start(), page.last(), page.top_step(), offset);
+                let row = self.maps.slab(range.slab, |slab| {
+                    search(&SlabRows(slab), page.start(), page.last(), page.top_step(), offset)
+                });
+                let Some(row) = row else { return Look::Absent };
                 Look::Rule(self.rules.get(usize::from(row.rule())).copied().unwrap_or(Rule::UNSUPPORTED))
             }
         }
@@ -227,24 +227,25 @@ impl Pool {
     fn store(&mut self, table: &PageTable) -> Option<Range> {
         let range = self.room(table.rows.len() as u32)?;
         let numbers: Vec<u16> = table.rules.iter().map(|rule| self.number_of(*rule)).collect();
-        let slab = self.slabs.get(usize::from(range.slab))?;
-        for (index, row) in table.rows.iter().enumerate() {
-            let number = numbers.get(usize::from(row.rule())).copied().unwrap_or(RULE_UNSUPPORTED);
-            if let Some(half) = slab.half(range.start as usize + index) {
-                half.store(Row::new(row.offset(), number).0, Ordering::Relaxed);
+        let written = self.maps.slab(range.slab, |slab| {
+            for (index, row) in table.rows.iter().enumerate() {
+                let number = numbers.get(usize::from(row.rule())).copied().unwrap_or(RULE_UNSUPPORTED);
+                if let Some(half) = slab.half(range.start as usize + index) {
+                    half.store(Row::new(row.offset(), number).0, Ordering::Relaxed);
+                }
             }
+        });
+        if written.is_none() {
+            self.free.give_back(range);
         }
-        Some(range)
+        written.map(|()| range)
     }
 
     fn room(&mut self, rows: u32) -> Option<Range> {
         if let Some(range) = self.free.take(rows) {
             return Some(range);
         }
-        if self.slabs.len() < self.max_slabs
-            && let Ok(slab) = self.maps.add_slab()
-        {
-            self.slabs.push(slab);
+        if self.maps.slabs() < self.max_slabs && self.maps.add_slab().is_ok() {
             self.free.add_slab();
             return self.free.take(rows);
         }
@@ -263,7 +264,7 @@ impl Pool {
             })
             .collect();
         loaded.sort_unstable_by_key(|(last_used, _, range)| (*last_used, range.slab, range.start));
-        let batch = (self.slabs.len() * SLAB_ROWS / 8).max(rows as usize);
+        let batch = (self.maps.slabs() * SLAB_ROWS / 8).max(rows as usize);
         let mut left = loaded.into_iter();
         loop {
             let mut freed = Vec::new();
@@ -326,7 +327,7 @@ impl Pool {
             pages,
             rows,
             rules: self.rules.len() as u64,
-            bytes: (self.slabs.len() * SLAB_ROWS * 4) as u64,
+            bytes: (self.maps.slabs() * SLAB_ROWS * 4) as u64,
             evicted: self.evicted,
             refused: self.refused,
         }
