@@ -47,6 +47,19 @@ impl<T: Eq + Hash> Interner<T> {
         self.find(self.hasher.hash_one(value), value).is_some()
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Forgets all but the first ones.
+    pub(crate) fn truncate(&mut self, len: u32) {
+        if (len as usize) < self.entries.len() {
+            self.ids.retain(|id| *id < len);
+            self.entries.truncate(len as usize);
+        }
+    }
+
     /// All values, by number.
     pub(crate) fn entries(&self) -> &[T] {
         &self.entries
@@ -88,7 +101,13 @@ mod tests {
         }
         assert_eq!(numbers.intern(value(3).into()), 3);
         assert!(numbers.contains(value(999).as_slice()) && !numbers.contains(value(1000).as_slice()));
-        assert_eq!(numbers.entries().len(), 1000);
+        assert_eq!(numbers.len(), 1000);
+        numbers.truncate(2000);
+        numbers.truncate(500);
+        for index in 0..1000 {
+            assert_eq!(numbers.intern_ref(value(index).as_slice()), index);
+        }
+        assert_eq!(numbers.len(), 1000);
         assert_eq!(*numbers.into_entries()[41], [41, 287]);
     }
 }

@@ -37,8 +37,6 @@ use crate::system::heap;
 pub(super) const MOST_ON_THEIR_WAY: usize = 2;
 /// Longest wait for the system calls of a window, and for its allocations: they are measured in slices of an eighth of a second at most.
 const CALLS_PATIENCE: Duration = Duration::from_secs(5);
-/// Windows between two times that free memory is given back to the host.
-const GIVE_BACK_EVERY: u64 = 6;
 /// Kinds of losses that are told apart in the sums of a run.
 const MOST_LOSSES: usize = 64;
 
@@ -272,15 +270,12 @@ impl State {
     fn run(mut self, todo: &Receiver<Message>, on_their_way: &AtomicUsize, cpu_ns: &AtomicU64) {
         self.tell();
         self.resources = self.config.also.resources.then(Resources::new);
-        let mut taken: u64 = 0;
         for message in todo {
             match message {
                 Message::Window(closed) => {
                     self.window(*closed);
-                    if taken.is_multiple_of(GIVE_BACK_EVERY) {
-                        heap::give_back();
-                    }
-                    taken += 1;
+                    // A window takes many times what stays of it.
+                    heap::give_back();
                     on_their_way.fetch_sub(1, Ordering::AcqRel);
                 }
                 Message::Configure(config, kept) => {

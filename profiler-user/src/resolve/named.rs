@@ -12,14 +12,18 @@ use crate::profile::{Frame, FrameKind, Mapping};
 use crate::symbolize::Names;
 use crate::symbolize::kernel::{KernelSymbols, kernel_build_id, module_build_id};
 
-/// Places kept: about 200 bytes each with their share of the names, 10 MB in all. Hosts use some thousands.
-const MOST_PLACES: usize = 50_000;
-/// Windows between two looks for what is not used any more, and windows after which a place counts as such: an hour and ten minutes in
-/// windows of ten seconds.
-const LOOK_EVERY: u64 = 360;
-const UNUSED_AFTER: u64 = 60;
+/// Places kept: about 250 bytes each with their share of the names, 6 MB in all. Hosts use some thousands.
+const MOST_PLACES: usize = 25_000;
+/// Windows between two looks for what is not used any more, and windows after which a place counts as such: ten minutes and five in windows of
+/// ten seconds.
+const LOOK_EVERY: u64 = 60;
+const UNUSED_AFTER: u64 = 30;
+/// The same where there is no room for all of these.
+const UNUSED_SOON: u64 = 6;
 /// Windows before the kernel's symbols are read again because an address is in none of them. Reading takes some 50 ms.
 const KERNEL_AGAIN_AFTER: u64 = 30;
+/// Windows after which the kernel's symbols, some 5 MB, are forgotten if all kernel addresses were known without them.
+const KERNEL_UNUSED_AFTER: u64 = 6;
 
 /// What is known of a place.
 #[derive(Debug)]
@@ -39,7 +43,9 @@ pub struct Named {
     mappings: HashMap<Mapping, Arc<Mapping>>,
     modules: HashMap<Arc<str>, Arc<Mapping>>,
     kernel: Option<KernelSymbols>,
+    /// Windows in which they were read, and used.
     kernel_read: u64,
+    kernel_used: u64,
     window: u64,
     pub(super) names: Names,
 }
@@ -58,12 +64,18 @@ impl Named {
     /// A window begins; returns whether what is remembered elsewhere under the same terms is to be forgotten as well.
     pub fn begin_window(&mut self) -> bool {
         self.window += 1;
+        if self.window > self.kernel_used + KERNEL_UNUSED_AFTER {
+            self.kernel = None;
+        }
         let is_full = self.places.len() > MOST_PLACES;
         if !is_full && !self.window.is_multiple_of(LOOK_EVERY) {
             return false;
         }
         let now = self.window;
         self.places.retain(|_, (_, used)| *used + UNUSED_AFTER > now);
+        if self.places.len() > MOST_PLACES / 2 {
+            self.places.retain(|_, (_, used)| *used + UNUSED_SOON > now);
+        }
         if self.places.len() > MOST_PLACES / 2 {
             self.places.clear();
         }
@@ -116,6 +128,7 @@ impl Named {
 
     /// The kernel's symbols, read again when they are old and do not have one of these addresses: a module may have come.
     pub(super) fn kernel(&mut self, addresses: &[u64]) -> Result<(&KernelSymbols, &mut Names), String> {
+        self.kernel_used = self.window;
         let is_known =
             |address: &u64| self.kernel.as_ref().is_some_and(|symbols| symbols.lookup(*address).is_some());
         let is_old = self.window >= self.kernel_read + KERNEL_AGAIN_AFTER;
@@ -171,6 +184,21 @@ mod tests {
             named.keep(place(number), &found());
             assert!(named.len() <= MOST_PLACES + 1001);
         }
+    }
+
+    #[test]
+    fn symbols_of_the_kernel_go_when_no_window_needs_them() {
+        let mut named = Named::default();
+        named.begin_window();
+        named.kernel = Some(KernelSymbols::default());
+        named.kernel_read = 1;
+        assert!(named.kernel(&[]).is_ok());
+        for _ in 0..KERNEL_UNUSED_AFTER {
+            named.begin_window();
+            assert!(named.kernel.is_some());
+        }
+        named.begin_window();
+        assert!(named.kernel.is_none());
     }
 
     #[test]

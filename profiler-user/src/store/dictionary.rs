@@ -3,9 +3,9 @@
 //! The writer's side. Entries have the numbers of the order in which they came; a record carries those that are new since
 //! the record before it. Only their fingerprints stay in memory, so a busy host costs some megabytes and not its strings.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use crate::intern::Interner;
 use crate::profile::{FrameKind, Labels, Location, LocationId, Mapping, Profile};
 
 use super::wire::{Cursor, Damage, put, put_blob, put_option, put_signed};
@@ -47,12 +47,13 @@ pub(super) fn read_sections<'a>(cursor: &mut Cursor<'a>) -> Result<[(u64, &'a [u
     Ok(sections)
 }
 
-/// Fingerprint of an entry: 128 bits under keys that nobody outside knows, so that no two entries are taken for one.
-type Fingerprint = [u32; 4];
+/// What stands for an entry: a node is its own, all others have a fingerprint of 64 bits under a key that nobody outside knows. That two of
+/// the most entries that a segment has are taken for one has a chance of one in a billion.
+type Fingerprint = u64;
 
 #[derive(Debug, Default)]
 struct Seen {
-    ids: HashMap<Fingerprint, u32>,
+    ids: Interner<Fingerprint>,
     /// Entries that are on disk.
     committed: u32,
     new: NewEntries,
@@ -60,16 +61,9 @@ struct Seen {
 
 impl Seen {
     /// The number of an entry, which is written in its own way if it is new.
-    fn intern(
-        &mut self,
-        keys: &[RandomState; 2],
-        entry: &[u8],
-        write: impl FnOnce(&mut Vec<u8>, u32),
-    ) -> u32 {
-        let [a, b] = [keys[0].hash_one(entry), keys[1].hash_one(entry)];
-        let fingerprint = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
+    fn intern(&mut self, fingerprint: Fingerprint, write: impl FnOnce(&mut Vec<u8>, u32)) -> u32 {
         let next = self.ids.len() as u32;
-        let id = *self.ids.entry(fingerprint).or_insert(next);
+        let id = self.ids.intern(fingerprint);
         if id == next {
             self.new.count += 1;
             write(&mut self.new.bytes, id);
@@ -83,10 +77,7 @@ impl Seen {
     }
 
     fn roll_back(&mut self) {
-        let committed = self.committed;
-        if self.new.count > 0 {
-            self.ids.retain(|_, id| *id < committed);
-        }
+        self.ids.truncate(self.committed);
         self.new = NewEntries::default();
     }
 }
@@ -94,7 +85,7 @@ impl Seen {
 /// All entries of the segment that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Dictionary {
-    keys: [RandomState; 2],
+    key: RandomState,
     seen: [Seen; SECTIONS],
     scratch: Vec<u8>,
 }
@@ -122,17 +113,16 @@ impl Dictionary {
 
     /// The number of an entry that is written already.
     pub(super) fn intern(&mut self, section: Section, entry: &[u8]) -> u32 {
-        self.seen[section as usize].intern(&self.keys, entry, |out, _| out.extend_from_slice(entry))
+        let fingerprint = self.key.hash_one(entry);
+        self.seen[section as usize].intern(fingerprint, |out, _| out.extend_from_slice(entry))
     }
 
     /// One frame of a stack: what called it, its location, and the caller's location (zero at the root).
     ///
     /// Both are written as distances: what is new mostly hangs on what was new just before.
     pub(super) fn node(&mut self, parent: Option<u32>, location: u32, above: u32) -> u32 {
-        let mut entry = [0; 8];
-        entry[..4].copy_from_slice(&parent.unwrap_or(u32::MAX).to_le_bytes());
-        entry[4..].copy_from_slice(&location.to_le_bytes());
-        self.seen[Section::Nodes as usize].intern(&self.keys, &entry, |out, id| {
+        let itself = u64::from(parent.unwrap_or(u32::MAX)) << 32 | u64::from(location);
+        self.seen[Section::Nodes as usize].intern(itself, |out, id| {
             put(out, parent.map_or(0, |parent| u64::from(id - parent)));
             put_signed(out, i64::from(location) - i64::from(above));
         })
