@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 mod dump;
+pub(crate) mod ledger;
 pub(crate) mod meter;
 mod scope;
 mod setup;
@@ -34,6 +35,7 @@ use crate::profile_type::{
 };
 use crate::unwinder::Unwinder;
 use dump::StackDump;
+use ledger::{Ledger, Waiting};
 use meter::Meter;
 use sums::AllSums;
 use together::Together;
@@ -145,7 +147,7 @@ pub enum SessionError {
 
 /// A running recording.
 pub struct Session {
-    programs: Programs,
+    programs: Box<Programs>,
     side_band: SideBand,
     clock: Clock,
     period: u64,
@@ -168,6 +170,7 @@ pub struct Session {
     follow_in_user_space: bool,
     undecodable: u64,
     meter: Meter,
+    ledger: Ledger,
     /// What the recording may cost, as a share of the machine; one when it may cost what it likes.
     max_overhead: f64,
     together: Together,
@@ -222,14 +225,12 @@ impl Session {
         for (sample, moment) in self.unwinder.poll(&mut self.processes) {
             self.add(&sample, &moment);
         }
-        if let Some(waits) = &mut self.waits
-            && waits.tick(|| self.programs.run_time_ns()).is_err()
-        {
+        self.share_budget();
+        if self.keep_budget().is_err() {
             self.undecodable += 1;
         }
-        self.share_budget();
-        if let Some(sampler) = &mut self.sampler
-            && sampler.tick(&mut self.programs, |programs| self.meter.spent_ns(programs)).is_err()
+        if let Some(waits) = &mut self.waits
+            && waits.tick().is_err()
         {
             self.undecodable += 1;
         }
@@ -251,11 +252,27 @@ impl Session {
         }
     }
 
+    /// Tells collectors what was spent, a few times a second.
+    fn keep_budget(&mut self) -> Result<(), LoadError> {
+        let now_ns = clock::monotonic_ns();
+        if (self.waits.is_none() && self.sampler.is_none()) || !self.ledger.is_due(now_ns) {
+            return Ok(());
+        }
+        let waiting = self.waits.as_ref().map_or(Waiting::Not, OffCpu::waiting);
+        let told = self.ledger.look(now_ns, self.meter.spent(&self.programs), waiting);
+        if let Some(waits) = &mut self.waits {
+            waits.look(told.waits_ns, now_ns);
+        }
+        self.sampler
+            .as_mut()
+            .map_or(Ok(()), |sampler| sampler.look(&mut self.programs, told.sampler_ns, now_ns))
+    }
+
     /// Leaves their part of the budget to other recordings.
     fn share_budget(&mut self) {
         let spent_ns = || {
             let traps_ns = self.heap.as_ref().map_or(0, |heap| heap.trap_ns(&self.programs));
-            self.meter.spent_ns(&self.programs) + traps_ns
+            self.meter.spent(&self.programs).all_ns() + traps_ns
         };
         let Some(part) = self.together.look(spent_ns, self.max_overhead) else { return };
         if let Some(sampler) = &mut self.sampler {
@@ -472,8 +489,8 @@ impl Session {
     pub fn set_rate(&mut self, rate: Rate) -> Result<(), SessionError> {
         self.max_overhead = rate.max_overhead.unwrap_or(1.0);
         if let Some(sampler) = &mut self.sampler {
-            let spent_ns = self.meter.spent_ns(&self.programs);
-            sampler.set_rate(&mut self.programs, rate, self.meter.cpus(), spent_ns)?;
+            let told_ns = self.ledger.told().sampler_ns;
+            sampler.set_rate(&mut self.programs, rate, self.meter.cpus(), told_ns)?;
             self.period = if self.sums.first().kind.waits().is_none() {
                 tick_ns(self.clock, rate.frequency_hz)
             } else {

@@ -370,11 +370,6 @@ impl Programs {
         costs.sort_by(|a, b| a.name.cmp(&b.name));
         costs
     }
-
-    /// Run time of all programs so far, nanoseconds, as the kernel counts it. Tail-called programs count with their first.
-    pub fn run_time_ns(&self) -> u64 {
-        self.costs().iter().map(|cost| cost.ns).sum()
-    }
 }
 
 /// Turns the kernel's run-time statistics on. Not for system calls: they would make the programs there cost half as much again, and

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 /// Least time between two looks, 100 ms.
-const LOOK_NS: u64 = 100_000_000;
+pub(crate) const LOOK_NS: u64 = 100_000_000;
 /// Time over which the budget is kept.
 const WINDOW_NS: u64 = 5_000_000_000;
 /// Share of the budget of a window that may be spent before a look inside the budget is too much as well: on the bottom rung, where a look at

@@ -1,6 +1,6 @@
 //! What each kind of profile attaches to and what its numbers mean.
 
-mod governor;
+pub(crate) mod governor;
 mod heap;
 mod kind;
 mod memory;

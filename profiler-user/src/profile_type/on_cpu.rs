@@ -118,16 +118,8 @@ impl OnCpu {
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn tick(
-        &mut self,
-        programs: &mut Programs,
-        spent_ns: impl FnOnce(&Programs) -> u64,
-    ) -> Result<(), LoadError> {
-        let now_ns = monotonic_ns();
-        if self.throttle.is_due(now_ns) && self.throttle.look(spent_ns(programs), now_ns) {
-            self.apply(programs)?;
-        }
-        Ok(())
+    pub fn look(&mut self, programs: &mut Programs, spent_ns: u64, now_ns: u64) -> Result<(), LoadError> {
+        if self.throttle.look(spent_ns, now_ns) { self.apply(programs) } else { Ok(()) }
     }
 
     /// Leaves the rest of the budget to other recordings.

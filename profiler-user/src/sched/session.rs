@@ -96,7 +96,7 @@ impl SchedSession {
         let events = self.side_band.drain();
         self.names.apply(&events, |_| true);
         // It has nothing to leave out; the others leave what it takes.
-        let _part = self.together.look(|| self.meter.spent_ns(&self.programs), 1.0);
+        let _part = self.together.look(|| self.meter.spent(&self.programs).all_ns(), 1.0);
     }
 
     /// Ends the recording.

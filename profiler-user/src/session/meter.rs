@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::bpf::{EntryCosts, ProgramRuns, Programs, map_memory_bytes};
+use crate::bpf::{EntryCosts, ProgramRuns, Programs, Trigger, map_memory_bytes};
 use crate::profile::{
     Overhead, ProgramCost, STAGE_DRAIN, STAGE_START, STAGE_TABLES, STAGE_WINDOWS, StageCost,
 };
 use crate::session::clock;
+use crate::session::ledger::Spent;
 
 /// A running measurement.
 #[derive(Debug)]
@@ -76,12 +77,19 @@ impl Meter {
         self.recording.map_or_else(Instant::now, |recording| recording.started)
     }
 
-    /// CPU time that goes on as long as the recording does, nanoseconds so far: programs, the way into them, and taking in what they send. Tables and
-    /// names are not in it: they cost the same however often is sampled. To be called on the thread that drains.
-    pub(crate) fn spent_ns(&self, programs: &Programs) -> u64 {
+    /// CPU time that goes on as long as the recording does, so far. Unwind tables are not in it: they cost the same however often is sampled.
+    /// To be called on the thread that drains.
+    pub(crate) fn spent(&self, programs: &Programs) -> Spent {
         let drain_ns = |recording: Recording| clock::thread_cpu_ns().saturating_sub(recording.thread_ns);
-        let of_programs = |cost: &ProgramRuns| cost.ns + self.entry.ns(cost.trigger, cost.runs);
-        self.recording.map_or(0, drain_ns) + programs.costs().iter().map(of_programs).sum::<u64>()
+        let of_program = |cost: &ProgramRuns| cost.ns + self.entry.ns(cost.trigger, cost.runs);
+        let costs = programs.costs();
+        let is_timer = |cost: &&ProgramRuns| matches!(cost.trigger, Trigger::Timer);
+        Spent {
+            programs_ns: costs.iter().map(of_program).sum(),
+            sampler_ns: costs.iter().filter(is_timer).map(of_program).sum(),
+            drain_ns: self.recording.map_or(0, drain_ns),
+            windows_ns: self.windows_ns.load(Ordering::Relaxed),
+        }
     }
 
     /// What the recording has cost so far. To be called on the thread that drains.

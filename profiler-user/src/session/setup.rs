@@ -12,6 +12,7 @@ use profiler_common::off_cpu::SwitchConfig;
 use profiler_common::syscall::{OWNER_CGROUP, SyscallConfig};
 
 use super::dump::StackDump;
+use super::ledger::Ledger;
 use super::meter::Meter;
 use super::scope::{BaseConfig, enter_targets};
 use super::sums::AllSums;
@@ -122,7 +123,7 @@ impl Session {
                 .map_err(|source| crate::profile_type::OnCpuError::Attach { cpu: sampled[0], source })?;
         }
         Ok(Self {
-            programs,
+            programs: Box::new(programs),
             side_band,
             clock: options.rate.clock,
             period: if sampler.is_some() && options.kind.waits().is_none() {
@@ -147,6 +148,7 @@ impl Session {
                 && !follow_in_kernel,
             undecodable: 0,
             meter,
+            ledger: Ledger::new(clock::monotonic_ns()),
             max_overhead: options.max_overhead(),
             together: if options.kind.heap().is_some_and(|heap| heap.windows) {
                 // Part of a recording that has its place among others.

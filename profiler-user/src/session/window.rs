@@ -113,6 +113,7 @@ impl Session {
         }
         let of_heap = self.end_heap_window(false);
         let recorded = self.close_window(Instant::now(), of_heap);
+        self.ledger.window_ended();
         if let Some(waits) = &mut self.waits {
             let aggregate = &mut self.sums.of(|kind| kind.waits().is_some()).aggregate;
             if waits.forget(aggregate).is_err() {

@@ -394,7 +394,7 @@ impl CallSession {
     fn share_budget(&mut self) {
         let Some(budget) = self.options.budget else { return };
         if let Some(part) =
-            self.together.look(|| self.meter.spent_ns(&self.programs) + self.spent_ns as u64, budget)
+            self.together.look(|| self.meter.spent(&self.programs).all_ns() + self.spent_ns as u64, budget)
         {
             self.part = part;
             if let Some(slices) = &mut self.slices {

@@ -26,6 +26,7 @@ use crate::profile::{Counter, clean};
 use crate::profile_type::ProfileKind;
 use crate::profile_type::governor::{Governor, Throttle};
 use crate::session::clock::monotonic_ns;
+use crate::session::ledger::Waiting;
 use carried::Carried;
 use seed::Seed;
 use settle::Exact;
@@ -197,17 +198,25 @@ impl OffCpu {
         })
     }
 
-    /// Looks after the kernel side: a few times a second. `spent_ns` says what the programs cost so far.
+    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far.
+    pub(crate) fn look(&mut self, spent_ns: u64, now_ns: u64) {
+        self.throttle.look(spent_ns, now_ns);
+    }
+
+    /// What could still be left out.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let is_last = self.options.exact || self.throttle.rung() + 1 == RUNGS;
+        if is_last { Waiting::AtTheirEnd } else { Waiting::CanGive }
+    }
+
+    /// Looks after the kernel side: a few times a second.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn tick(&mut self, spent_ns: impl FnOnce() -> u64) -> Result<(), LoadError> {
+    pub fn tick(&mut self) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
         let mut control = self.control;
-        if self.throttle.is_due(now_ns) {
-            self.throttle.look(spent_ns(), now_ns);
-        }
         control.threshold_ns = threshold_ns(self.throttle.rung());
         if now_ns.saturating_sub(self.epoch_ns) >= EPOCH_NS {
             self.epoch_ns = now_ns;
