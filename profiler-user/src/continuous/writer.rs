@@ -125,13 +125,15 @@ impl Written {
                 self.last_cost_ns.0 = self.last_cost_ns.0.saturating_add(cost_ns);
             }
         }
-        for lost in &profile.quality.lost {
-            let has_room = self.lost.len() < MOST_LOSSES;
-            match self.lost.iter_mut().find(|known| known.id == lost.id) {
-                Some(known) => known.count = known.count.saturating_add(lost.count),
-                None if has_room => self.lost.push(lost.clone()),
-                None => {}
-            }
+        profile.quality.lost.iter().for_each(|lost| self.lose(lost));
+    }
+
+    fn lose(&mut self, lost: &Counter) {
+        let has_room = self.lost.len() < MOST_LOSSES;
+        match self.lost.iter_mut().find(|known| known.id == lost.id) {
+            Some(known) => known.count = known.count.saturating_add(lost.count),
+            None if has_room => self.lost.push(lost.clone()),
+            None => {}
         }
     }
 }
@@ -325,10 +327,18 @@ impl State {
             self.store(&profile, false);
             self.feeds.window(profile);
         }
-        if let Some(report) = calls.and_then(|calls| calls.recv_timeout(CALLS_PATIENCE).ok()) {
-            let profile = self.profile_of_calls(report, &meta);
-            self.store(&profile, false);
-            self.feeds.window(profile);
+        match calls.map(|calls| calls.recv_timeout(CALLS_PATIENCE)) {
+            Some(Ok(report)) => {
+                let profile = self.profile_of_calls(report, &meta);
+                self.store(&profile, false);
+                self.feeds.window(profile);
+            }
+            Some(Err(_)) => {
+                let what = "windows of system calls that came too late".to_owned();
+                let lost = Counter { id: "late_calls".to_owned(), what, count: 1 };
+                self.written.lock().unwrap_or_else(PoisonError::into_inner).lose(&lost);
+            }
+            None => {}
         }
         if let Some(recorded) = allocations.and_then(|from| from.recv_timeout(CALLS_PATIENCE).ok()) {
             let profile = self.profile_of_allocations(recorded, &meta);
@@ -470,5 +480,27 @@ pub(super) fn limits(store: &StoreConfig) -> Limits {
         recorded_for: store.recorded_for,
         minutes_for: store.minutes_for,
         ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_add_up_by_cause_and_causes_are_bounded() {
+        let mut written = Written::default();
+        let lost = |number: usize, count| Counter {
+            id: format!("cause_{number}"),
+            what: "of a kind".to_owned(),
+            count,
+        };
+        (0..3 * MOST_LOSSES).for_each(|number| written.lose(&lost(number % MOST_LOSSES, 2)));
+        written.lose(&lost(1, u64::MAX));
+        written.lose(&lost(MOST_LOSSES, 1));
+        assert_eq!(
+            (written.lost.len(), written.lost[0].count, written.lost[1].count),
+            (MOST_LOSSES, 6, u64::MAX)
+        );
     }
 }
