@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::live::make_room;
 use crate::syscalls::CallReport;
 
 /// Calls with a histogram of their own. Of those that were not made in a window, the one that was made longest ago gives way.
@@ -73,22 +74,12 @@ impl Latencies {
             if let Some((sum, last)) = self.by_call.get_mut(name) {
                 sum.add(&times);
                 *last = self.windows;
-            } else if self.make_room() {
+            } else if make_room(&mut self.by_call, MOST_CALLS, self.windows) {
                 self.by_call.insert(Arc::from(name), (times, self.windows));
             } else {
                 self.other.add(&times);
             }
         }
-    }
-
-    /// Room for one more: never one of this window goes.
-    fn make_room(&mut self) -> bool {
-        if self.by_call.len() < MOST_CALLS {
-            return true;
-        }
-        let oldest = self.by_call.iter().min_by_key(|(_, (_, last))| *last);
-        let gone = oldest.filter(|(_, (_, last))| *last < self.windows).map(|(name, _)| Arc::clone(name));
-        gone.is_some_and(|name| self.by_call.remove(&name).is_some())
     }
 }
 

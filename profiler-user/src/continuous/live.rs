@@ -102,7 +102,7 @@ impl Sums {
             if let Some((sum, last)) = self.by_process.get_mut(name) {
                 *sum = sum.saturating_add(*used);
                 *last = self.windows;
-            } else if self.make_room() {
+            } else if make_room(&mut self.by_process, MOST_PROCESSES, self.windows) {
                 self.by_process.insert(Arc::clone(name), (*used, self.windows));
             } else {
                 self.other = self.other.saturating_add(*used);
@@ -111,16 +111,17 @@ impl Sums {
         self.other = self.other.saturating_add(window.other);
         self.total = self.total.saturating_add(window.other);
     }
+}
 
-    /// Room for one more: the one that was busy longest ago goes, never one of this window.
-    fn make_room(&mut self) -> bool {
-        if self.by_process.len() < MOST_PROCESSES {
-            return true;
-        }
-        let oldest = self.by_process.iter().min_by_key(|(_, (_, last))| *last);
-        let gone = oldest.filter(|(_, (_, last))| *last < self.windows).map(|(name, _)| Arc::clone(name));
-        gone.is_some_and(|name| self.by_process.remove(&name).is_some())
+/// Room for one more among at most so many names, each with the window in which it was last busy: the one that was so longest ago goes,
+/// never one of this window.
+pub(super) fn make_room<T>(by_name: &mut BTreeMap<Arc<str>, (T, u64)>, most: usize, window: u64) -> bool {
+    if by_name.len() < most {
+        return true;
     }
+    let oldest = by_name.iter().min_by_key(|(_, (_, last))| *last);
+    let gone = oldest.filter(|(_, (_, last))| *last < window).map(|(name, _)| Arc::clone(name));
+    gone.is_some_and(|name| by_name.remove(&name).is_some())
 }
 
 /// The side of the one who tells.
