@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+use crate::Started;
 
 /// Longest wait for an answer of the browser, and for something on a page.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A page in a browser of its own, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Page {
-    browser: Child,
+    _browser: Started,
     to: File,
     from: Receiver<Value>,
     session: String,
@@ -55,8 +57,7 @@ impl Page {
             .arg(format!("--window-size={width},{height}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0);
+            .stderr(Stdio::null());
         let ends = [their_in.as_raw_fd(), their_out.as_raw_fd()];
         // SAFETY: only dup2(2) and fcntl(2) are called, which may be after a fork; the descriptors are open until the child was started.
         unsafe {
@@ -71,8 +72,8 @@ impl Page {
                 Ok(())
             });
         }
-        let browser =
-            command.spawn().context("cannot start chromium; run the tests with: cargo xtask test")?;
+        // The browser has processes of its own: all of them are in its group.
+        let browser = Started::of(&mut command)?;
         drop((their_in, their_out));
         let (tell, heard) = channel();
         std::thread::spawn(move || {
@@ -85,7 +86,7 @@ impl Page {
             }
         });
         let mut page = Self {
-            browser,
+            _browser: browser,
             to: File::from(to),
             from: heard,
             session: String::new(),
@@ -205,15 +206,6 @@ impl Page {
             self.ask("Input.dispatchKeyEvent", &json!({"type": kind, "key": key, "code": key}))?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // The browser has processes of its own: all of them are in its group.
-        // SAFETY: a signal to the group that this child leads; it was not waited for yet, so its number is its own.
-        unsafe { libc::kill(-(self.browser.id().cast_signed()), libc::SIGKILL) };
-        let _reaped = self.browser.wait();
     }
 }
 

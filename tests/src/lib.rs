@@ -4,31 +4,18 @@
 
 pub mod browser;
 mod chain;
+mod child;
 pub mod framehop_oracle;
 pub mod receiver;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-/// Longest run of the agent in a test. Emulated machines are twenty times slower than real ones.
-const LONGEST_RUN: Duration = Duration::from_mins(3);
-
-/// A finished run of a program.
-#[derive(Debug)]
-pub struct Run {
-    /// Its exit code; 128 and the number for a signal.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
+pub use child::{Run, Started, finish, run};
 
 /// Samples CPUs however much that takes. Most tests are about what is recorded, not about what it costs: inside the usual budget a slow machine samples
 /// a few times a second.
@@ -100,56 +87,12 @@ pub fn need_root() {
     );
 }
 
-/// Runs a command to its end.
-///
-/// # Errors
-///
-/// It cannot be started, or it does not end in time.
-pub fn run(command: &mut Command) -> Result<Run> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    finish(child.with_context(|| format!("cannot start {}", command.get_program().display()))?)
-}
-
-/// Waits for a child whose outputs are pipes.
-///
-/// # Errors
-///
-/// It does not end in time.
-pub fn finish(mut child: Child) -> Result<Run> {
-    use std::os::unix::process::ExitStatusExt;
-    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if started.elapsed() > LONGEST_RUN {
-            let _gone = child.kill();
-            bail!("no end after {} s", LONGEST_RUN.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-    let text = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
-    Ok(Run { code, stdout: text(stdout), stderr: text(stderr) })
-}
-
-fn drain(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            let _until_closed = pipe.read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
-
 /// Starts the agent with these arguments in a folder. It records some time later: tens of milliseconds, seconds in emulation.
 ///
 /// # Errors
 ///
 /// It cannot be started.
-pub fn start_agent<S: AsRef<OsStr>>(arguments: &[S], folder: &Path) -> Result<Child> {
+pub fn start_agent<S: AsRef<OsStr>>(arguments: &[S], folder: &Path) -> Result<Started> {
     let mut command = agent();
     command
         .args(arguments)
@@ -157,7 +100,7 @@ pub fn start_agent<S: AsRef<OsStr>>(arguments: &[S], folder: &Path) -> Result<Ch
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    Ok(command.spawn()?)
+    Started::of(&mut command)
 }
 
 /// A profile in folded form: stacks, root first, with their sample counts.

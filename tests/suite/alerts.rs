@@ -6,10 +6,9 @@ use serde_json::Value;
 use tests::receiver::{Posted, Receiver};
 use tests::{agent, run, workload};
 
-use crate::api::Background;
 use crate::daemon::Daemon;
 use crate::faults::signal;
-use crate::recording::spawn;
+use crate::recording::{background, spawn};
 
 /// What was posted, one alert after the other.
 fn alerts(posted: &[Posted]) -> Vec<Value> {
@@ -51,7 +50,7 @@ fn a_regression_that_is_seeded_raises_its_alert_and_steady_load_does_not() {
         receiver.url,
         alerts_file.display()
     ));
-    let mut service = spawn("regression", &["600"]);
+    let service = spawn("regression", &["600"]);
     daemon.run();
     // In steps, since a host that builds at the same time may need seconds for a window.
     for windows in [5, 10, 15, 20, 25] {
@@ -84,8 +83,6 @@ fn a_regression_that_is_seeded_raises_its_alert_and_steady_load_does_not() {
     // Raised once, however many windows showed it.
     daemon
         .wait_for("count", |daemon| daemon.fed("alerts_raised_now") == 1 && daemon.fed("alerts_raised") == 1);
-    service.kill().unwrap();
-    service.wait().unwrap();
 }
 
 /// Rules look at what they name: one at each kind of windows, of the same process.
@@ -105,7 +102,7 @@ fn rules_look_at_every_kind_of_windows() {
     ];
     daemon.append_to_config(&format!("[alerts]\nwebhooks = ['{}/']\n{}", receiver.url, rules.concat()));
     // Batches of calls, a millisecond of sleep after each.
-    let _busy = Background::start(workload("calls"), &["200000"]);
+    let _busy = background(workload("calls"), &["200000"]);
     daemon.run();
     let raised = || -> BTreeSet<String> {
         let all = alerts(&receiver.posted());
@@ -155,7 +152,7 @@ fn a_webhook_that_fails_for_a_while_gets_the_alert_later() {
          function = 'work_usual'\nabove = '50%'\nover = '3s'\n",
         receiver.url
     ));
-    let mut service = spawn("regression", &["600"]);
+    let _service = spawn("regression", &["600"]);
     daemon.run();
     daemon.wait_for("words about the webhook", |daemon| daemon.log().contains("status 503"));
     assert!(daemon.log().contains("alert busy (warning) raised"), "{}", daemon.log());
@@ -163,6 +160,4 @@ fn a_webhook_that_fails_for_a_while_gets_the_alert_later() {
     daemon.wait_for("alert", |_| !receiver.posted().is_empty());
     assert_eq!(alerts(&receiver.posted())[0]["labels"]["alertname"], "busy");
     daemon.wait_for("count", |daemon| daemon.fed("alerts_sent") > 0);
-    service.kill().unwrap();
-    service.wait().unwrap();
 }

@@ -1,12 +1,12 @@
 //! Allocations of programs that know who asked for how much.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tests::{agent, need_root, run, seconds, truth};
+use tests::{Started, agent, need_root, run, seconds, truth};
 
-use crate::recording::{Recorded, path_of, record_with, spawn};
+use crate::recording::{Recorded, background, path_of, record_with, spawn};
 
 /// Places of the program, each a function.
 pub(crate) const SITES: [&str; 10] = [
@@ -146,18 +146,17 @@ pub(crate) fn changed_by_a_killed_agent(arguments: &[&str], calls: &str) -> usiz
     let folder = tempfile::tempdir().unwrap();
     let mut agent = agent();
     agent.args(arguments).args([&pid.to_string(), "60"]).current_dir(folder.path());
-    let mut agent = agent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let agent = Started::of(agent.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
     let begun = Instant::now();
     while code_of(pid) == before {
-        assert!(target.try_wait().unwrap().is_none(), "no probe appeared in {:?}", begun.elapsed());
+        assert!(target.ended().is_none(), "no probe appeared in {:?}", begun.elapsed());
         // A time slice takes some milliseconds only.
         std::thread::sleep(Duration::from_millis(2));
     }
     // Not while they are being put in: the kernel then leaves behind what it cannot take out any more (`uprobe: … failed to unregister, leaking
     // uprobe`), because a task with a fatal signal may not touch another one's pages (`__get_user_pages`, mm/gup.c).
     std::thread::sleep(Duration::from_millis(2));
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    drop(agent);
     let (killed, mut left) = (Instant::now(), usize::MAX);
     while left > 0 && killed.elapsed() < Duration::from_secs(30) {
         let (now, was) = (code_of(pid).concat(), before.concat());
@@ -165,9 +164,7 @@ pub(crate) fn changed_by_a_killed_agent(arguments: &[&str], calls: &str) -> usiz
         left = now.iter().zip(&was).filter(|(now, was)| now != was).count();
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(target.try_wait().unwrap().is_none(), "the target goes on");
-    target.kill().unwrap();
-    target.wait().unwrap();
+    assert!(target.ended().is_none(), "the target goes on");
     left
 }
 
@@ -179,11 +176,9 @@ fn vm_a_killed_agent_leaves_no_breakpoint_behind() {
 #[test]
 fn a_target_without_an_allocator_is_told_so() {
     need_root();
-    let mut target = Command::new("busybox").args(["sleep", "30"]).spawn().unwrap();
+    let target = background("busybox", &["sleep", "30"]);
     std::thread::sleep(Duration::from_millis(200));
     let run = run(agent().args(["alloc", &target.id().to_string(), "1"])).unwrap();
-    target.kill().unwrap();
-    target.wait().unwrap();
     assert_eq!(run.code, 1, "{}", run.stderr);
     assert!(
         run.stderr.contains("no allocator was found") && run.stderr.contains("perf-agent memory"),

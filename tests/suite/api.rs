@@ -9,6 +9,7 @@ use serde_json::Value;
 use tests::{agent, finish, run, truth, workload};
 
 use crate::daemon::Daemon;
+use crate::recording::background;
 
 /// A daemon that answers on a socket, and over TCP where `more` says so.
 pub(crate) fn answering(rate_hz: u32, window: &str, more: &str) -> Daemon {
@@ -26,30 +27,6 @@ pub(crate) fn answering_as(mut daemon: Daemon, more: &str) -> Daemon {
     daemon.run();
     daemon.wait_for("address", |daemon| daemon.log().contains("answers on unix:"));
     daemon
-}
-
-/// A program that runs until this is dropped.
-pub(crate) struct Background(std::process::Child);
-
-impl Background {
-    pub(crate) fn start(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Self {
-        Self::of(std::process::Command::new(program).args(arguments))
-    }
-
-    pub(crate) fn of(command: &mut std::process::Command) -> Self {
-        let name = command.get_program().to_owned();
-        let child = command.stdout(std::process::Stdio::null()).spawn();
-        Self(child.unwrap_or_else(|error| {
-            panic!("cannot start {}: {error}; run the tests with: cargo xtask test", name.display())
-        }))
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
 
 /// An answer: status, head and body.
@@ -102,7 +79,7 @@ fn windows(daemon: &Daemon) -> u64 {
 #[test]
 fn the_api_answers_what_query_answers() {
     let daemon = answering(199, "1s", "");
-    let _busy = Background::start(workload("cpu_split"), &["60"]);
+    let _busy = background(workload("cpu_split"), &["60"]);
     daemon.wait_for("windows", |daemon| windows(daemon) >= 4);
     let folder = daemon.folder.path();
     // A stretch that is over, so that both see the same windows.
@@ -331,7 +308,7 @@ fn other_hosts_are_answered_over_tls() {
 fn a_hundred_readers_and_a_storm_of_processes_do_not_disturb_the_recording() {
     let daemon = answering(99, "1s", "");
     daemon.wait_for("windows", |daemon| windows(daemon) >= 3);
-    let storm = || Background::start("sh", &["-c", "while :; do /bin/true; done"]);
+    let storm = || background("sh", &["-c", "while :; do /bin/true; done"]);
     let storms = [storm(), storm()];
     // It ends by itself, and says what it used.
     let spinner = crate::recording::spawn("cpu_split", &["8"]);

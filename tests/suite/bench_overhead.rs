@@ -2,6 +2,7 @@
 
 use tests::{agent, need_root, run};
 
+use crate::faults::signal;
 use crate::recording::{path_of, spawn};
 
 #[test]
@@ -30,7 +31,7 @@ fn a_command_is_compared_with_itself() {
 #[test]
 fn a_running_program_is_watched() {
     need_root();
-    let mut child = spawn("nofp_pingpong", &["100000000"]);
+    let child = spawn("nofp_pingpong", &["100000000"]);
     let mut agent = agent();
     agent.args([
         "bench-overhead",
@@ -43,8 +44,6 @@ fn a_running_program_is_watched() {
         &child.id().to_string(),
     ]);
     let run = run(&mut agent);
-    child.kill().unwrap();
-    child.wait().unwrap();
     let run = run.unwrap();
     assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
     for part in
@@ -60,14 +59,13 @@ fn an_interrupt_reports_what_there_is() {
     let arguments = ["bench-overhead", "--window", "500ms", "--rounds", "1000"];
     let mut child = tests::start_agent(&arguments, std::path::Path::new("/")).unwrap();
     // Two pairs are told of on standard error before it is interrupted.
-    let mut told = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut told = std::io::BufReader::new(child.stderr());
     let mut line = String::new();
     while !line.contains("pair  2") {
         line.clear();
         assert!(std::io::BufRead::read_line(&mut told, &mut line).unwrap() > 0, "it ended early");
     }
-    // SAFETY: a signal to a child that has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    signal(child.id(), libc::SIGINT);
     let rest = std::thread::spawn(move || std::io::copy(&mut told, &mut std::io::sink()));
     let run = tests::finish(child).unwrap();
     rest.join().unwrap().unwrap();

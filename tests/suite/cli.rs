@@ -5,6 +5,8 @@ use std::process::Command;
 
 use tests::{agent, need_root, run, sampling_agent, workload};
 
+use crate::recording::background;
+
 /// `nobody`, the user behind sudo in these tests.
 const USER: u32 = 65534;
 
@@ -27,7 +29,7 @@ fn vm_attach_by_name_writes_a_picture_and_a_profile_under_names_of_their_own() {
     // A name that no other process has.
     let copy = folder.path().join("oddly_named");
     std::fs::copy(workload("cpu_split"), &copy).unwrap();
-    let mut child = Command::new(&copy).arg("60").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let _running = background(&copy, &["60"]);
     for _ in 0..2 {
         let run = run(agent().args(["attach", "oddly_named", "1"]).current_dir(folder.path())).unwrap();
         assert_eq!(run.code, 0, "{}", run.stderr);
@@ -39,8 +41,6 @@ fn vm_attach_by_name_writes_a_picture_and_a_profile_under_names_of_their_own() {
         );
         assert!(run.stderr.contains(".svg") && run.stderr.contains(".pb.gz"), "{}", run.stderr);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
     let names: Vec<String> = std::fs::read_dir(folder.path())
         .unwrap()
         .flatten()

@@ -1,11 +1,11 @@
 //! The daemon of continuous recording, as whoever runs it meets it: one at a time, its configuration, its words for a service manager.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::{agent, finish, need_root, run};
+use tests::{Started, agent, finish, need_root, run};
 
 use crate::faults::signal;
 use crate::recording::spawn;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A daemon with a store of its own.
 pub(crate) struct Daemon {
-    pub(crate) child: Option<Child>,
+    pub(crate) child: Option<Started>,
     pub(crate) folder: tempfile::TempDir,
     /// Whether it records waits and memory beside CPU time.
     also: bool,
@@ -85,7 +85,7 @@ impl Daemon {
         let mut command = agent();
         command.args(["daemon", "run", "-c"]).arg(self.config()).stdin(Stdio::null());
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.child = Some(Started::of(command.stdout(Stdio::null()).stderr(log)).unwrap());
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -107,15 +107,6 @@ impl Daemon {
         while !is_there(self) {
             assert!(began.elapsed() < PATIENCE, "no {what} after {PATIENCE:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _gone = child.kill();
-            let _reaped = child.wait();
         }
     }
 }
@@ -178,7 +169,8 @@ fn a_service_manager_hears_when_it_is_ready() {
         .unwrap();
     let mut command: Command = agent();
     command.args(["daemon", "run", "-c"]).arg(&config).env("NOTIFY_SOCKET", &path);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = Started::of(&mut command).unwrap();
     let hear = || {
         let mut heard = [0; 256];
         let length = socket.recv(&mut heard).unwrap();
@@ -215,7 +207,7 @@ fn a_reload_says_what_came_of_it_and_a_stop_waits_for_the_end() {
         refused.stderr
     );
     std::fs::copy(&good, daemon.config()).unwrap();
-    let mut busy = spawn("cpu_split", &["600"]);
+    let busy = spawn("cpu_split", &["600"]);
     let snapshot = daemon.folder.path().join("snapshot.folded");
     daemon.wait_for("snapshot of a program that just began, although windows take five minutes", |daemon| {
         let mut command = agent();
@@ -228,8 +220,7 @@ fn a_reload_says_what_came_of_it_and_a_stop_waits_for_the_end() {
         assert_eq!(taken.code, 0, "{}", taken.stderr);
         std::fs::read_to_string(&snapshot).unwrap().contains("work_forty")
     });
-    busy.kill().unwrap();
-    busy.wait().unwrap();
+    drop(busy);
     let (config, pid) = (daemon.config(), daemon.pid());
     // Somebody has to wait for a child that ends.
     let child = daemon.child.take().unwrap();

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tests::{agent, finish, run, truth};
+use tests::{Started, agent, finish, run, truth};
 
 use crate::daemon::Daemon;
 use crate::faults::signal;
@@ -16,7 +16,7 @@ const EVERY: &str = "sample_bytes = \"1\"";
 
 /// The program under a name of its own, so that a rule means nobody else's.
 struct Holder {
-    child: Child,
+    child: Started,
     name: String,
     _folder: tempfile::TempDir,
 }
@@ -30,7 +30,7 @@ impl Holder {
         std::os::unix::fs::symlink(path_of("leak_sites"), &path).unwrap();
         let mut command = Command::new(path);
         command.args(["-", seconds, churn]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        Self { child: command.stderr(Stdio::piped()).spawn().unwrap(), name, _folder: folder }
+        Self { child: Started::of(command.stderr(Stdio::piped())).unwrap(), name, _folder: folder }
     }
 
     fn id(&self) -> u32 {
@@ -43,13 +43,8 @@ impl Holder {
 
     /// Says go, and waits for what it says at its end.
     fn truth(mut self) -> BTreeMap<String, f64> {
-        self.child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        self.child.stdin().write_all(b"go\n").unwrap();
         truth(&finish(self.child).unwrap().stdout).unwrap()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
@@ -218,7 +213,7 @@ fn probes_come_and_go_with_processes_and_rules() {
     assert!(daemon.held() > before);
     let text = run(agent().args(["daemon", "status", "-c"]).arg(daemon.config())).unwrap();
     assert!(text.stdout.contains("(allocations.max_processes): 1"), "{}", text.stdout);
-    first.kill();
+    drop(first);
     daemon.wait_for("probes in the second", |daemon| daemon.has_probes_in(&second.shown()));
     assert_eq!(daemon.allocations()["ended"], 1);
     daemon.allocations_of("[]", "", "100%");
@@ -231,8 +226,7 @@ fn probes_come_and_go_with_processes_and_rules() {
     daemon.wait_for("probes in the second", |daemon| daemon.has_probes_in(&second.shown()));
     assert_eq!(daemon.allocations()["removed"], 1);
     // With probes in it the target outlives the agent.
-    daemon.child.take().map(|mut child| (child.kill(), child.wait()));
+    daemon.kill();
     let mut second = second;
-    assert!(second.child.try_wait().unwrap().is_none(), "the target runs on");
-    second.kill();
+    assert!(second.child.ended().is_none(), "the target runs on");
 }

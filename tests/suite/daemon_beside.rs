@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::{agent, finish, run, truth};
 
 use crate::daemon::Daemon;
-use crate::recording::{spawn, sum};
+use crate::recording::{background, spawn, sum};
 
 /// Largest difference from what the program measured, as a share: as for single recordings, and what the ends of windows add.
 const TOLERANCE: f64 = 0.04;
@@ -46,12 +46,10 @@ fn waits_in_windows_are_as_long_as_the_program_says() {
 #[test]
 fn a_thread_that_sleeps_all_the_time_sleeps_a_window_in_each() {
     let mut daemon = Daemon::start_with_all(19, "2s");
-    let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let sleeper = background("sleep", &["600"]);
     let pid = sleeper.id().to_string();
     std::thread::sleep(std::time::Duration::from_secs(16));
     assert_eq!(daemon.end().code, 0);
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
     let mut command = agent();
     command.args(["query", "series", "--type", "off-cpu", "--json", "--from", "-10m", "-p", &pid]);
     let done = run(command.arg("--store").arg(daemon.store())).unwrap();

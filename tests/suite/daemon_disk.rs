@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use tests::{agent, run, workload};
 
-use crate::api::Background;
 use crate::daemon::Daemon;
+use crate::recording::background;
 use crate::store::Small;
 
 const DISK: u64 = 20 << 20;
@@ -30,8 +30,8 @@ fn a_disk_that_others_fill_costs_the_oldest_windows_and_is_used_again_when_it_is
     std::fs::set_permissions(&store, PermissionsExt::from_mode(0o700)).unwrap();
     let _disk = Small::over(&store, "20m");
     let _load = [
-        Background::start(workload("cpu_split"), &["600"]),
-        Background::start("sh", &["-c", "while :; do /bin/true; done"]),
+        background(workload("cpu_split"), &["600"]),
+        background("sh", &["-c", "while :; do /bin/true; done"]),
     ];
     daemon.run();
     daemon.wait_for("windows", |daemon| daemon.windows_written() >= 5);

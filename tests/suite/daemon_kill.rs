@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{agent, run, workload};
 
-use crate::api::Background;
 use crate::daemon::Daemon;
 use crate::daemon_windows::{Window, whole};
 use crate::faults::{assert_none_left, kernel_objects};
+use crate::recording::background;
 
 /// Kills of a usual run. Each takes a start, and a start of a build that is not optimized takes a second.
 const KILLS: usize = 20;
@@ -48,10 +47,7 @@ fn a_daemon_that_is_killed_again_and_again_under_load_loses_open_windows_only() 
     daemon.configure_all(49, "1s");
     let before = kernel_objects();
     // It gives way to the daemon, or most lives would be spent in a start.
-    let nice = |program: &[&str]| {
-        let mut command = Command::new("nice");
-        Background::of(command.args(["-n", "19"]).args(program))
-    };
+    let nice = |program: &[&str]| background("nice", &[&["-n", "19"], program].concat());
     let spinner = workload("cpu_split");
     let _load =
         [nice(&[spinner.to_str().unwrap(), "600"]), nice(&["sh", "-c", "while :; do /bin/true; done"])];

@@ -1,10 +1,12 @@
 //! What happens when things go wrong: bad arguments, bad targets, full disks, an agent that is killed.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tests::{Run, agent, need_root, run, sampling_agent, seconds, start_agent, workload};
+
+use crate::recording::background;
 
 /// Runs the agent in an empty folder.
 fn try_agent(arguments: &[&str]) -> Run {
@@ -44,10 +46,9 @@ fn vm_targets_that_cannot_be_profiled_say_why() {
     assert_fails(&["attach", "999999999"], 1, &["no process has pid 999999999", "hint:"]);
     assert_fails(&["attach", "no-such-process-name"], 1, &["no process is named `no-such-process-name`"]);
     assert_fails(&["attach", "2"], 1, &["kernel thread"]);
-    let mut zombie = Command::new("sh").args(["-c", "exit 0"]).spawn().unwrap();
+    let zombie = background("sh", &["-c", "exit 0"]);
     std::thread::sleep(Duration::from_millis(300));
     assert_fails(&["attach", &zombie.id().to_string()], 1, &["zombie"]);
-    zombie.wait().unwrap();
     assert_fails(&["record", "-t", "999999999", "-d", "1"], 1, &["no thread 999999999"]);
     assert_fails(&["record", "-d", "1", "--", "/no/such/program"], 1, &["/no/such/program"]);
 }
@@ -55,11 +56,9 @@ fn vm_targets_that_cannot_be_profiled_say_why() {
 #[test]
 fn vm_a_target_that_sleeps_gives_exit_code_5() {
     need_root();
-    let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+    let sleeper = background("sleep", &["60"]);
     std::thread::sleep(Duration::from_millis(200));
     let run = try_agent(&["attach", &sleeper.id().to_string(), "-d", "1"]);
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
     assert_eq!(run.code, 5, "{}", run.stderr);
     assert!(run.stderr.contains("nothing was sampled"), "{}", run.stderr);
 }
@@ -68,8 +67,7 @@ fn vm_a_target_that_sleeps_gives_exit_code_5() {
 fn vm_a_target_that_ends_ends_the_recording() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut child =
-        Command::new(workload("cpu_split")).arg(seconds(3)).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = background(workload("cpu_split"), &[&seconds(3)]);
     let pid = child.id().to_string();
     let started = start_agent(
         &["attach", &pid, "-d", "1000", "-F", "199", "--max-overhead", "100%", "-o", "x.folded"],
@@ -96,14 +94,12 @@ fn vm_the_commands_exit_code_is_passed_on() {
 fn vm_ctrl_c_writes_what_there_is() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut child = Command::new(workload("cpu_split")).arg("60").stdout(Stdio::null()).spawn().unwrap();
+    let child = background(workload("cpu_split"), &["60"]);
     let pid = child.id().to_string();
     let started = start_agent(&["attach", &pid, "-d", "1000", "-o", "x.folded"], folder.path()).unwrap();
     std::thread::sleep(Duration::from_secs(seconds(3).parse().unwrap()));
     signal(started.id(), libc::SIGINT);
     let run = tests::finish(started).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let folded = tests::Folded::read(&folder.path().join("x.folded")).unwrap();
     assert!(folded.total() > 5, "{} samples", folded.total());
@@ -114,7 +110,7 @@ fn vm_nothing_is_left_when_the_agent_is_killed() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let before = kernel_objects();
-    let mut started = start_agent(&["record", "-a", "-d", "1000"], folder.path()).unwrap();
+    let started = start_agent(&["record", "-a", "-d", "1000"], folder.path()).unwrap();
     let mut during = Vec::new();
     for _ in 0..200 {
         std::thread::sleep(Duration::from_millis(50));
@@ -124,8 +120,7 @@ fn vm_nothing_is_left_when_the_agent_is_killed() {
         }
     }
     assert!(during.iter().any(|object| !before.contains(object)), "the recording has programs in the kernel");
-    started.kill().unwrap();
-    started.wait().unwrap();
+    drop(started);
     assert_none_left(&before);
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tests::{agent, need_root, run, seconds, truth};
 
-use crate::recording::{Recorded, record_with};
+use crate::recording::{Recorded, background, record_with};
 
 const SITES: [&str; 5] = ["siteSmall", "siteMiddle", "siteLarge", "siteKept", "siteDeep"];
 
@@ -201,11 +201,9 @@ fn leaks_of_a_program_that_chooses_no_blocks_are_refused() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
     let program = build(folder.path(), false, &[]);
-    let mut target = Command::new(program).args(["60", "1"]).stdout(Stdio::null()).spawn().unwrap();
+    let target = background(program, &["60", "1"]);
     std::thread::sleep(Duration::from_millis(500));
     let run = run(agent().args(["leaks", &target.id().to_string(), "1"]).current_dir(folder.path())).unwrap();
-    target.kill().unwrap();
-    target.wait().unwrap();
     assert_eq!(run.code, 1, "{}", run.stderr);
     assert!(
         run.stderr.contains("import net/http/pprof") && run.stderr.contains("perf-agent memory"),

@@ -1,9 +1,11 @@
 //! Hosts that lack something, and processes that are hard to look at: still right, and said so.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use tests::{Folded, Run, agent, need_root, run, sampling_agent, seconds, workload};
+
+use crate::recording::background;
 
 /// Runs a shell script in namespaces of its own (`unshare` options), with the agent as `$A` and the programs in `$W`.
 fn in_namespaces(options: &[&str], script: &str, folder: &Path) -> Run {
@@ -131,14 +133,13 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("soon_gone");
     std::fs::copy(workload("cpu_split"), &copy).unwrap();
-    let mut child = Command::new(&copy).arg(seconds(2)).stdout(Stdio::null()).spawn().unwrap();
+    let child = background(&copy, &[&seconds(2)]);
     std::thread::sleep(std::time::Duration::from_millis(200));
     std::fs::remove_file(&copy).unwrap();
     let mut agent = sampling_agent("attach");
     // Longer than the program lives: its file is gone, and so is it, when names are looked up.
     agent.args([&child.id().to_string(), "-F", "499", "-d", "60", "-o", "x.folded"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
-    child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let folded = Folded::read(&folder.path().join("x.folded")).unwrap();
     assert!(folded.with("work_forty") > 100, "{:?}", folded.stacks);
@@ -188,17 +189,13 @@ impl Drop for Cgroup {
 fn vm_a_control_group_is_recorded_with_the_groups_below_it_and_nothing_else() {
     need_root();
     let group = Cgroup::new("perf-agent-test");
-    let mut inside = Command::new(workload("cpu_split")).arg("60").stdout(Stdio::null()).spawn().unwrap();
-    let mut outside = Command::new(workload("execs")).arg("60").spawn().unwrap();
+    let inside = background(workload("cpu_split"), &["60"]);
+    let _outside = background(workload("execs"), &["60"]);
     std::fs::write(group.path.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut agent = sampling_agent("record");
     agent.args(["-G", "perf-agent-test", "-d", "1", "-F", "199", "--json"]);
     let run = run(agent.current_dir(folder.path())).unwrap();
-    for child in [&mut inside, &mut outside] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
     assert_eq!(run.code, 0, "{}", run.stderr);
     let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     let samples = json["samples"].as_array().unwrap();

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::{agent, finish, need_root, seconds, truth, workload};
+use tests::{Started, agent, finish, need_root, seconds, truth, workload};
 
 use crate::alloc::{changed_by_a_killed_agent, code_of};
 use crate::leaks::{sites, sum, verdict};
@@ -52,10 +52,10 @@ fn threads_and_forks_keep_what_is_theirs() {
 }
 
 /// Waits until the probes are in: the code of the target has changed, and does not change any more.
-fn wait_for_probes(target: &mut Child, before: &[Vec<u8>]) {
+fn wait_for_probes(target: &mut Started, before: &[Vec<u8>]) {
     let (begun, mut last, mut since) = (Instant::now(), before.to_vec(), Instant::now());
     while last == before || since.elapsed() < Duration::from_secs(1) {
-        assert!(target.try_wait().unwrap().is_none(), "the target is gone");
+        assert!(target.ended().is_none(), "the target is gone");
         assert!(begun.elapsed() < Duration::from_mins(2), "no probe appeared");
         std::thread::sleep(Duration::from_millis(50));
         let now = code_of(target.id());
@@ -69,7 +69,7 @@ fn wait_for_probes(target: &mut Child, before: &[Vec<u8>]) {
 fn a_killed_target_is_reported_with_what_it_held() {
     need_root();
     let mut command = Command::new(workload("leak_lives"));
-    let mut target = command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut target = Started::of(command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped())).unwrap();
     // It has its older blocks when it waits for us.
     let state = format!("/proc/{}/wchan", target.id());
     while !std::fs::read_to_string(&state).unwrap().contains("pipe") {
@@ -80,13 +80,14 @@ fn a_killed_target_is_reported_with_what_it_held() {
     let mut agent = agent();
     agent.args(["leaks", "--exact", "--older", "0", "--sample-bytes", "1", "-d", "inf", "-q", "--json"]);
     agent.arg(target.id().to_string()).current_dir(folder.path()).stdin(Stdio::null());
-    let agent = agent.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let agent = Started::of(agent.stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap();
     wait_for_probes(&mut target, &before);
-    target.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    // Not closed: it runs on until it is killed.
+    let mut input = target.stdin();
+    input.write_all(b"\n").unwrap();
     let mut line = String::new();
-    BufReader::new(target.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    target.kill().unwrap();
-    target.wait().unwrap();
+    BufReader::new(target.stdout()).read_line(&mut line).unwrap();
+    drop(target);
     let run = finish(agent).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_lives(&serde_json::from_str(&run.stdout).unwrap(), &truth(&line).unwrap());

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::{agent, finish, need_root, run, seconds, truth};
+use tests::{Started, agent, finish, need_root, run, seconds, truth};
 
 use crate::recording::{Recorded, path_of, record_with, spawn};
 
@@ -145,17 +145,16 @@ fn a_leak_is_found_in_time_slices_too() {
 #[test]
 fn ctrl_c_reports_what_is_known() {
     need_root();
-    let mut target = spawn("leak_sites", &["0", &seconds(30), "1000"]);
+    let target = spawn("leak_sites", &["0", &seconds(30), "1000"]);
     let folder = tempfile::tempdir().unwrap();
     let mut agent = agent();
     agent.args(["leaks", "--exact", &target.id().to_string(), "-d", "inf"]).current_dir(folder.path());
-    let agent = agent.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    agent.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+    let agent = Started::of(&mut agent).unwrap();
     std::thread::sleep(Duration::from_secs(6));
     let killed = Command::new("kill").args(["-INT", &agent.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let run = finish(agent).unwrap();
-    target.kill().unwrap();
-    target.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stdout.contains("VERDICT") && run.stdout.contains("site_leak"), "{}", run.stdout);
 }

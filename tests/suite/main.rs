@@ -31,6 +31,7 @@ mod push;
 mod realloc_chains;
 mod recording;
 mod sched;
+mod started;
 mod store;
 mod syscalls;
 mod truth;

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::{finish, run, workload};
+use tests::{Started, finish, run, workload};
 
-use crate::api::{Background, answering, answering_as, exchange, get, port};
+use crate::api::{answering, answering_as, exchange, get, port};
 use crate::daemon::Daemon;
+use crate::recording::background;
 
 fn contrib(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib").join(path)
@@ -35,9 +36,9 @@ fn prometheus_reads_what_is_counted_and_hostile_names_stay_names() {
     let hostile = folder.path().join("a\"} 1 \\n{x=\"");
     std::fs::copy(workload("cpu_split"), &hostile).unwrap();
     let _busy = [
-        Background::start(&hostile, &["60"]),
-        Background::start(workload("cpu_split"), &["60"]),
-        Background::start(workload("calls"), &["200000"]),
+        background(&hostile, &["60"]),
+        background(workload("cpu_split"), &["60"]),
+        background(workload("calls"), &["200000"]),
     ];
     daemon.wait_for("both processes", |daemon| {
         let text = get(daemon.folder.path(), "/metrics").text();
@@ -66,8 +67,8 @@ fn prometheus_reads_what_is_counted_and_hostile_names_stay_names() {
 
     let mut check = Command::new("promtool");
     check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut check = check.spawn().expect("promtool is missing; run the tests with: cargo xtask test");
-    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let mut check = Started::of(&mut check).unwrap();
+    check.stdin().write_all(text.as_bytes()).unwrap();
     let checked = finish(check).unwrap();
     assert_eq!((checked.code, &*checked.stdout, &*checked.stderr), (0, "", ""));
 
@@ -112,7 +113,7 @@ fn a_prometheus_scrapes_it_and_a_rule_fires() {
         .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
         .arg(format!("--web.listen-address={own}"))
         .stderr(Stdio::null());
-    let _prometheus = Background::of(&mut prometheus);
+    let _prometheus = Started::of(prometheus.stdout(Stdio::null())).unwrap();
     let ask = |path: &str| -> Value {
         let Ok(stream) = TcpStream::connect(own) else { return Value::Null };
         let answer = exchange(stream, &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tests::{agent, is_emulated, need_root, run, seconds, truth};
 
-use crate::recording::{Recorded, path_of, record_with, spawn, sum};
+use crate::recording::{Recorded, background, path_of, record_with, spawn, sum};
 
 /// Largest difference from what the program measured, as a share.
 const TOLERANCE: f64 = 0.03;
@@ -143,14 +143,12 @@ fn vm_wall_time_adds_up_to_the_lives_of_the_threads() {
 #[test]
 fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
     need_root();
-    let mut sleeper = std::process::Command::new("sleep").arg(seconds(30)).spawn().unwrap();
+    let sleeper = background("sleep", &[&seconds(30)]);
     std::thread::sleep(std::time::Duration::from_millis(200));
     let folder = tempfile::tempdir().unwrap();
     let mut command = agent();
     command.args(["wall", &sleeper.id().to_string(), &seconds(1), "--fold-idle", "-q", "--json"]);
     let run = run(command.current_dir(folder.path())).unwrap();
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     let samples = json["samples"].as_array().unwrap();
@@ -165,13 +163,11 @@ fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
 #[test]
 fn vm_a_wait_since_before_the_recording_has_its_stack() {
     let folder = tempfile::tempdir().unwrap();
-    let mut child = spawn("nofp_waits", &[&seconds(6), folder.path().to_str().unwrap()]);
+    let child = spawn("nofp_waits", &[&seconds(6), folder.path().to_str().unwrap()]);
     std::thread::sleep(std::time::Duration::from_millis(if is_emulated() { 8000 } else { 1500 }));
     let mut command = agent();
     command.args(["off-cpu", &child.id().to_string(), &seconds(1), "-q", "--json"]);
     let run = run(command.current_dir(folder.path())).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     let samples = json["samples"].as_array().unwrap().iter();

@@ -3,7 +3,8 @@
 use tests::browser::Page;
 use tests::workload;
 
-use crate::api::{Background, answering, get, port};
+use crate::api::{answering, get, port};
+use crate::recording::background;
 
 /// Fits into the name of a process, and would be an element.
 const HOSTILE: &str = "<img src=x>&\"'";
@@ -31,11 +32,11 @@ fn a_stretch_of_time_is_selected_and_its_flame_graph_is_shown() {
         }
     };
     // One after the other, so that each stretch of time has one of them.
-    let first = Background::start(&hostile, &["600"]);
+    let first = background(&hostile, &["600"]);
     daemon.wait_for("first process", has(HOSTILE));
     std::thread::sleep(std::time::Duration::from_secs(4));
     drop(first);
-    let second = Background::start(workload("threads"), &["600"]);
+    let second = background(workload("threads"), &["600"]);
     daemon.wait_for("second process", has("threads"));
     std::thread::sleep(std::time::Duration::from_secs(4));
 

@@ -27,7 +27,7 @@ fn windows_arrive_as_pprof_and_as_otlp_profiles() {
     let mut daemon = Daemon::idle();
     daemon.configure_all(99, "1s");
     configure(&daemon, &receiver);
-    let mut service = spawn("regression", &["600"]);
+    let _service = spawn("regression", &["600"]);
     daemon.run();
     let of =
         |path: &str| receiver.posted().into_iter().filter(|posted| posted.path == path).collect::<Vec<_>>();
@@ -55,8 +55,6 @@ fn windows_arrive_as_pprof_and_as_otlp_profiles() {
         std::fs::write(folder.join("push.pyroscope"), &pprof.body).unwrap();
         std::fs::write(folder.join("push.otlp.gz"), &otlp.body).unwrap();
     }
-    service.kill().unwrap();
-    service.wait().unwrap();
 }
 
 #[test]
@@ -65,7 +63,7 @@ fn what_nobody_takes_waits_and_is_sent_by_the_next_daemon() {
     receiver.answer(503);
     let mut daemon = Daemon::configured(99, "1s");
     configure(&daemon, &receiver);
-    let mut service = spawn("regression", &["600"]);
+    let _service = spawn("regression", &["600"]);
     daemon.run();
     let spool = daemon.folder.path().join("spool");
     let waiting = || std::fs::read_dir(&spool).map_or(0, Iterator::count);
@@ -82,13 +80,11 @@ fn what_nobody_takes_waits_and_is_sent_by_the_next_daemon() {
     daemon.wait_for("requests of the one before", |_| receiver.posted().len() >= left);
     daemon.wait_for("count", |daemon| daemon.fed("push_sent") >= left as u64);
     assert_eq!((daemon.fed("push_dropped"), daemon.fed("push_refused")), (0, 0));
-    service.kill().unwrap();
-    service.wait().unwrap();
 }
 
 #[test]
 fn windows_are_exported_as_rows_and_a_file_that_is_there_stays() {
-    let mut service = spawn("regression", &["600"]);
+    let _service = spawn("regression", &["600"]);
     let daemon = Daemon::start(99, "1s");
     daemon.wait_for("windows", |daemon| daemon.status()["status"]["windows"].as_u64() >= Some(2));
     let file = daemon.folder.path().join("x.parquet");
@@ -106,6 +102,4 @@ fn windows_are_exported_as_rows_and_a_file_that_is_there_stays() {
     if let Some(folder) = std::env::var_os("PERF_AGENT_KEEP_PUSHED") {
         std::fs::copy(&file, std::path::PathBuf::from(folder).join("x.parquet")).unwrap();
     }
-    service.kill().unwrap();
-    service.wait().unwrap();
 }

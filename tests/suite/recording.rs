@@ -1,10 +1,12 @@
 //! Recording a program or a process, for tests that look at the profile.
 
-use std::process::{Child, Command, Stdio};
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tests::{
-    AT_ANY_COST, Folded, agent, finish, need_root, run, sampling_agent, seconds, start_agent, truth, workload,
+    AT_ANY_COST, Folded, Started, agent, finish, need_root, run, sampling_agent, seconds, start_agent, truth,
+    workload,
 };
 
 use crate::faults::signal;
@@ -63,14 +65,15 @@ pub(crate) fn path_of(name: &str) -> String {
     workload(name).to_str().unwrap().to_owned()
 }
 
-/// Starts a workload.
-pub(crate) fn spawn(name: &str, arguments: &[&str]) -> Child {
-    Command::new(workload(name))
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// Starts a workload whose output is kept for [`finish`].
+pub(crate) fn spawn(name: &str, arguments: &[&str]) -> Started {
+    let mut command = Command::new(workload(name));
+    Started::of(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap()
+}
+
+/// Starts a program whose output nobody reads.
+pub(crate) fn background(program: impl AsRef<OsStr>, arguments: &[&str]) -> Started {
+    Started::of(Command::new(program).args(arguments).stdout(Stdio::null())).unwrap()
 }
 
 /// `perf-agent attach PID` at any cost, folded.
@@ -85,7 +88,6 @@ pub(crate) fn attach(pid: u32, options: &[&str]) -> Folded {
     Folded::read(&file).unwrap()
 }
 
-/// A share.
 /// What a recording cost is known by cause, and adds up.
 #[test]
 fn vm_the_cost_of_a_recording_is_known_by_cause() {
@@ -133,7 +135,7 @@ fn vm_a_small_budget_samples_less_often_and_still_adds_up() {
 fn vm_recordings_of_one_host_share_the_budget() {
     need_root();
     let folder = tempfile::tempdir().unwrap();
-    let mut busy = spawn("nofp_burn", &["120"]);
+    let _busy = spawn("nofp_burn", &["120"]);
     let start = |verb: &str, file: &str| {
         let arguments = [verb, "-a", "-d", "600", "-f", "json", "-o", file, "-q"];
         start_agent(&arguments, folder.path()).unwrap()
@@ -162,10 +164,9 @@ fn vm_recordings_of_one_host_share_the_budget() {
         let text = std::fs::read_to_string(folder.path().join(file)).unwrap();
         assert!(text.contains("another recording ran on this host"), "{file}: {text}");
     }
-    busy.kill().unwrap();
-    busy.wait().unwrap();
 }
 
+/// A share.
 pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
@@ -177,7 +178,7 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let stop = folder.path().join("stop");
     // A host that does nothing gives no samples.
-    let mut busy = spawn("nofp_burn", &["120"]);
+    let _busy = spawn("nofp_burn", &["120"]);
     let recording = |options: &[&str]| {
         let mut agent = agent();
         agent.args(options).args(["-q", "--json"]).env("PERF_AGENT_STOP_FILE", &stop);
@@ -203,6 +204,4 @@ fn vm_a_stop_file_ends_recordings_and_refuses_new_ones() {
         assert!(refused.stderr.contains(&format!("sudo rm {}", stop.display())), "{}", refused.stderr);
         std::fs::remove_file(&stop).unwrap();
     }
-    busy.kill().unwrap();
-    busy.wait().unwrap();
 }

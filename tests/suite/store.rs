@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Run, agent, need_root, run, sampling_agent, workload};
+use tests::{Run, Started, agent, need_root, run, sampling_agent, workload};
 
 /// A recording of a program whose true shares are known, in a folder of its own.
 fn recorded(folder: &Path) -> PathBuf {
@@ -124,21 +124,15 @@ fn a_killed_writer_loses_nothing_but_the_window_that_it_was_writing() {
     let (file, store) = (recorded(folder.path()), folder.path().join("store"));
     let mut stored = 0;
     for round in 0..50_u64 {
-        let mut writer = agent()
-            .args(["debug", "store", "--progress", "--copies", "1000000", "--store"])
-            .arg(&store)
-            .args(["--at", &(1_767_268_800 + stored * 2).to_string()])
-            .arg(&file)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let mut command = agent();
+        command.args(["debug", "store", "--progress", "--copies", "1000000", "--store"]).arg(&store);
+        command.args(["--at", &(1_767_268_800 + stored * 2).to_string()]).arg(&file);
+        let mut writer = Started::of(command.stdout(Stdio::piped()).stderr(Stdio::null())).unwrap();
+        let mut lines = BufReader::new(writer.stdout()).lines();
         let first = lines.next();
         assert!(first.is_some(), "round {round}: nothing was stored");
         std::thread::sleep(Duration::from_micros(round * 397 % 10_000));
-        writer.kill().unwrap();
-        writer.wait().unwrap();
+        drop(writer);
         // What it said is on disk; it may have got one further, without having said so.
         let said = lines.map_while(Result::ok).last().or_else(|| first.unwrap().ok()).unwrap();
         stored += said.parse::<u64>().unwrap();

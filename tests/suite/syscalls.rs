@@ -125,11 +125,9 @@ fn vm_calls_that_have_not_returned_are_listed() {
         let calls = report["in_flight"].as_array().unwrap().iter();
         calls.filter(|call| call["name"] == name).cloned().collect()
     };
-    let mut child = spawn("calls", &["--wait", "60"]);
+    let child = spawn("calls", &["--wait", "60"]);
     std::thread::sleep(std::time::Duration::from_millis(500));
     let (report, _) = record(&["--exact", "-d", "1", "-p", &child.id().to_string()], &[]);
-    child.kill().unwrap();
-    child.wait().unwrap();
     for name in ["epoll_pwait", "ppoll"] {
         let calls = waiting(&report, name);
         assert_eq!(calls.as_array().unwrap().len(), 1, "{report}");

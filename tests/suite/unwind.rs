@@ -4,12 +4,11 @@
 //! for which the compiler's own table is wrong (between a stack pointer's change and its note); one in a hundred is allowed for it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tests::{Folded, finish, is_emulated, need_root, seconds, truth, workload};
+use tests::{Folded, Started, finish, is_emulated, need_root, seconds, truth, workload};
 
-use crate::recording::{attach, path_of, record, spawn};
+use crate::recording::{attach, background, path_of, record, spawn};
 
 /// Asserts that nearly all samples in `with` are whole and have the frames of `chain` in order.
 fn assert_chain(folded: &Folded, with: &str, chain: &[&str]) {
@@ -173,7 +172,7 @@ fn vm_a_storm_of_processes_neither_stops_nor_is_stopped() {
 /// A copy of a program that is running, to be taken away from its place.
 struct Running {
     folder: tempfile::TempDir,
-    child: Child,
+    child: Started,
 }
 
 impl Running {
@@ -182,7 +181,7 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         std::fs::copy(workload(name), &program).unwrap();
-        let child = Command::new(program).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+        let child = background(program, arguments);
         std::thread::sleep(Duration::from_millis(500));
         Self { folder, child }
     }

@@ -1,9 +1,10 @@
 //! The rows by which stacks are walked, against another reader of the same information, on the files of this system.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use tests::{agent, run};
+
+use crate::recording::background;
 
 /// Where distributions put the libraries of the processor that this runs on.
 fn folders() -> [String; 4] {
@@ -61,7 +62,7 @@ fn rows_of_files_and_processes_are_shown() {
     let one = run(agent().args(["debug", "unwind"]).arg(&libc).arg(address)).unwrap();
     assert!(one.stdout.starts_with(&format!("{address}-")) && one.stdout.contains(rule), "{}", one.stdout);
 
-    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let child = background("sleep", &["60"]);
     let pid = child.id().to_string();
     // The dynamic linker runs first.
     let maps = PathBuf::from(format!("/proc/{pid}/maps"));
@@ -78,8 +79,6 @@ fn rows_of_files_and_processes_are_shown() {
     let start = line.split('-').next().unwrap();
     let one = run(agent().args(["debug", "unwind", &pid, start])).unwrap();
     assert!(one.code == 0 && one.stdout.contains(start), "{}{}", one.stdout, one.stderr);
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]
