@@ -137,10 +137,13 @@ pub(crate) fn assert_none_left(before: &[(u32, u32)]) {
     panic!("left behind: {:?}", left());
 }
 
+/// What [`kernel_objects`] says of programs: `BPF_PROG_GET_NEXT_ID`, include/uapi/linux/bpf.h.
+pub(crate) const PROGRAM: u32 = 11;
+
 /// IDs of all BPF programs, maps and links, asked of the kernel as bpftool does (`BPF_*_GET_NEXT_ID`).
 pub(crate) fn kernel_objects() -> Vec<(u32, u32)> {
-    /// `BPF_PROG_GET_NEXT_ID`, `BPF_MAP_GET_NEXT_ID`, `BPF_LINK_GET_NEXT_ID` (include/uapi/linux/bpf.h).
-    const NEXT_ID: [u32; 3] = [11, 12, 31];
+    /// `BPF_MAP_GET_NEXT_ID`, `BPF_LINK_GET_NEXT_ID` (include/uapi/linux/bpf.h).
+    const NEXT_ID: [u32; 3] = [PROGRAM, 12, 31];
     let mut objects = Vec::new();
     for command in NEXT_ID {
         let mut attr = [0u32; 8];

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tests::{Folded, Run, agent, need_root, run, sampling_agent, seconds, workload};
 
@@ -51,13 +52,13 @@ fn vm_without_kernel_type_information_it_still_records_and_says_what_is_missing(
 }
 
 /// Writes a sysctl and puts the old value back when dropped.
-struct Sysctl {
+pub(crate) struct Sysctl {
     path: String,
     before: String,
 }
 
 impl Sysctl {
-    fn set(name: &str, value: &str) -> Self {
+    pub(crate) fn set(name: &str, value: &str) -> Self {
         let path = format!("/proc/sys/kernel/{name}");
         let before = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, value).unwrap();
@@ -86,6 +87,27 @@ fn vm_strict_perf_settings_do_not_stop_root() {
         let run = record_cpu_split(folder.path());
         assert_eq!(run.code, 0, "perf_event_paranoid {value}: {}", run.stderr);
         assert!(Folded::read(&folder.path().join("x.folded")).unwrap().with("work_forty") > 20);
+    }
+}
+
+/// With the rights to record, and without the one to have the kernel count what programs cost.
+#[test]
+fn a_cost_that_the_kernel_does_not_count_is_told() {
+    need_root();
+    let folder = tempfile::tempdir().unwrap();
+    let _busy = background(workload("cpu_split"), &["60"]);
+    for (by_operator, is_told) in [("0", true), ("1", false)] {
+        let _counted = Sysctl::set("bpf_stats_enabled", by_operator);
+        let mut agent = Command::new("setpriv");
+        agent.args(["--bounding-set", "-sys_admin", "--"]).arg(tests::agent().get_program());
+        agent.args(["record", "-a", "-d", "1", "-q", "--json", "--max-overhead", "100%"]);
+        let run = run(agent.current_dir(folder.path())).unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        let notes = json["quality"]["notes"].to_string();
+        assert_eq!(notes.contains("sysctl kernel.bpf_stats_enabled=1"), is_told, "{notes}");
+        let programs = json["quality"]["overhead"]["programs"].as_array().unwrap();
+        assert!(is_told || programs.iter().any(|program| program["name"] == "sample_cpu"), "{programs:?}");
     }
 }
 
@@ -134,7 +156,7 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
     let copy = folder.path().join("soon_gone");
     std::fs::copy(workload("cpu_split"), &copy).unwrap();
     let child = background(&copy, &[&seconds(2)]);
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     std::fs::remove_file(&copy).unwrap();
     let mut agent = sampling_agent("attach");
     // Longer than the program lives: its file is gone, and so is it, when names are looked up.
@@ -146,13 +168,13 @@ fn vm_a_deleted_program_is_named_while_and_after_it_runs() {
 }
 
 /// A control group of version 2 that is removed when dropped; the hierarchy is mounted somewhere if the host has not done so.
-struct Cgroup {
-    path: std::path::PathBuf,
+pub(crate) struct Cgroup {
+    pub(crate) path: std::path::PathBuf,
     mounted: Option<tempfile::TempDir>,
 }
 
 impl Cgroup {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let mount = mounts.lines().find_map(|line| {
             let mut words = line.split(' ').skip(1);
@@ -175,10 +197,24 @@ impl Cgroup {
     }
 }
 
+/// Groups go from the innermost on; one whose processes are being killed does a moment later.
+fn remove_groups(group: &Path) {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    for _ in 0..100 {
+        if std::fs::remove_dir(group).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _removed =
-            std::fs::remove_dir(self.path.join("inner")).and_then(|()| std::fs::remove_dir(&self.path));
+        remove_groups(&self.path);
         if let Some(folder) = self.mounted.take() {
             let _unmounted = Command::new("umount").arg(folder.path()).status();
         }

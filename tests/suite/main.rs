@@ -34,6 +34,7 @@ mod sched;
 mod started;
 mod store;
 mod syscalls;
+mod systemd;
 mod truth;
 mod unwind;
 mod unwind_rows;

@@ -11,7 +11,7 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile, compare with or read results with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 23] = [
+const TEST_TOOLS: [&str; 24] = [
     "bpftool",
     "busybox-static",
     "chromium",
@@ -35,6 +35,7 @@ const TEST_TOOLS: [&str; 23] = [
     "redis-server",
     "redis-tools",
     "strace",
+    "systemd",
 ];
 
 /// Makes sure that the BPF programs can be built.

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{
@@ -153,7 +154,7 @@ pub struct Programs {
     #[cfg(feature = "bpf-log")]
     log: Option<super::log::BpfLog>,
     /// Turns the kernel's run-time statistics on for as long as it is open; none where the kernel refused.
-    _run_time_stats: Option<OwnedFd>,
+    run_time_stats: Option<OwnedFd>,
 }
 
 impl Programs {
@@ -214,7 +215,7 @@ impl Programs {
             heap,
             #[cfg(feature = "bpf-log")]
             log,
-            _run_time_stats: run_time_stats,
+            run_time_stats,
             ebpf,
         })
     }
@@ -354,6 +355,13 @@ impl Programs {
         info.map_or(0, |info| info.run_time().as_nanos() as u64)
     }
 
+    /// Whether the kernel counts what the programs cost. It does not for those who may load programs, but lack `CAP_SYS_ADMIN`
+    /// (`bpf_enable_stats`, kernel/bpf/syscall.c).
+    pub fn are_timed(&self) -> bool {
+        let by_operator = || crate::system::features::Sysctls::gather().bpf_stats_enabled == Some(1);
+        self.run_time_stats.is_some() || TIMED.get().is_some() || by_operator()
+    }
+
     /// What each program cost so far, and what makes it run. Tail-called programs count with their first.
     pub fn costs(&self) -> Vec<ProgramRuns> {
         let own = self.ebpf.programs().filter_map(|(name, program)| {
@@ -376,6 +384,20 @@ impl Programs {
 /// what those cost is measured in another way.
 fn run_time_stats(options: &ProgramsOptions) -> Option<OwnedFd> {
     if options.syscalls.is_some() { None } else { aya::sys::enable_stats(aya::sys::Stats::RunTime).ok() }
+}
+
+/// Keeps the kernel's run-time statistics on for the life of this process.
+static TIMED: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Has the kernel count what programs cost as long as this process lives, so that the right to ask for it can be given up.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn time_programs() -> std::io::Result<()> {
+    let stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| error.io_error)?;
+    let _first = TIMED.set(stats);
+    Ok(())
 }
 
 /// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.

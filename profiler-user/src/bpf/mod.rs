@@ -27,7 +27,9 @@ pub use entry::{EntryCosts, ProgramRuns, Trigger};
 pub use figures::ProgramFigures;
 pub use growth::GrowthPrograms;
 pub use heap::{HeapMaps, HeapRuns, HeapTables};
-pub use loader::{CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes};
+pub use loader::{
+    CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes, time_programs,
+};
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
 pub use perf_event::{Clock, Faults, PerfEvent};
 pub use syscalls::{CallCounts, CallMaps};

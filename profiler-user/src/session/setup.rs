@@ -36,6 +36,10 @@ const LEAST_RING_BYTES_OF_WAITS: u32 = 2 << 20;
 /// Bounds of the ring's size.
 const RING_BYTES: std::ops::RangeInclusive<u64> = 512 << 10..=16 << 20;
 
+/// Told with the result: the budget is kept by what is counted.
+const NOT_TIMED: &str = "what BPF programs cost is not in the cost, and not kept to --max-overhead: without CAP_SYS_ADMIN the kernel does not count it \
+                         for us; run as root, or: sudo sysctl kernel.bpf_stats_enabled=1";
+
 impl Session {
     /// Starts a recording.
     ///
@@ -75,6 +79,9 @@ impl Session {
             heap: options.kind.heap().map(HeapOptions::tables),
             syscalls: None,
         })?;
+        if !programs.are_timed() {
+            notes.push(NOT_TIMED.to_owned());
+        }
         if samples_cpus {
             meter.calibrate();
         }

@@ -81,7 +81,7 @@ impl Capability {
             Self::Syslog => "see kernel addresses, without which kernel functions have no names",
             Self::CheckpointRestore => "read binaries that were deleted or replaced while they run",
             Self::SysResource => "raise the limits on locked memory (kernels before 5.11) and open files",
-            Self::SysAdmin => "do everything above on kernels before 5.8",
+            Self::SysAdmin => "count what BPF programs cost, and do everything above on kernels before 5.8",
         }
     }
 
@@ -199,6 +199,24 @@ impl Privileges {
     pub fn sufficient(&self) -> bool {
         self.initial_user_namespace && self.missing(Need::Required).is_empty()
     }
+}
+
+/// Gives `CAP_SYS_ADMIN` up, on this thread and those that it starts, for good. Returns whether it could: before 5.8 nothing works without it.
+///
+/// # Errors
+///
+/// The kernel refuses to change the set.
+pub fn give_up_sys_admin() -> std::io::Result<bool> {
+    use rustix::thread::CapabilitySet as Sets;
+    let mut held = rustix::thread::capabilities(None)?;
+    if !held.effective.contains(Sets::BPF | Sets::PERFMON) {
+        return Ok(false);
+    }
+    for set in [&mut held.effective, &mut held.permitted, &mut held.inheritable] {
+        set.remove(Sets::SYS_ADMIN);
+    }
+    rustix::thread::set_capabilities(None, held)?;
+    Ok(true)
 }
 
 /// True when `/proc` shows this process's own PID namespace, so that its numbers mean what they mean here.

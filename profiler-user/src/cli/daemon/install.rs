@@ -181,7 +181,7 @@ mod tests {
     fn the_unit_has_this_binary_and_the_network_only_where_something_is_sent() {
         let mut config = Config::without_file().unwrap();
         let quiet = unit(Path::new("/opt/perf-agent"), &config);
-        assert!(quiet.contains("\nExecStart=/opt/perf-agent daemon run\n"), "{quiet}");
+        assert!(quiet.contains("\nExecStart=/opt/perf-agent daemon run --give-up-admin\n"), "{quiet}");
         assert!(quiet.contains("PrivateNetwork=yes\nRestrictAddressFamilies=AF_UNIX\n"), "{quiet}");
         config.push.otlp = Some(Endpoint::default());
         let sends = unit(Path::new("/opt/perf-agent"), &config);

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::config::load;
 use super::notify::notify;
 use super::status::dropped;
+use crate::bpf::time_programs;
 use crate::cli::exit::{CliError, Exit, with_causes};
 use crate::cli::guard::{Guard, Reason};
 use crate::cli::running::{Signals, ring_waker, start_error, woken};
@@ -20,6 +21,7 @@ use crate::output::{bytes, duration, percent, thousands};
 use crate::profile::clean;
 use crate::serve::{self, ServeError, Server};
 use crate::store::{Opened, StoreError};
+use crate::system::privileges::give_up_sys_admin;
 
 /// Time between two drains of the ring at rates up to [`LOW_HZ`], and above. It holds a second of samples at 99 Hz.
 const DRAIN_EVERY: Duration = Duration::from_millis(250);
@@ -37,6 +39,9 @@ pub(in crate::cli) struct RunArgs {
     /// The configuration [default: /etc/perf-agent/config.toml where there is one]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Keep CAP_SYS_ADMIN no longer than it takes to have the kernel count what BPF programs cost; huge pages then count as small ones
+    #[arg(long)]
+    give_up_admin: bool,
 }
 
 /// Runs `daemon run`.
@@ -46,8 +51,24 @@ pub(in crate::cli) struct RunArgs {
 /// A bad configuration, missing privileges, a store that somebody else writes to.
 pub(in crate::cli) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let config = load(args.config.as_deref())?;
+    if args.give_up_admin {
+        // Threads have capabilities of their own: there is only this one yet.
+        give_up_admin();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(record(args, config))
+}
+
+/// What the kernel refuses here is told by the recording, where it matters.
+fn give_up_admin() {
+    let _told_with_windows = time_programs();
+    match give_up_sys_admin() {
+        Ok(true) => {}
+        Ok(false) => say(
+            "CAP_SYS_ADMIN is kept: without CAP_BPF and CAP_PERFMON (Linux 5.8) nothing can be recorded without it",
+        ),
+        Err(error) => say(&format!("CAP_SYS_ADMIN is kept: the kernel refuses to take it away: {error}")),
+    }
 }
 
 async fn record(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
