@@ -242,6 +242,42 @@ fn vm_a_control_group_is_recorded_with_the_groups_below_it_and_nothing_else() {
     }
 }
 
+/// A container as podman leaves it: its control group and its line in a file, and beside it the group of the program that watches it.
+#[test]
+fn a_container_is_recorded_by_its_name_and_by_the_beginning_of_its_id() {
+    need_root();
+    let ids = [
+        "91f88c569cb51a68390b10922375d12731b11ac89a07c8a5492d394b76a986c6",
+        "2625189e588a053ced31b4a5afdebd9612fb57f67b6034ee5c0caea028656567",
+    ];
+    let groups = ids.map(|id| Cgroup::new(&format!("libpod-{id}")));
+    let _watches = Cgroup::new(&format!("libpod-conmon-{}", ids[0]));
+    let inside = background(workload("cpu_split"), &["60"]);
+    std::fs::write(groups[0].path.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/containers/podman-4.3.1.json");
+    let attach = |target: &str| {
+        let script = "mount -t tmpfs none /var/lib && mkdir -p /var/lib/containers/storage/vfs-containers && \
+                      cp \"$1\" /var/lib/containers/storage/vfs-containers/containers.json && shift && exec \"$@\"";
+        let mut agent = Command::new("unshare");
+        agent.args(["-m", "sh", "-c", script, "sh"]).arg(&file).arg(tests::agent().get_program());
+        agent.args(["attach", target, "1", "-F", "199", "--max-overhead", "100%"]);
+        run(agent.current_dir(folder.path())).unwrap()
+    };
+    for target in ["container:web", "container:91f88c"] {
+        let run = attach(target);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(run.stdout.contains("container web (cgroup /libpod-91f88c"), "{}", run.stdout);
+        assert!(run.stdout.contains("work_forty"), "{}", run.stdout);
+    }
+    let run = attach("container:we");
+    assert!(run.code == 1 && run.stderr.contains("no control group"), "{}", run.stderr);
+    let _same = Cgroup::new(&format!("docker-91f88c{}", &ids[1][6..]));
+    let run = attach("container:91f88c");
+    assert!(run.code == 2 && run.stderr.contains("means 2 containers"), "{}", run.stderr);
+    assert!(run.stderr.contains(ids[0]), "{}", run.stderr);
+}
+
 #[test]
 fn vm_only_the_cpus_asked_for_are_sampled() {
     need_root();

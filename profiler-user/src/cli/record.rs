@@ -34,7 +34,7 @@ const FALLBACK_MAX_RATE_HZ: u64 = 100_000;
 /// `perf-agent attach`: profile something that runs.
 #[derive(Debug, Args)]
 pub(super) struct AttachArgs {
-    /// What to profile: a PID, a list of PIDs, a process name, /REGEX/, cgroup:PATH, unit:NAME or container:ID
+    /// What to profile: a PID, a list of PIDs, a process name, /REGEX/, cgroup:PATH, unit:NAME or container:ID or NAME
     #[arg(value_name = "TARGET")]
     target: String,
     /// How long, like -d

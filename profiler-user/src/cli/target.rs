@@ -13,7 +13,7 @@ use crate::process::cgroup_id;
 use crate::profile::clean;
 use crate::session::Scope;
 use crate::system::features::Mounts;
-use crate::system::target::{Target, TargetError, TargetSpec};
+use crate::system::target::{Home, Target, TargetError, TargetSpec};
 
 /// Process IDs that a title lists; it stands above pictures.
 const MOST_LISTED: usize = 5;
@@ -91,10 +91,10 @@ pub(super) fn from_target(text: &str) -> Result<Found, CliError> {
         return from_cgroup(path);
     }
     if let Some(unit) = text.strip_prefix("unit:") {
-        return from_group_name(text, |name| name == unit || name.strip_suffix(".service") == Some(unit));
+        return from_unit(unit);
     }
     if let Some(container) = text.strip_prefix("container:") {
-        return from_group_name(text, |name| container.len() >= 4 && name.contains(container));
+        return from_container(container);
     }
     let spec: TargetSpec = text.parse().map_err(|error| target_error(&error))?;
     let pids = spec.resolve().map_err(|error| target_error(&error))?;
@@ -192,9 +192,59 @@ fn from_cgroup(path: &str) -> Result<Found, CliError> {
     group(&root, inside)
 }
 
-fn from_group_name(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Found, CliError> {
+fn from_unit(unit: &str) -> Result<Found, CliError> {
     let root = hierarchy()?;
-    let mut queue = vec![root.clone()];
+    let is_unit = |name: &str| name == unit || name.strip_suffix(".service") == Some(unit);
+    match groups_named(&root, is_unit).first() {
+        Some(path) => group(&root, path),
+        None => Err(no_group(&root, "unit", unit)),
+    }
+}
+
+fn from_container(wanted: &str) -> Result<Found, CliError> {
+    let root = hierarchy()?;
+    let container = |name: &str| Home::of_group(&format!("/{name}")).container;
+    let is_wanted = |name: &str| container(name).is_some_and(|found| found.is_called(wanted));
+    let paths = groups_named(&root, is_wanted);
+    let of_path = |path: &PathBuf| container(&path.file_name().unwrap_or_default().to_string_lossy());
+    match paths.as_slice() {
+        [] => Err(no_group(&root, "container", wanted)),
+        [path] => {
+            let found = group(&root, path)?;
+            let shown = of_path(path).map_or_else(String::new, |container| container.shown());
+            Ok(Found {
+                title: format!("container {shown} ({})", found.title),
+                slug: slug_of(&shown),
+                ..found
+            })
+        }
+        several => {
+            let ids: Vec<String> = several
+                .iter()
+                .filter_map(of_path)
+                .map(|one| format!("container:{}", one.id))
+                .take(MOST_LISTED)
+                .collect();
+            let count = several.len();
+            Err(CliError::usage(format!("`container:{}` means {count} containers", clean(wanted.as_bytes())))
+                .hint(format!("take one of them: {}", ids.join(", "))))
+        }
+    }
+}
+
+fn no_group(root: &Path, kind: &str, name: &str) -> CliError {
+    let name = clean(name.as_bytes());
+    CliError::new(
+        Exit::Runtime,
+        format!("no control group below {} belongs to `{kind}:{name}`", root.display()),
+    )
+    .hint("systemd-cgls shows what there is; cgroup:PATH takes a path")
+}
+
+/// Paths below the root of groups with such a name; what is inside of one is part of it.
+fn groups_named(root: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut queue = vec![root.to_path_buf()];
+    let mut found = Vec::new();
     let mut looked_at = 0;
     while let Some(directory) = queue.pop() {
         for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
@@ -202,18 +252,15 @@ fn from_group_name(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Found, C
             if looked_at > MOST_GROUPS || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
+            let path = entry.path();
             if entry.file_name().to_str().is_some_and(&wanted) {
-                let path = entry.path();
-                return group(&root, path.strip_prefix(&root).unwrap_or(&path));
+                found.push(path.strip_prefix(root).unwrap_or(&path).to_path_buf());
+            } else {
+                queue.push(path);
             }
-            queue.push(entry.path());
         }
     }
-    Err(CliError::new(
-        Exit::Runtime,
-        format!("no control group below {} belongs to `{}`", root.display(), clean(text.as_bytes())),
-    )
-    .hint("systemd-cgls shows what there is; cgroup:PATH takes a path"))
+    found
 }
 
 fn group(root: &Path, inside: &Path) -> Result<Found, CliError> {

@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use crate::profile::Labels;
-use crate::system::target::{Home, container_name};
+use crate::system::target::Home;
 
 /// A name, or a pattern for names.
 #[derive(Debug, Clone)]
@@ -93,10 +93,7 @@ fn is_in(wanted: &Pattern, path: &str) -> bool {
 
 fn is_container(wanted: &str, path: &str) -> bool {
     let home = Home::of_group(path);
-    home.container.is_some_and(|container| {
-        container.id.starts_with(wanted)
-            || container_name(&container.id).is_some_and(|name| name.is_called(wanted))
-    })
+    home.container.is_some_and(|container| container.is_called(wanted))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Runtimes name the group after the container's id, with a prefix that tells which runtime it is. A heuristic: it
 //! names things for people, and nothing is decided by it.
 
+use super::container_names::container_name;
 use crate::profile::clean;
 
 /// Characters of a container id that are shown, as `docker ps` does.
@@ -46,6 +47,22 @@ pub struct Container {
     pub runtime: ContainerRuntime,
     /// Its full id, or its name for LXC.
     pub id: String,
+}
+
+impl Container {
+    /// Whether somebody who says this means it: the beginning of its id, or a name that the host's files tell of it.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        !wanted.is_empty()
+            && (self.id.starts_with(wanted)
+                || container_name(&self.id).is_some_and(|name| name.is_called(wanted)))
+    }
+
+    /// Its name where the host's files tell it, else its short id.
+    pub fn shown(&self) -> String {
+        let short = self.id.get(..SHORT_ID).filter(|_| is_container_id(&self.id));
+        let id = || short.unwrap_or(&self.id).to_owned();
+        container_name(&self.id).map_or_else(id, |name| name.name.clone())
+    }
 }
 
 /// Where a process lives: control group, container, systemd unit.

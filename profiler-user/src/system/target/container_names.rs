@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn podman_s_own_file_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let text = include_str!("../../../../tests/fixtures/containers/podman-4.3.1.json");
+        write(&root.path().join("var/lib/containers/storage/vfs-containers/containers.json"), text);
+        let all = gather(root.path());
+        let mut names: Vec<&str> = all.values().map(|name| &*name.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["hog", "web"]);
+        let id = "91f88c569cb51a68390b10922375d12731b11ac89a07c8a5492d394b76a986c6";
+        assert!(all[id].is_called("web"));
+    }
+
+    #[test]
     fn hostile_files_are_cleaned_or_left_out() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("var/lib/docker/containers");
