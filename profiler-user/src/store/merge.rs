@@ -42,10 +42,8 @@ impl Store {
         });
         let Some((from, coarser, bytes)) = due else { return 0 };
         // Both files are there for a moment.
-        while self.bytes() + bytes > self.limits.max_bytes {
-            if !self.drop_oldest(Cause::Size) || !self.segments.contains_key(&from.number) {
-                return 0;
-            }
+        if !self.make_room_before(from.number, bytes) {
+            return 0;
         }
         let to = SegmentName { level: coarser, ..from };
         match merge(&self.folder, from, to) {
@@ -71,6 +69,24 @@ impl Store {
                 0
             }
         }
+    }
+
+    /// Makes room for so many bytes by removing files that are older than this one. False, and nothing is removed, where those are not enough: what is
+    /// merged must not go for its own sake.
+    fn make_room_before(&mut self, number: u64, bytes: u64) -> bool {
+        let over_size = (self.bytes() + bytes).saturating_sub(self.limits.max_bytes);
+        let over_disk = bytes.saturating_sub(self.folder.free_bytes());
+        let (lacking, cause) =
+            if over_size >= over_disk { (over_size, Cause::Size) } else { (over_disk, Cause::DiskFull) };
+        let segments = self.segments.range(..number).map(|(_, segment)| segment.extent.bytes);
+        let aside = self.aside.iter().filter(|file| file.number < number).map(|file| file.bytes);
+        if segments.chain(aside).sum::<u64>() < lacking {
+            return false;
+        }
+        // By what was removed, not by what the system says is free: some say so later.
+        let enough = self.bytes() - lacking;
+        while self.bytes() > enough && self.drop_oldest(cause) {}
+        true
     }
 }
 

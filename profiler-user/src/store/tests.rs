@@ -1,6 +1,6 @@
 //! The store as a whole: what goes in comes out, whatever happens to its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{Filter, Level, Limits, Pattern, Reader, SeriesBy, Store, StoreError};
 use crate::output::fixture;
-use crate::profile::{FrameKind, Profile, ProgramCost, UnwindTables};
+use crate::profile::{FrameKind, Profile, ProgramCost, UnwindTables, ValueType};
 
 const SECOND: u64 = 1_000_000_000;
 /// A full hour and a full ten minutes.
@@ -206,6 +206,67 @@ fn a_store_never_exceeds_its_size_and_drops_the_oldest_first() {
     assert_eq!(found.end_unix_ns, BEGIN + 4000 * SECOND);
     assert_eq!(found.windows + store.losses().by_size.windows, 400);
     assert!(found.windows > 10);
+}
+
+#[test]
+fn windows_of_allocations_keep_every_value_when_they_are_merged() {
+    let kinds =
+        ["sampled", "unfollowed_space", "freed_objects", "freed_space", "alloc_objects", "alloc_space"];
+    let allocations = |index: u64| {
+        let mut profile = window(index, &[(index % 7, 1, 1 + index), (3, 2, 5)]);
+        profile.meta.profile_type = "alloc".to_owned();
+        profile.value_types = kinds.map(|kind| ValueType::new(kind, "count")).to_vec();
+        for sample in &mut profile.samples {
+            let first = sample.values[0];
+            sample.values = (0..6).map(|value| first * (value + 1)).collect();
+        }
+        profile
+    };
+    let quick = Limits {
+        recorded_for: Duration::from_mins(5),
+        minutes_for: Duration::from_mins(10),
+        file_span: Duration::from_mins(5),
+        ..limits()
+    };
+    let [(merged, levels), (plain, _)] = [quick, limits()].map(|limits| {
+        let folder = folder();
+        let (mut store, _) = Store::open(folder.path(), limits).unwrap();
+        for index in 0..360 {
+            // Among windows of another kind, as they are recorded.
+            store.append(&window(index, &[(index % 5, 9, 1)])).unwrap();
+            store.append(&allocations(index)).unwrap();
+        }
+        let reader = Reader::open(folder.path()).unwrap();
+        let found = reader.select(&ALWAYS, "alloc", &Filter::default()).unwrap();
+        let levels: BTreeSet<Level> = reader.windows(&ALWAYS).unwrap().0.iter().map(|w| w.level).collect();
+        (totals(&found.profile), levels)
+    });
+    assert_eq!(merged, plain);
+    assert_eq!(levels.len(), 3);
+}
+
+#[test]
+fn a_file_is_not_dropped_to_make_room_for_its_own_merge() {
+    let folder = folder();
+    let spans = Limits { file_span: Duration::from_mins(5), ..limits() };
+    let mut store = filled(folder.path(), spans, 0..90);
+    let parts = |level: Level| -> u64 {
+        let (windows, _) = Reader::open(folder.path()).unwrap().windows(&ALWAYS).unwrap();
+        windows.iter().filter(|window| window.level == level).map(|window| window.parts).sum()
+    };
+    // Room for another window, and none for a second file beside the first.
+    let due = Limits { recorded_for: Duration::ZERO, ..spans };
+    store.set_limits(Limits { max_bytes: store.bytes() + 1_000, ..due });
+    store.append(&window(90, &[(1, 1, 1)])).unwrap();
+    assert_eq!((store.losses().by_size.windows, parts(Level::Recorded)), (0, 91));
+    store.set_limits(due);
+    store.append(&window(91, &[(1, 1, 1)])).unwrap();
+    assert_eq!((parts(Level::Minute), parts(Level::Recorded)), (30, 62));
+    // What is older goes for it, where that is enough: all but the next window has room.
+    let next = fs::metadata(folder.path().join("0000000001.0.windows")).unwrap().len();
+    store.set_limits(Limits { max_bytes: store.bytes() + next, ..due });
+    store.append(&window(92, &[(1, 1, 1)])).unwrap();
+    assert_eq!((store.losses().by_size.windows, parts(Level::Minute), parts(Level::Recorded)), (30, 30, 33));
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub(super) struct StoreArgs {
     /// Move the first one to this time, Unix seconds [default: when it was recorded]
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
+    /// How long each is, seconds [default: as recorded]
+    #[arg(long, value_name = "SECONDS")]
+    length: Option<u64>,
     /// Most bytes that the store may take
     #[arg(long, value_name = "BYTES", value_parser = crate::quantity::amount)]
     max_bytes: Option<u64>,
@@ -59,9 +62,11 @@ pub(super) fn run(args: &StoreArgs) -> anyhow::Result<()> {
         opened.torn_bytes
     );
     let mut out = io::stdout().lock();
-    let mut at = args.at.map(|seconds| seconds.saturating_mul(1_000_000_000));
+    let ns = |seconds: u64| seconds.saturating_mul(1_000_000_000);
+    let mut at = args.at.map(ns);
     let mut added = 0_u64;
     for mut profile in profiles {
+        profile.meta.duration_ns = args.length.map_or(profile.meta.duration_ns, ns);
         for _ in 0..args.copies {
             profile.meta.start_unix_ns = at.unwrap_or(profile.meta.start_unix_ns);
             store.append(&profile).map_err(failed)?;
@@ -76,11 +81,12 @@ pub(super) fn run(args: &StoreArgs) -> anyhow::Result<()> {
     let dropped = |loss: &crate::store::Loss| format!("{} windows in {} files", loss.windows, loss.files);
     writeln!(
         out,
-        "{added} windows added; the store has {} bytes; dropped by age: {}, by size: {}, because the disk was full: {}",
+        "{added} windows added; the store has {} bytes; dropped by age: {}, by size: {}, because the disk was full: {}; {} merges failed",
         store.bytes(),
         dropped(&losses.by_age),
         dropped(&losses.by_size),
-        dropped(&losses.disk_full)
+        dropped(&losses.disk_full),
+        losses.failed_merges
     )?;
     Ok(())
 }
