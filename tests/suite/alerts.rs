@@ -11,7 +11,7 @@ use crate::faults::signal;
 use crate::recording::{background, spawn};
 
 /// What was posted, one alert after the other.
-fn alerts(posted: &[Posted]) -> Vec<Value> {
+pub(crate) fn alerts(posted: &[Posted]) -> Vec<Value> {
     posted
         .iter()
         .flat_map(|posted| {

@@ -1,73 +1,88 @@
 //! Allocations that the daemon records because a rule names the process, on a program that knows what it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use tests::receiver::Receiver;
 use tests::{Started, agent, finish, run, truth};
 
+use crate::alerts::alerts;
+use crate::api::{answering_as, get};
 use crate::daemon::Daemon;
 use crate::faults::signal;
+use crate::go_alloc::{build_from, by_chance};
 use crate::recording::{path_of, sum};
 
 /// What follows each block, at any cost.
-const EVERY: &str = "sample_bytes = \"1\"";
+pub(crate) const EVERY: &str = "sample_bytes = \"1\"";
 
 /// The program under a name of its own, so that a rule means nobody else's.
-struct Holder {
+pub(crate) struct Holder {
     child: Started,
-    name: String,
+    pub(crate) name: String,
     _folder: tempfile::TempDir,
 }
 
 impl Holder {
     /// Waits for its line, and runs for so long then.
-    fn start(name: &str, seconds: &str, churn: &str) -> Self {
+    pub(crate) fn start(name: &str, seconds: &str, churn: &str) -> Self {
+        Self::start_with(name, seconds, churn, "")
+    }
+
+    /// The same with another allocator before libc's.
+    fn start_with(name: &str, seconds: &str, churn: &str, preload: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = format!("{name}{}", std::process::id() % 100_000);
         let path = folder.path().join(&name);
         std::os::unix::fs::symlink(path_of("leak_sites"), &path).unwrap();
         let mut command = Command::new(path);
         command.args(["-", seconds, churn]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("LD_PRELOAD", preload);
         Self { child: Started::of(command.stderr(Stdio::piped())).unwrap(), name, _folder: folder }
     }
 
-    fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    fn shown(&self) -> Value {
+    pub(crate) fn shown(&self) -> Value {
         Value::String(format!("{} ({})", self.name, self.id()))
     }
 
     /// Says go, and waits for what it says at its end.
-    fn truth(mut self) -> BTreeMap<String, f64> {
+    pub(crate) fn truth(mut self) -> BTreeMap<String, f64> {
         self.child.stdin().write_all(b"go\n").unwrap();
         truth(&finish(self.child).unwrap().stdout).unwrap()
     }
 }
 
 impl Daemon {
-    fn allocations_of(&self, rules: &str, more: &str, overhead: &str) {
+    pub(crate) fn allocations_of(&self, rules: &str, more: &str, overhead: &str) {
         self.configure(19, "1s");
         let text = std::fs::read_to_string(self.config()).unwrap();
         let text = text.replace("\"100%\"", &format!("\"{overhead}\""));
         std::fs::write(self.config(), format!("{text}[allocations]\nof = {rules}\n{more}\n")).unwrap();
     }
 
-    fn allocations(&self) -> Value {
+    pub(crate) fn allocations(&self) -> Value {
         self.status()["status"]["allocations"].clone()
     }
 
-    fn has_probes_in(&self, shown: &Value) -> bool {
+    pub(crate) fn has_probes_in(&self, shown: &Value) -> bool {
         self.allocations()["processes"].as_array().is_some_and(|all| all.contains(shown))
     }
 
     fn allocated(&self, pid: u32) -> Value {
+        self.allocated_by(["-p", &pid.to_string()])
+    }
+
+    /// Of whom: an option and its value.
+    fn allocated_by(&self, whom: [&str; 2]) -> Value {
         let file = self.folder.path().join("allocations.json");
         let mut command = agent();
-        command.args(["query", "flamegraph", "--type", "alloc", "--from", "-10m", "-p", &pid.to_string()]);
+        command.args(["query", "flamegraph", "--type", "alloc", "--from", "-10m", "--force"]).args(whom);
         let done = run(command.arg("--store").arg(self.store()).arg("-o").arg(&file)).unwrap();
         assert_eq!(done.code, 0, "{}", done.stderr);
         serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
@@ -229,4 +244,118 @@ fn probes_come_and_go_with_processes_and_rules() {
     daemon.kill();
     let mut second = second;
     assert!(second.child.ended().is_none(), "the target runs on");
+}
+
+/// One value over all samples.
+fn total(profile: &Value, kind: &str) -> u64 {
+    let values = profile["value_types"].as_array().unwrap();
+    values.iter().find(|value| value["kind"] == kind).unwrap()["total"].as_u64().unwrap()
+}
+
+#[test]
+fn allocations_reach_alerts_metrics_and_comparisons() {
+    let receiver = Receiver::start().unwrap();
+    let daemon = Daemon::idle();
+    let holder = Holder::start("told", "8", "1000");
+    let name = holder.name.clone();
+    daemon.allocations_of(&format!("[\"{name}\"]"), EVERY, "100%");
+    let rule = |rule: &str, what: &str| {
+        format!(
+            "[[alerts.rules]]\nname = '{rule}'\ntype = 'alloc'\nprocess = '{name}'\n{what}\nover = '3s'\n"
+        )
+    };
+    let rules = [
+        rule("bytes", "series = 'alloc_space'\nabove = '1K'"),
+        rule("blocks", "series = 'freed_objects'\nabove = '100'"),
+        rule("place", "function = 'site_churn'\nabove = '1%'"),
+        rule("much", "series = 'alloc_space'\nabove = '100G'"),
+    ];
+    daemon.append_to_config(&format!("[alerts]\nwebhooks = ['{}/']\n{}", receiver.url, rules.concat()));
+    let mut daemon = answering_as(daemon, "");
+    daemon.wait_for("probes", |daemon| daemon.has_probes_in(&holder.shown()));
+    let pid = holder.id();
+    let began = now_s();
+    let truth = holder.truth();
+    let half = began + (now_s() - began) / 2;
+    daemon.wait_for("end of the process", |daemon| daemon.allocations()["ended"] == 1);
+    let ended = daemon.windows_written();
+    daemon.wait_for("its last window", |daemon| daemon.windows_written() >= ended + 2);
+    let raised = || -> BTreeSet<String> {
+        let all = alerts(&receiver.posted());
+        all.iter().map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+    };
+    daemon.wait_for("alerts", |_| ["bytes", "blocks", "place"].iter().all(|rule| raised().contains(*rule)));
+    assert!(!raised().contains("much"), "{:?}", raised());
+
+    // By name, as metrics are: it has a child for a while.
+    let stored = daemon.allocated_by(["--process", &name]);
+    let metrics = get(daemon.folder.path(), "/metrics").text();
+    for (series, kind) in [("allocated", "alloc_space"), ("freed", "freed_space")] {
+        let line = format!("perf_agent_process_{series}_bytes_total{{process=\"{name}\"}} ");
+        let found = metrics.lines().find_map(|found| found.strip_prefix(&line)).expect(&metrics);
+        assert_eq!(found.parse::<u64>().unwrap(), total(&stored, kind), "{series}");
+    }
+    let leaked = sum(&daemon.allocated(pid), "site_leak", &["alloc_space"]);
+    assert!((leaked - truth["site_leak_live_bytes"]).abs() <= leaked * 0.01, "{leaked}");
+
+    // Half of the time against the other half: the places have the same shares.
+    let ranges = [format!("{}..{half}", began - 3), format!("{half}..{}", now_s() + 3)];
+    for value in ["alloc_objects", "freed_space"] {
+        let arguments = ["--type", "alloc", "--value", value, "--min-percent", "0", "--json"];
+        let done = daemon.query("diff", &[&[&*ranges[0], &*ranges[1]], &arguments[..]].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let changes: Value = serde_json::from_str(&done.stdout).unwrap();
+        let rows = changes["functions"].as_array().unwrap();
+        assert!(rows.iter().any(|row| row["name"] == "site_churn"), "{changes}");
+    }
+    assert_eq!(daemon.end().code, 0);
+
+    let config = daemon.config();
+    let without = std::fs::read_to_string(&config).unwrap().replace(&format!("of = [\"{name}\"]"), "of = []");
+    std::fs::write(&config, without).unwrap();
+    let checked = run(agent().args(["daemon", "config", "check"]).arg(&config)).unwrap();
+    assert!(checked.code == 2 && checked.stderr.contains("[allocations] of = "), "{}", checked.stderr);
+}
+
+#[test]
+fn blocks_of_jemalloc_and_of_go_are_recorded_by_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = build_from(folder.path(), &["go_sites_profiled.go"], &[]);
+    let sites = folder.path().join(format!("gosites{}", std::process::id() % 100_000));
+    std::fs::rename(built, &sites).unwrap();
+    let holder = Holder::start_with("jemal", "6", "1000", "libjemalloc.so.2");
+    let mut daemon = Daemon::idle();
+    let go_name = sites.file_name().unwrap().to_str().unwrap();
+    daemon.allocations_of(&format!("[\"{}\", \"{go_name}\"]", holder.name), EVERY, "100%");
+    daemon.run();
+    // It waits until the daemon has found it, and chooses blocks itself.
+    let mut command = Command::new(&sites);
+    command.args(["12", "2000"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let go = Started::of(&mut command).unwrap();
+    let go_pid = go.id();
+    let shown = Value::String(format!("{go_name} ({go_pid})"));
+    daemon.wait_for("probes", |daemon| daemon.has_probes_in(&holder.shown()) && daemon.has_probes_in(&shown));
+    let pid = holder.id();
+    let (known, go_known) = (holder.truth(), truth(&finish(go).unwrap().stdout).unwrap());
+    daemon.wait_for("end of both", |daemon| daemon.allocations()["ended"] == 2);
+    assert_eq!(daemon.end().code, 0);
+    let profile = daemon.allocated(pid);
+    for site in ["site_leak", "site_cache", "site_vector", "site_queue"] {
+        let live = sum(&profile, site, &["alloc_space"]) - sum(&profile, site, &["freed_space"]);
+        let expected = known[&format!("{site}_live_bytes")];
+        assert!((live - expected).abs() <= expected * 0.01, "{site}: {live} of {expected}");
+    }
+    let profile = daemon.allocated(go_pid);
+    for site in ["siteSmall", "siteMiddle", "siteLarge", "siteKept", "siteDeep"] {
+        for (value, key) in [("alloc_space", "bytes"), ("alloc_objects", "count")] {
+            let (found, tolerance) =
+                (sum(&profile, &format!("main.{site}"), &[value]), by_chance(&go_known, site));
+            let expected = go_known[&format!("{site}_{key}")];
+            assert!(
+                (found - expected).abs() <= expected * tolerance + 8192.0,
+                "{site} {value}: {found} of {expected}\n{}",
+                profile["quality"]["notes"]
+            );
+        }
+    }
 }

@@ -18,7 +18,7 @@ fn build(folder: &Path, profiled: bool, options: &[&str]) -> PathBuf {
 }
 
 /// Builds the program with these files.
-fn build_from(folder: &Path, more: &[&str], options: &[&str]) -> PathBuf {
+pub(crate) fn build_from(folder: &Path, more: &[&str], options: &[&str]) -> PathBuf {
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
     let program = folder.join("sites");
     let mut go = Command::new("go");
@@ -69,7 +69,7 @@ fn assert_near(recorded: &Recorded, truth: &BTreeMap<String, f64>, share: impl F
 }
 
 /// Four and a half standard errors of blocks that are chosen at random, one in 512 KiB.
-fn by_chance(truth: &BTreeMap<String, f64>, site: &str) -> f64 {
+pub(crate) fn by_chance(truth: &BTreeMap<String, f64>, site: &str) -> f64 {
     let (count, bytes) = (truth[&format!("{site}_count")], truth[&format!("{site}_bytes")]);
     let chance = -(-bytes / count / f64::from(512 << 10)).exp_m1();
     4.5 * ((1.0 - chance) / (count * chance)).sqrt()

@@ -107,7 +107,13 @@ fn sums(rule: &Rule, profile: &Profile, value: &str, function: Option<(&Pattern,
     // A value in CPU cycles is none.
     let is_wanted = |of: &ValueType| of.kind == value && (value != CPU_TIME || of.unit == "nanoseconds");
     let wanted = profile.value_types.iter().position(is_wanted)?;
-    let count = profile.value_types.iter().position(|value| value.unit == "count");
+    let position = |is: &dyn Fn(&ValueType) -> bool| profile.value_types.iter().position(is);
+    let count = position(&|value| value.unit == "count");
+    // Of allocations some were seen and stand for the others, by a share that is known of all together.
+    let blocks = position(&|value| value.kind == "alloc_objects").map(|objects| {
+        let seen = profile.quality.samples as f64 / profile.total(objects).max(1) as f64;
+        (objects, seen.min(1.0))
+    });
     let selected: Vec<bool> = profile.labels.iter().map(|labels| rule.filter.matches(labels)).collect();
     // Each name is compared once, however many stacks it is in.
     let is_hit: Vec<bool> = profile
@@ -128,7 +134,11 @@ fn sums(rule: &Rule, profile: &Profile, value: &str, function: Option<(&Pattern,
             continue;
         }
         let value = |index: usize| sample.values.get(index).copied().unwrap_or_default() as f64;
-        let (sum, events) = (value(wanted), count.map_or(1.0, value).max(1.0));
+        let events = match blocks {
+            Some((objects, seen)) => value(objects) * seen,
+            None => count.map_or(1.0, value),
+        };
+        let (sum, events) = (value(wanted), events.max(1.0));
         sums.sum += sum;
         sums.squares += sum * sum / events;
         let stack = profile.stack(sample.stack);
@@ -242,6 +252,25 @@ mod tests {
         assert!((rate - 12.0).abs() < 1e-6 && (events - 12.0).abs() < 1e-6, "{rate} {events}");
         let (nobody, events) = value("name='r'\ntype='off-cpu'\nseries='waits'\nprocess='gone'\nabove='1'");
         assert!(nobody.abs() < 1e-9 && events.abs() < 1e-9);
+    }
+
+    #[test]
+    fn allocations_count_as_often_as_they_were_seen() {
+        let mut blocks = profile();
+        blocks.meta.profile_type = "alloc".to_owned();
+        let kinds = [("sampled", "count"), ("alloc_objects", "count"), ("alloc_space", "bytes")];
+        blocks.value_types = kinds.map(|(kind, unit)| ValueType::new(kind, unit)).to_vec();
+        blocks.samples.iter_mut().for_each(|sample| sample.values = vec![0, 1_000, 64_000]);
+        let rule = rule("name='r'\ntype='alloc'\nseries='alloc_space'\nabove='1K'");
+        let events = |seen: u64| {
+            let mut blocks = blocks.clone();
+            blocks.quality.samples = seen;
+            let point = measure(&rule, &blocks).unwrap();
+            point.part / point.whole * point.trials
+        };
+        let all = blocks.total(1);
+        assert!((events(all) - all as f64).abs() < 1.0, "{} of {all}", events(all));
+        assert!((events(all / 10) - all as f64 / 10.0).abs() < 1.0, "{}", events(all / 10));
     }
 
     #[test]

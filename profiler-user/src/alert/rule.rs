@@ -251,7 +251,7 @@ fn measure(text: &RuleText) -> Result<Measure, String> {
     let profile_type = text.r#type.as_deref().unwrap_or(CPU);
     if !series::is_known(profile_type) {
         return Err(format!(
-            "there are no windows of type `{profile_type}`; there are cpu, off-cpu, memory, syscalls, resources"
+            "there are no windows of type `{profile_type}`; there are cpu, off-cpu, memory, syscalls, alloc, resources"
         ));
     }
     let other = (profile_type != CPU).then_some(profile_type);

@@ -81,7 +81,7 @@ const fn exact(kind: &'static str, what: &'static str, unit: Unit) -> Series {
 }
 
 /// All of them; of each kind of windows with stacks the first is that of which functions have shares.
-const ALL: [Series; 13] = [
+const ALL: [Series; 17] = [
     sampled("off-cpu", "off_cpu", "blocked time", Unit::Threads),
     sampled("off-cpu", "run_queue", "time in the run queue", Unit::Threads),
     sampled("off-cpu", "waits", "waits", Unit::PerSecond),
@@ -89,6 +89,10 @@ const ALL: [Series; 13] = [
     sampled("syscalls", "syscall_time", "time in system calls", Unit::Threads),
     sampled("syscalls", "calls", "system calls", Unit::PerSecond),
     sampled("syscalls", "errors", "failed system calls", Unit::PerSecond),
+    sampled("alloc", "alloc_space", "allocated memory", Unit::BytesPerSecond),
+    sampled("alloc", "alloc_objects", "allocations", Unit::PerSecond),
+    sampled("alloc", "freed_space", "freed memory", Unit::BytesPerSecond),
+    sampled("alloc", "freed_objects", "freed allocations", Unit::PerSecond),
     exact("resident", "resident memory", Unit::Bytes),
     exact("cpu", "CPU time", Unit::Threads),
     exact("read", "bytes read from storage", Unit::BytesPerSecond),
@@ -150,6 +154,7 @@ mod tests {
         assert!(named("memory", "rss").unwrap_err().contains("it has resident"));
         assert!(of_functions("resources").unwrap_err().contains("only series"));
         assert_eq!(of_functions("syscalls").unwrap().kind, "syscall_time");
+        assert_eq!(of_functions("alloc").unwrap().kind, "alloc_space");
         assert!(is_known("cpu") && is_known("resources") && !is_known("wall"));
     }
 }

@@ -34,6 +34,10 @@ pub struct Live {
     pub queued: Option<Sums>,
     /// Resident memory that was asked for, bytes; none where its growth is not recorded.
     pub grown: Option<Sums>,
+    /// Memory that processes asked their allocators for, bytes; none where nobody's allocations were recorded.
+    pub allocated: Option<Sums>,
+    /// What was freed of it, bytes.
+    pub freed: Option<Sums>,
     /// How long system calls took; none where they are not counted.
     pub calls: Option<Latencies>,
     /// Resident memory in the last window: bytes × milliseconds, to be divided by its length.
@@ -132,6 +136,8 @@ pub(super) struct Teller {
     blocked: Option<Sums>,
     queued: Option<Sums>,
     grown: Option<Sums>,
+    allocated: Option<Sums>,
+    freed: Option<Sums>,
     calls: Option<Latencies>,
     resident: Option<Arc<WindowSums>>,
     last: Option<Arc<WindowSums>>,
@@ -146,6 +152,8 @@ impl Teller {
             blocked: None,
             queued: None,
             grown: None,
+            allocated: None,
+            freed: None,
             calls: None,
             resident: None,
             last: None,
@@ -178,6 +186,10 @@ impl Teller {
                 add(&mut self.queued, "run_queue");
             }
             "memory" => add(&mut self.grown, "resident"),
+            "alloc" => {
+                add(&mut self.allocated, "alloc_space");
+                add(&mut self.freed, "freed_space");
+            }
             "syscalls" => self.calls.get_or_insert_default().add(&CallReport::of_profile(profile)),
             "resources" => self.resident = of("resident").map(Arc::new),
             _ => {}
@@ -197,6 +209,8 @@ impl Teller {
             blocked: self.blocked.clone(),
             queued: self.queued.clone(),
             grown: self.grown.clone(),
+            allocated: self.allocated.clone(),
+            freed: self.freed.clone(),
             calls: self.calls.clone(),
             resident: self.resident.clone(),
             waiting,

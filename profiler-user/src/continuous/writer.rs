@@ -343,6 +343,7 @@ impl State {
         if let Some(recorded) = allocations.and_then(|from| from.recv_timeout(CALLS_PATIENCE).ok()) {
             let profile = self.profile_of_allocations(recorded, &meta);
             self.store(&profile, false);
+            self.feeds.window(profile);
         }
         if let Some(resources) = &mut self.resources {
             for profile in resources.window(&self.filter, &meta) {

@@ -21,7 +21,7 @@ use crate::post::Endpoint;
 pub(crate) use pusher::Pusher;
 
 /// Kinds of windows that are profiles: values by stack. System calls are histograms, and resources have no stacks; `/metrics` has both.
-pub const KINDS: [&str; 3] = ["cpu", "off-cpu", "memory"];
+pub const KINDS: [&str; 4] = ["cpu", "off-cpu", "memory", "alloc"];
 
 /// What is configured below `[push]`.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -148,6 +148,18 @@ fn memory(live: &Live, page: &mut Page) {
         let help = "Memory that became resident by page faults, by name of the process, as sampled; what was given back is not taken off.";
         by_process(page, name, help, grown, |bytes| bytes as f64);
     }
+    let allocations = [
+        (&live.allocated, "perf_agent_process_allocated_bytes_total", "asked for"),
+        (&live.freed, "perf_agent_process_freed_bytes_total", "asked for meanwhile and freed"),
+    ];
+    for (sums, name, what) in allocations {
+        if let Some(sums) = sums {
+            let help = format!(
+                "Memory that was {what}, by name of the process, of those whose allocations are recorded."
+            );
+            by_process(page, name, &help, sums, |bytes| bytes as f64);
+        }
+    }
     let Some(resident) = &live.resident else { return };
     let name = "perf_agent_process_resident_bytes";
     page.family(

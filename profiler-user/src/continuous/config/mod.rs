@@ -168,15 +168,18 @@ impl Config {
             "memory" => self.also.memory,
             "syscalls" => self.also.syscalls,
             "resources" => self.also.resources,
+            "alloc" => !self.allocations.of.is_empty(),
             _ => true,
         };
         match self.alerts.rules.iter().find(|rule| !recorded(rule.profile_type())) {
             None => Ok(self),
             Some(rule) => {
                 let (name, kind) = (&rule.name, rule.profile_type());
-                let key = kind.replace('-', "_");
-                let message =
-                    format!("rule `{name}` looks at {kind}, which is not recorded: [also] {key} = true");
+                let key = match kind {
+                    "alloc" => "[allocations] of = [\"NAME\"]".to_owned(),
+                    _ => format!("[also] {} = true", kind.replace('-', "_")),
+                };
+                let message = format!("rule `{name}` looks at {kind}, which is not recorded: {key}");
                 Err(ConfigError::Together { section: "alerts", message })
             }
         }
