@@ -28,6 +28,7 @@ mod page;
 mod pprof_golden;
 mod preloaded;
 mod push;
+mod push_decoded;
 mod realloc_chains;
 mod recording;
 mod sched;

@@ -9,7 +9,7 @@ use crate::daemon::Daemon;
 use crate::faults::signal;
 use crate::recording::spawn;
 
-fn configure(daemon: &Daemon, receiver: &Receiver) {
+pub(crate) fn configure(daemon: &Daemon, receiver: &Receiver) {
     daemon.append_to_config(&format!(
         "[push]\npyroscope = '{0}/pyroscope/'\notlp = '{0}'\ninterval = '2s'\nspool = '{1}'\nlabels = {{ env = 'test' }}\n",
         receiver.url,

@@ -1,9 +1,10 @@
 //! Finds or installs what building and testing need, and says what it did. A second run finds everything and changes nothing.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use xtask::toolchain::{Compiler, LINKER_VERSION, Toolchain, clean_command, linker_root};
+use xtask::toolchain::{Compiler, LINKER_VERSION, Toolchain, cache_root, clean_command, linker_root};
 
 use crate::{apt, must};
 
@@ -11,7 +12,7 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile, compare with or read results with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 24] = [
+const TEST_TOOLS: [&str; 26] = [
     "bpftool",
     "busybox-static",
     "chromium",
@@ -30,6 +31,8 @@ const TEST_TOOLS: [&str; 24] = [
     "musl-tools",
     "openssl",
     "prometheus",
+    "python3",
+    "python3-venv",
     "qemu-system-arm",
     "qemu-system-x86",
     "redis-server",
@@ -37,6 +40,9 @@ const TEST_TOOLS: [&str; 24] = [
     "strace",
     "systemd",
 ];
+
+/// What decodes OTLP profiles in the tests: OpenTelemetry's own messages, in the version whose profiles are those that we write.
+const OTLP_DECODER: &str = "opentelemetry-proto==1.45.2";
 
 /// Makes sure that the BPF programs can be built.
 ///
@@ -150,6 +156,31 @@ pub(crate) fn test_tools() -> Result<()> {
     // For the arm64 build of the agent; only Debian's compiler has it as a package beside the host's.
     apt::install(&DEBIAN_COMPILER, "cross building")?;
     apt::install(&["libstd-rust-web-dev:arm64"], "cross building")?;
+    install_decoder()?;
     eprintln!("test tools: all installed");
     Ok(())
+}
+
+/// A Python that has what decodes OTLP profiles.
+///
+/// # Errors
+///
+/// Nobody knows where to keep it.
+pub(crate) fn decoder_python() -> Result<PathBuf> {
+    Ok(cache_root()?.join(OTLP_DECODER).join("bin/python"))
+}
+
+fn install_decoder() -> Result<()> {
+    let python = decoder_python()?;
+    if Command::new(&python)
+        .args(["-c", "import opentelemetry.proto.profiles"])
+        .output()
+        .is_ok_and(|run| run.status.success())
+    {
+        return Ok(());
+    }
+    eprintln!("  installing for the tests: {OTLP_DECODER}");
+    let root = cache_root()?.join(OTLP_DECODER);
+    must(Command::new("/usr/bin/python3").args(["-m", "venv", "--clear"]).arg(root))?;
+    must(Command::new(python).args(["-m", "pip", "install", "--quiet", OTLP_DECODER]))
 }

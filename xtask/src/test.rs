@@ -77,6 +77,7 @@ fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> 
     }
     // One at a time: the tests measure shares of CPU time, and two cores are all there may be.
     run.arg("--test-threads=1").env("PERF_AGENT_BIN", agent).env("PERF_AGENT_WORKLOADS", workloads);
+    run.env("PERF_AGENT_TEST_PYTHON", setup::decoder_python()?);
     let mut child = run
         .current_dir(workspace().join("tests"))
         .stdout(Stdio::piped())
