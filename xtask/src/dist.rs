@@ -10,7 +10,7 @@ use xtask::bpf::workspace;
 
 use crate::build::target_folder;
 use crate::vm::Arch;
-use crate::{apt, must};
+use crate::{apt, must, setup};
 
 /// A file of the package: where it comes from below the workspace, where it goes, and its mode.
 const FILES: [(&str, &str, u32); 5] = [
@@ -31,9 +31,14 @@ pub(crate) fn run(name: &str, binary: Option<&str>) -> Result<()> {
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
         apt::install(&["dpkg"], "to make a Debian package")?;
     }
-    let binary = match binary {
-        Some(path) => PathBuf::from(path),
-        None => arch.agent()?,
+    let binary = if let Some(path) = binary {
+        PathBuf::from(path)
+    } else {
+        setup::build_tools()?;
+        if arch == Arch::Aarch64 {
+            setup::cross_tools()?;
+        }
+        arch.agent()?
     };
     let folder = target_folder().join("dist");
     let stem = format!("perf-agent_{}_{}", env!("CARGO_PKG_VERSION"), arch.debian());

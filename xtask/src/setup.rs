@@ -12,7 +12,7 @@ use crate::{apt, must};
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
 /// Programs that the end-to-end tests profile, compare with or read results with, and what builds and boots the virtual machines.
-const TEST_TOOLS: [&str; 26] = [
+const TEST_TOOLS: [&str; 24] = [
     "bpftool",
     "busybox-static",
     "chromium",
@@ -20,11 +20,9 @@ const TEST_TOOLS: [&str; 26] = [
     "g++",
     "g++-aarch64-linux-gnu",
     "gcc",
-    "gcc-aarch64-linux-gnu",
     "golang-go",
     "kmod",
     "libc6-dev",
-    "libc6-dev-arm64-cross",
     "libjemalloc2",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
@@ -43,6 +41,10 @@ const TEST_TOOLS: [&str; 26] = [
 
 /// What decodes OTLP profiles in the tests: OpenTelemetry's own messages, in the version whose profiles are those that we write.
 const OTLP_DECODER: &str = "opentelemetry-proto==1.45.2";
+
+/// What builds for arm64 beside Debian's compiler.
+const CROSS_TOOLS: [&str; 3] =
+    ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "libstd-rust-web-dev:arm64"];
 
 /// Makes sure that the BPF programs can be built.
 ///
@@ -151,11 +153,8 @@ pub(crate) fn test_tools() -> Result<()> {
     if !apt::available() {
         bail!("the tests install what they need with apt-get, which this system does not have");
     }
-    apt::add_architecture("arm64")?;
     apt::install(&TEST_TOOLS, "the tests")?;
-    // For the arm64 build of the agent; only Debian's compiler has it as a package beside the host's.
-    apt::install(&DEBIAN_COMPILER, "cross building")?;
-    apt::install(&["libstd-rust-web-dev:arm64"], "cross building")?;
+    cross_tools()?;
     install_decoder()?;
     eprintln!("test tools: all installed");
     Ok(())
@@ -183,4 +182,18 @@ fn install_decoder() -> Result<()> {
     let root = cache_root()?.join(OTLP_DECODER);
     must(Command::new("/usr/bin/python3").args(["-m", "venv", "--clear"]).arg(root))?;
     must(Command::new(python).args(["-m", "pip", "install", "--quiet", OTLP_DECODER]))
+}
+
+/// Makes sure that the agent can be built for arm64: only Debian's compiler has that target's library as a package beside the host's.
+///
+/// # Errors
+///
+/// As for [`build_tools`].
+pub(crate) fn cross_tools() -> Result<()> {
+    if !apt::available() {
+        bail!("the arm64 build needs Debian's compiler and libraries, and this system has no apt-get");
+    }
+    apt::add_architecture("arm64")?;
+    apt::install(&DEBIAN_COMPILER, "cross building")?;
+    apt::install(&CROSS_TOOLS, "cross building")
 }
