@@ -58,6 +58,10 @@ pub const MAX_BLOCKS: u32 = 131_072;
 /// Threads whose waits are followed at the same time.
 pub const MAX_WAITING_THREADS: u32 = 16_384;
 
+/// Places for waits that pass, a power of two: two threads whose numbers are that far apart share one, and the second to wait there is followed
+/// instead.
+pub const MAX_PASSING: u32 = 8_192;
+
 /// Sums of waits between two looks of the agent, which empties the table at least once a second.
 pub const MAX_WAITS: u32 = 16_384;
 

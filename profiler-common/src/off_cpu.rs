@@ -1,8 +1,10 @@
 //! Waiting threads: what the switch programs keep of each, and how they add waits up.
 //!
 //! A wait begins when a thread leaves its CPU and ends when it runs again. Its first part, until somebody wakes the thread, is blocked
-//! time; the rest is time in the run queue. The stack belongs to the moment of leaving. It is what costs: adding up is cheap, so every
-//! wait is measured, but the stacks of short ones may be taken of a random few only, whose waits then stand for the others.
+//! time; the rest is time in the run queue. The stack belongs to the moment of leaving. It is what costs most, so the stacks of short waits
+//! may be taken of a random few only, whose waits then stand for the others. The others are measured all the same, as long as the budget
+//! has room for that; past it they pass: what is kept of them is no more than tells, at their end, whether they became long. And where even
+//! drawing lots at each switch is too much, it is done in slices of time that stand for the others. Long waits are counted always.
 
 use crate::limits::MAX_STACKS_SENT;
 
@@ -17,8 +19,8 @@ pub const FIRST_STACK: u64 = 16;
 pub const LONG_WAIT_NS: u64 = 10_000_000;
 /// Most time that one wait may stand for, 100 ms: past it the wait is counted for itself alone, whether its stack was taken or not.
 pub const MOST_WEIGHTED_NS: u64 = 100_000_000;
-/// Largest share of skipped stacks: one in 2¹² is taken.
-pub const MAX_SHIFT: u32 = 12;
+/// Largest share of skipped stacks: one in 2⁸ is taken, whose cost is then less than that of the switches.
+pub const MAX_SHIFT: u32 = 8;
 
 /// Stacks that one CPU may take in [`BRAKE_WINDOW_NS`] before it stops taking those of short waits by itself. The agent looks ten times a
 /// second, too late for a burst.
@@ -47,8 +49,31 @@ pub const STATES: u32 = 4;
 pub const STATE_RAN: u32 = STATES;
 /// Not a wait: what a thread's [`Thread::thinned`] was when it ended, under [`STACK_NONE`].
 pub const STATE_THINNED: u32 = STATES + 1;
+/// Not a wait: what a thread's [`Passing::passed`] was when it ended, in [`WaitSum::count`], under [`STACK_NONE`].
+pub const STATE_PASSED: u32 = STATES + 2;
 /// Beside a `STATE_` number: the sum is an estimate from the waits whose stacks were taken, multiplied by what they stand for.
 pub const STATE_ESTIMATED: u32 = 1 << 8;
+/// Beside [`STATE_ESTIMATED`]: of the waits that the sum stands for, those whose stacks were not taken passed, so nothing but their number is
+/// known.
+pub const STATE_UNSETTLED: u32 = 1 << 9;
+
+/// The chance in [`Thread::shift`], and beside it: the waits that were not taken passed, and the power of two of the slices that this one stands
+/// for.
+pub const SHIFT_CHANCE: u32 = 0xff;
+/// As above.
+pub const SHIFT_PASSING: u32 = 1 << 8;
+/// As above: where it begins.
+pub const SHIFT_SLICES: u32 = 16;
+/// Most slices that one of them may stand for, as a power of two.
+pub const MAX_SLICES_SHIFT: u32 = 6;
+
+/// Waits shorter than this, where waits are usually that short, are drawn in slices of time alone, 1 ms.
+pub const BRIEF_WAIT_NS: u64 = 1_000_000;
+/// Length of a slice, as a power of two of nanoseconds: 4.2 ms.
+pub const SLICE_SHIFT: u32 = 22;
+
+/// The chance of a first wait at a place while waits pass: nothing is known of it, and a host where programs come and go has many.
+pub const FIRST_SHIFT: u32 = 3;
 
 /// `TASK_INTERRUPTIBLE`, include/linux/sched.h.
 const TASK_INTERRUPTIBLE: u32 = 0x1;
@@ -99,10 +124,52 @@ pub struct Thread {
     pub tid: u32,
     /// One of the `STATE_` numbers.
     pub state: u32,
-    /// Stacks of this wait were taken with the chance 1 : 2^shift.
+    /// Stacks of this wait were taken with the chance 1 : 2^shift, in the bits of [`SHIFT_CHANCE`]; what the others say stands there.
     pub shift: u32,
     /// All its waits of whose kind only some have a stack, which stand for the others: how long they really were.
     pub thinned: WaitSum,
+}
+
+/// A wait that passes: at the place that the kernel's own thread ID gives, one at a time.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passing {
+    /// As [`Thread::since_ns`].
+    pub since_ns: u64,
+    /// As [`Thread::woken_ns`].
+    pub woken_ns: u64,
+    /// Waits of its owner that are over and were not measured, and those that stand for them.
+    pub passed: u64,
+    /// Whose it is: the kernel's own thread ID.
+    pub owner: u32,
+    /// As [`Thread::pid`].
+    pub pid: u32,
+    /// As [`Thread::tid`].
+    pub tid: u32,
+    /// As [`Thread::place`].
+    pub place: u32,
+    /// As [`Thread::state`].
+    pub state: u32,
+    /// As [`Thread::shift`].
+    pub shift: u32,
+}
+
+impl Passing {
+    /// The wait as one of a thread that is followed; none when nobody waits here.
+    pub fn as_thread(&self) -> Option<Thread> {
+        (self.since_ns != 0).then_some(Thread {
+            since_ns: self.since_ns,
+            woken_ns: self.woken_ns,
+            stack: STACK_SKIPPED,
+            waker: STACK_NONE,
+            place: u64::from(self.place),
+            pid: self.pid,
+            tid: self.tid,
+            state: self.state,
+            shift: self.shift,
+            thinned: WaitSum { count: 0, blocked_ns: 0, queued_ns: 0 },
+        })
+    }
 }
 
 /// What waits are added up by.
@@ -117,7 +184,7 @@ pub struct WaitKey {
     pub pid: u32,
     /// Thread ID, likewise.
     pub tid: u32,
-    /// One of the `STATE_` numbers, those that are not waits included; [`STATE_ESTIMATED`] may be set beside it.
+    /// One of the `STATE_` numbers, those that are not waits included; [`STATE_ESTIMATED`] and [`STATE_UNSETTLED`] may be set beside it.
     pub state: u32,
     /// [`SwitchControl::epoch`] when the wait ended: sums of an epoch that is over are no longer written.
     pub epoch: u32,
@@ -141,12 +208,15 @@ pub struct WaitSum {
 pub struct SwitchControl {
     /// Waits that are usually shorter than this have their stacks taken in proportion to their length; zero takes all.
     pub threshold_ns: u64,
-    /// When the recording began, nanoseconds of the monotonic clock: what ran at the first switch of a CPU is taken to run since then.
+    /// Since when switches have been seen without a gap, nanoseconds of the monotonic clock. Waits that began before are left out; what ran at the
+    /// first switch of a CPU is taken to run since then.
     pub began_ns: u64,
     /// Number of the current epoch.
     pub epoch: u32,
-    /// Zero.
-    pub padding: u32,
+    /// One when waits whose stacks are not taken pass.
+    pub passing: u16,
+    /// In how many slices of time one is open to brief waits, as a power of two.
+    pub slices_shift: u16,
 }
 
 /// What the switch programs are told when they load.
@@ -187,11 +257,15 @@ pub fn stack_number(hash: u64) -> u64 {
     if hash < FIRST_STACK { hash + FIRST_STACK } else { hash }
 }
 
-/// The chance, as a power of two, with which a wait of this usual length has its stack taken: in proportion to its length.
+/// The chance, as a power of two, with which a wait of this usual length has its stack taken: in proportion to its length, and always where
+/// waits are usually about as long as those that are counted one by one.
 #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
 #[inline(always)]
 pub fn shift_of(usual_ns: u64, threshold_ns: u64) -> u32 {
     let mut shift = 0;
+    if usual_ns > LONG_WAIT_NS / 2 {
+        return shift;
+    }
     let mut length = usual_ns | 1;
     // Doubling instead of a division and a logarithm, which BPF lacks.
     while shift < MAX_SHIFT {
@@ -210,11 +284,37 @@ pub fn shift_of(usual_ns: u64, threshold_ns: u64) -> u32 {
 #[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
 #[inline(always)]
 pub fn weight_shift(wait_ns: u64, shift: u32) -> Option<u32> {
-    let shift = if shift < MAX_SHIFT { shift } else { MAX_SHIFT };
-    if shift == 0 || wait_ns >= LONG_WAIT_NS || wait_ns << shift > MOST_WEIGHTED_NS {
+    let chance = shift & SHIFT_CHANCE;
+    let chance = if chance < MAX_SHIFT { chance } else { MAX_SHIFT };
+    if chance == 0 || wait_ns >= LONG_WAIT_NS || wait_ns << chance > MOST_WEIGHTED_NS {
         return None;
     }
-    Some(shift)
+    Some(chance)
+}
+
+/// The power of two by which a brief wait is multiplied beside that: the slices that its own stands for.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn slices_shift(wait_ns: u64, shift: u32) -> u32 {
+    let slices = shift >> SHIFT_SLICES;
+    if wait_ns >= BRIEF_WAIT_NS {
+        0
+    } else if slices < MAX_SLICES_SHIFT {
+        slices
+    } else {
+        MAX_SLICES_SHIFT
+    }
+}
+
+/// Whether the slice of time that `now_ns` belongs to is open, when one of 2^`shift` is: one of each group of so many, at random, so that a program
+/// with a rhythm does not hide between them.
+#[expect(clippy::inline_always, reason = "BPF programs have no stack for calls")]
+#[inline(always)]
+pub fn is_slice_open(now_ns: u64, shift: u16, seed: u64) -> bool {
+    let slice = now_ns >> SLICE_SHIFT;
+    let shift = u32::from(shift) & 15;
+    let mask = (1 << shift) - 1;
+    slice & mask == mix(seed, slice >> shift) & mask
 }
 
 /// The two places of a table of [`MAX_STACKS_SENT`](crate::limits::MAX_STACKS_SENT) numbers at which the number of a stack may be remembered.
@@ -243,12 +343,14 @@ pub fn usual_after(usual_ns: u64, wait_ns: u64) -> u64 {
 
 const _: () = {
     assert!(size_of::<Thread>() == 80);
+    assert!(size_of::<Passing>() == 48);
+    assert!(MAX_SHIFT <= SHIFT_CHANCE);
     assert!(size_of::<WaitKey>() == 32);
     assert!(size_of::<WaitSum>() == 24);
     assert!(size_of::<SwitchControl>() == 24);
     assert!(size_of::<SwitchConfig>() == 40);
     // A weighted wait must fit a word.
-    assert!(LONG_WAIT_NS.leading_zeros() > MAX_SHIFT);
+    assert!(LONG_WAIT_NS.leading_zeros() > MAX_SHIFT + MAX_SLICES_SHIFT);
 };
 
 /// The values are plain integers without padding, so any bytes are valid and all bytes are initialized.
@@ -256,6 +358,8 @@ const _: () = {
 mod pod {
     // SAFETY: repr(C), only integers, sizes asserted above (no padding).
     unsafe impl aya::Pod for super::Thread {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Passing {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::WaitKey {}
     // SAFETY: as above.
@@ -285,7 +389,9 @@ mod tests {
         assert_eq!(shift_of(5, 0), 0);
         assert_eq!((shift_of(1_000_000, 1_000_000), shift_of(600_000, 1_000_000)), (0, 0));
         assert_eq!(shift_of(200_000, 1_000_000), 2);
-        assert_eq!(shift_of(0, u64::MAX), MAX_SHIFT);
+        assert_eq!(shift_of(0, u64::MAX), MAX_SHIFT, "nothing known");
+        assert_eq!(shift_of(LONG_WAIT_NS / 2 - 1_000, 4 * LONG_WAIT_NS), 3);
+        assert_eq!(shift_of(LONG_WAIT_NS / 2 + 1, 4 * LONG_WAIT_NS), 0);
     }
 
     #[test]
@@ -300,6 +406,30 @@ mod tests {
                 let mean = (taken + skipped * ((1 << shift) - 1)) >> shift;
                 assert_eq!(mean, wait, "{wait} ns, chance 1 : 2^{shift}");
                 assert!(taken <= wait.max(MOST_WEIGHTED_NS));
+            }
+        }
+    }
+
+    #[test]
+    fn a_slice_stands_for_the_others_where_brief_waits_are_meant() {
+        let shift = 3 | SHIFT_PASSING | 4 << SHIFT_SLICES;
+        assert_eq!((weight_shift(1_000, shift), slices_shift(1_000, shift)), (Some(3), 4));
+        assert_eq!(slices_shift(BRIEF_WAIT_NS, shift), 0);
+        assert_eq!(weight_shift(LONG_WAIT_NS, shift), None);
+        assert_eq!(slices_shift(1_000, u32::MAX), MAX_SLICES_SHIFT);
+    }
+
+    #[test]
+    fn one_slice_of_each_group_is_open_and_not_always_the_same_one() {
+        for shift in 0..=5_u16 {
+            let group = 1_u64 << shift;
+            let slice = |at: u64| is_slice_open((at << SLICE_SHIFT) + 77, shift, 12_345);
+            assert_eq!((0..200 * group).filter(|at| slice(*at)).count(), 200);
+            for of in 0..200 {
+                assert_eq!((of * group..(of + 1) * group).filter(|at| slice(*at)).count(), 1);
+            }
+            for at in 0..group {
+                assert!((0..200).any(|of| slice(of * group + at)), "{at} of {group}");
             }
         }
     }

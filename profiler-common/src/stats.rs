@@ -96,11 +96,19 @@ pub enum Stat {
     HeapFreesKnownSquares = 44,
     /// Calls that resized a block of a stack that found the table of such stacks full.
     ChainSumsFull = 45,
+    /// Waits that passed: counted and not measured, unless they became long.
+    WaitsPassed = 46,
+    /// Waits that were taken and stand for others that passed.
+    WaitsDrawn = 47,
+    /// What they stand for, in units of 1,024 ns.
+    WaitsDrawnTime = 48,
+    /// The squares of that, wait by wait.
+    WaitsDrawnSquares = 49,
 }
 
 impl Stat {
     /// All counters.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 50] = [
         Self::Emitted,
         Self::RingFull,
         Self::NoScratch,
@@ -147,6 +155,10 @@ impl Stat {
         Self::HeapFreesKnown,
         Self::HeapFreesKnownSquares,
         Self::ChainSumsFull,
+        Self::WaitsPassed,
+        Self::WaitsDrawn,
+        Self::WaitsDrawnTime,
+        Self::WaitsDrawnSquares,
     ];
 
     /// Stable identifier.
@@ -198,6 +210,10 @@ impl Stat {
             Self::HeapFreesKnown => "heap_frees_known",
             Self::HeapFreesKnownSquares => "heap_frees_known_squares",
             Self::ChainSumsFull => "chain_sums_full",
+            Self::WaitsPassed => "waits_passed",
+            Self::WaitsDrawn => "waits_drawn",
+            Self::WaitsDrawnTime => "waits_drawn_time",
+            Self::WaitsDrawnSquares => "waits_drawn_squares",
         }
     }
 
@@ -252,6 +268,10 @@ impl Stat {
             Self::HeapFreesKnown => "weights of frees of blocks that were followed",
             Self::HeapFreesKnownSquares => "their squares",
             Self::ChainSumsFull => "resized blocks of stacks past the limit of 4 096",
+            Self::WaitsPassed => "waits that were counted and not measured",
+            Self::WaitsDrawn => "waits that stand for others",
+            Self::WaitsDrawnTime => "microseconds that they stand for",
+            Self::WaitsDrawnSquares => "the squares of these",
         }
     }
 

@@ -9,14 +9,14 @@ use profiler_common::heap::{
     ALL_SIZES, Block, BlockKey, ChainSum, HeapControl, HeapSum, HeapThread, RATES, Rate, SizeSum,
 };
 use profiler_common::limits::{
-    CHAINS, MAX_BLOCKS, MAX_CHAIN_SUMS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_STACKS_SENT, MAX_TARGETS,
+    CHAINS, MAX_BLOCKS, MAX_CHAIN_SUMS, MAX_HEAP_SUMS, MAX_HEAP_THREADS, MAX_PASSING, MAX_STACKS_SENT, MAX_TARGETS,
     MAX_TURN_BUCKETS, MAX_TURN_SUMS, MAX_TURNS, MAX_WAIT_PLACES, MAX_WAITING_THREADS, MAX_WAITS,
 };
 use profiler_common::mapping::{
     MAX_PAGES, MAX_RULES, MAX_SLABS, MAX_SPACES, MAX_TRIE_ENTRIES, Mapping, MappingKey, PageRef, SLAB_ROWS,
 };
 use profiler_common::memory::MemoryControl;
-use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum};
+use profiler_common::off_cpu::{Passing, SwitchControl, Thread, WaitKey, WaitSum};
 use profiler_common::sched::{CpuBuckets, Turn, TurnBucket, TurnSum};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
@@ -163,6 +163,11 @@ pub(crate) static WALK_WAKE: ProgramArray = ProgramArray::with_max_entries(1, 0)
 /// before the recording began, by the agent; an entry goes with its thread. Full: counted as [`Stat::WaitingThreadsFull`].
 #[map]
 pub(crate) static OFF_CPU_THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_WAITING_THREADS, 0);
+
+/// Waits that pass. Written by [`crate::probe::off_cpu`], read by the agent at the end of a window. The loader makes it small where waits
+/// are not recorded.
+#[map]
+pub(crate) static PASSING: Array<Passing> = Array::with_max_entries(MAX_PASSING, 0);
 
 /// Sums of waits. Written by [`crate::probe::off_cpu`], emptied by the agent one epoch after the other. Full: counted as
 /// [`Stat::WaitsFull`].

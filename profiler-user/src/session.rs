@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use profiler_common::stats::Stat;
+
 use crate::aggregate::{Aggregate, StackScope};
 use crate::bpf::{Clock, LoadError, Programs, Targets};
 use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, SideBand, decode_record};
@@ -230,7 +232,7 @@ impl Session {
             self.undecodable += 1;
         }
         if let Some(waits) = &mut self.waits
-            && waits.tick().is_err()
+            && waits.tick(&mut self.programs).is_err()
         {
             self.undecodable += 1;
         }
@@ -261,7 +263,7 @@ impl Session {
         let waiting = self.waits.as_ref().map_or(Waiting::Not, OffCpu::waiting);
         let told = self.ledger.look(now_ns, self.meter.spent(&self.programs), waiting);
         if let Some(waits) = &mut self.waits {
-            waits.look(told.waits_ns, now_ns);
+            waits.look(told.waits_ns, self.programs.stat(Stat::Switches), now_ns);
         }
         self.sampler
             .as_mut()

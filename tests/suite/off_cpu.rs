@@ -219,10 +219,11 @@ fn contradictions_are_usage_errors() {
     }
 }
 
-/// A hundred thousand switches a second: everything is in the profile or in a counter.
+/// A hundred thousand switches a second, with room in the budget: everything is in the profile or in a counter.
 #[test]
 fn a_storm_of_switches_is_counted_whole() {
-    let recorded = record_with("off-cpu", &[], &[&path_of("nofp_pingpong"), "200000"]);
+    let options = ["--max-overhead", "20%"];
+    let recorded = record_with("off-cpu", &options, &[&path_of("nofp_pingpong"), "200000"]);
     let truth = truth(&recorded.stdout).unwrap();
     let waits: f64 = recorded.json["value_types"][0]["total"].as_f64().unwrap();
     let blocked = recorded.json["value_types"][2]["total"].as_f64().unwrap();
@@ -232,6 +233,22 @@ fn a_storm_of_switches_is_counted_whole() {
     let lost = recorded.json["quality"]["lost"].as_array().unwrap();
     let lost: f64 = lost.iter().map(|counter| counter["count"].as_f64().unwrap()).sum();
     assert!(lost < 0.01 * switches, "{}", recorded.json["quality_line"]);
+}
+
+/// The same without room: waits are watched for a part of the time, which is said, and stand for the rest.
+#[test]
+fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
+    let recorded =
+        record_with("off-cpu", &["--max-overhead", "0.2%"], &[&path_of("nofp_pingpong"), "1000000"]);
+    let truth = truth(&recorded.stdout).unwrap();
+    let waits: f64 = recorded.json["value_types"][0]["total"].as_f64().unwrap();
+    let switches = truth["switches"];
+    assert!((0.6..1.4).contains(&(waits / switches)), "{waits} waits found, {switches} switches made");
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(notes.contains("counted and not measured"), "{notes}");
+    let share = notes.split("waits were watched in ").nth(1).and_then(|rest| rest.split(' ').next());
+    let percent: f64 = share.and_then(|share| share.parse().ok()).unwrap_or(100.0);
+    assert!(percent < 90.0, "it has to pause: {notes}");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use profiler_common::config::{Config, SelfCheck};
-use profiler_common::limits::{CHAIN_CPU, CHAINS, MAX_STACKS_SENT, MAX_WAITING_THREADS, MAX_WAITS};
+use profiler_common::limits::{
+    CHAIN_CPU, CHAINS, MAX_PASSING, MAX_STACKS_SENT, MAX_WAITING_THREADS, MAX_WAITS,
+};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::SyscallConfig;
 use thiserror::Error;
@@ -183,6 +185,7 @@ impl Programs {
             .map_max_entries("RING", options.ring_bytes)
             .map_max_entries("SCRATCH", if stacks { CHAINS } else { CHAIN_CPU + 1 })
             .map_max_entries("OFF_CPU_THREADS", options.waits.map_or(1, |tables| tables.threads))
+            .map_max_entries("PASSING", if options.waits.is_some() { MAX_PASSING } else { 1 })
             .map_max_entries("WAITS", options.waits.map_or(1, |tables| tables.sums))
             .map_max_entries(
                 "STACKS_SENT",
@@ -488,6 +491,14 @@ pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps:
 pub(super) fn hash(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
     match take_map(ebpf, name)? {
         aya::maps::Map::HashMap(data) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    }
+}
+
+/// The same of an array.
+pub(super) fn array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match take_map(ebpf, name)? {
+        aya::maps::Map::Array(data) => Ok(data),
         _ => Err(LoadError::Missing(name)),
     }
 }

@@ -45,8 +45,8 @@ impl TableMaps {
     /// A map is missing, of another type, or cannot be mapped.
     pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, LoadError> {
         let typed = |name: &'static str| move |source| loader::map_error(name, source);
-        let pages = data(loader::take_map(ebpf, "PAGES")?, "PAGES")?;
-        let rules = data(loader::take_map(ebpf, "RULES")?, "RULES")?;
+        let pages = loader::array(ebpf, "PAGES")?;
+        let rules = loader::array(ebpf, "RULES")?;
         let shared = |map: &MapData, name: &'static str, bytes: usize| {
             SharedMemory::of_map(map.fd().as_fd(), bytes)
                 .map_err(|source| LoadError::Memory { map: name, source })
@@ -120,13 +120,5 @@ impl PoolMaps {
     /// The rows of a slab; none when it does not exist or cannot be mapped.
     pub(crate) fn slab<T>(&self, slab: u16, look: impl FnOnce(&SharedMemory) -> T) -> Option<T> {
         self.slabs.with(slab, look)
-    }
-}
-
-/// The map behind aya's enum of types.
-fn data(map: aya::maps::Map, name: &'static str) -> Result<MapData, LoadError> {
-    match map {
-        aya::maps::Map::Array(data) => Ok(data),
-        _ => Err(LoadError::Missing(name)),
     }
 }

@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
-use profiler_common::off_cpu::{SwitchControl, Thread, WaitKey, WaitSum, sent_places};
+use profiler_common::off_cpu::{Passing, SwitchControl, Thread, WaitKey, WaitSum, sent_places};
 
 use super::LoadError;
 use super::batch::{self, Read};
-use super::loader::{hash, map_error, raw_tracepoint, refused, take_map};
+use super::loader::{array, hash, map_error, raw_tracepoint, refused, take_map};
 
 /// `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -17,6 +17,7 @@ const NO_EXIST: u64 = 1;
 /// The switch programs and their maps. Dropping it detaches nothing: the programs belong to the object.
 pub struct Waits {
     threads: HashMap<MapData, u32, Thread>,
+    passing: MapData,
     sums: MapData,
     control: Array<MapData, SwitchControl>,
     sent: Array<MapData, u64>,
@@ -38,6 +39,7 @@ impl Waits {
         Ok(Self {
             threads: HashMap::try_from(take_map(ebpf, "OFF_CPU_THREADS")?)
                 .map_err(|source| map_error("OFF_CPU_THREADS", source))?,
+            passing: array(ebpf, "PASSING")?,
             sums: hash(ebpf, "WAITS")?,
             control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
                 .map_err(|source| map_error("SWITCH_CONTROL", source))?,
@@ -107,9 +109,20 @@ impl Waits {
         Ok(())
     }
 
-    /// All threads that were seen to wait.
+    /// All threads that were seen to wait and are followed.
     pub fn threads(&self) -> Vec<Thread> {
         self.threads.iter().flatten().map(|(_, thread)| thread).collect()
+    }
+
+    /// The places of waits that pass, as far as a thread has one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn passing(&self) -> Result<Vec<Passing>, LoadError> {
+        let places: Vec<(u32, Passing)> = batch::entries(self.passing.fd().as_fd(), Read::Keep)
+            .map_err(|source| LoadError::Batch { map: "PASSING", source })?;
+        Ok(places.into_iter().map(|(_, place)| place).filter(|place| place.owner != 0).collect())
     }
 
     /// Takes the sums of all epochs for which `is_over` holds.

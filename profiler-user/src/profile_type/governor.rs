@@ -232,7 +232,12 @@ impl Throttle {
 
     /// Whether it is time for another look.
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.looked_ns) >= LOOK_NS
+        self.since_look_ns(now_ns) >= LOOK_NS
+    }
+
+    /// Time since the last look, nanoseconds.
+    pub(crate) fn since_look_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.looked_ns)
     }
 
     /// Takes in what was spent since the beginning; true when the rung changed.
@@ -242,6 +247,12 @@ impl Throttle {
         self.spent_ns = spent_ns;
         self.looked_ns = now_ns;
         self.governor.look(spent, elapsed)
+    }
+
+    /// What was spent up to now is not to be looked at.
+    pub(crate) fn skip(&mut self, spent_ns: u64, now_ns: u64) {
+        self.spent_ns = spent_ns;
+        self.looked_ns = now_ns;
     }
 
     /// As [`Governor::share_budget`].

@@ -7,6 +7,7 @@
 use super::estimate::{Estimate, Slice, USUALLY_DEARER, estimate, is_saturated};
 use super::threads::ThreadsTime;
 use crate::output::{duration, percent, thousands};
+use crate::random::Random;
 
 /// Length of the first look, 10 ms: enough to learn a rate.
 const FIRST_NS: u64 = 10_000_000;
@@ -124,7 +125,7 @@ pub(super) struct Slices {
     /// Share of one CPU that counting every call would take.
     expected: Option<f64>,
     calls_a_second: f64,
-    random: u64,
+    random: Random,
 }
 
 impl Slices {
@@ -155,7 +156,7 @@ impl Slices {
             spent_ns: 0.0,
             expected: None,
             calls_a_second: 0.0,
-            random: now_ns | 1,
+            random: Random::seeded(),
         }
     }
 
@@ -231,7 +232,7 @@ impl Slices {
             Phase::Slices { next_ns } if now_ns >= next_ns => {
                 let length = self.length_ns();
                 let matters = self.on.2 > NOTICED * self.on.0 && is_saturated(self.inside());
-                Turn::Slice { length_ns: length as u64, other: matters && self.draw(OTHER) == 0 }
+                Turn::Slice { length_ns: length as u64, other: matters && self.random.below(OTHER) == 0 }
             }
             _ => Turn::Stay,
         }
@@ -336,7 +337,7 @@ impl Slices {
         };
         let pause = pause.min(LONGEST_PAUSE_NS) as u64;
         // Anywhere from half of it to half more, so that the mean is right.
-        self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.draw(pause) };
+        self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.random.below(pause) };
     }
 
     /// The recording is over.
@@ -417,15 +418,6 @@ impl Slices {
     /// Time in slices, nanoseconds, and their number.
     fn in_slices(&self) -> (f64, usize) {
         (self.seen.iter().map(|slice| slice.wall_ns).sum(), self.seen.len())
-    }
-
-    /// A random number below `below`.
-    fn draw(&mut self, below: u64) -> u64 {
-        // xorshift64 (Marsaglia 2003): good enough to break a rhythm.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below.max(1)
     }
 
     /// How the calls were counted and what it took, in words.

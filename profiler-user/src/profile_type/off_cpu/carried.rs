@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use profiler_common::off_cpu::{LONG_WAIT_NS, Thread, WaitKey, WaitSum};
+use profiler_common::off_cpu::{LONG_WAIT_NS, Passing, Thread, WaitKey, WaitSum};
 
 use super::WaitOptions;
 use super::open::open_wait;
@@ -28,6 +28,8 @@ pub(super) struct Carried {
     owed: HashMap<WaitKey, (WaitSum, bool)>,
     /// What threads had of waits of which only some have a stack.
     thinned: HashMap<u32, WaitSum>,
+    /// How many waits of threads had passed.
+    passed: HashMap<u32, u64>,
 }
 
 impl Carried {
@@ -35,6 +37,21 @@ impl Carried {
     pub(super) fn ended(&mut self, tid: u32, thinned: &WaitSum) -> WaitSum {
         let before = self.thinned.remove(&tid).unwrap_or_default();
         less(thinned, &before)
+    }
+
+    /// What is new of the waits that passed, of a thread that lost its place.
+    pub(super) fn lost_place(&mut self, tid: u32, passed: u64) -> u64 {
+        passed.saturating_sub(self.passed.remove(&tid).unwrap_or_default())
+    }
+
+    /// What has passed since the last window ended.
+    pub(super) fn settle_passed(&mut self, places: &[Passing], exact: &mut Exact) {
+        for place in places.iter().filter(|place| place.passed > 0) {
+            let told = self.passed.insert(place.tid, place.passed).unwrap_or_default();
+            exact.keep_passed(place.pid, place.tid, place.passed.saturating_sub(told));
+        }
+        let living: std::collections::HashSet<u32> = places.iter().map(|place| place.tid).collect();
+        self.passed.retain(|tid, _| living.contains(tid));
     }
 
     /// What the waits of all threads, as they are now, add to the window that ends. Waits that go on and are long already are counted up to
@@ -75,6 +92,11 @@ impl Carried {
         new
     }
 
+    /// No end will be seen of the waits that go on.
+    pub(super) fn forget_open(&mut self) {
+        self.open.clear();
+    }
+
     /// Takes what is owed off the sums. What finds no sum may come in the next window, and not later.
     pub(super) fn pay(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
         self.owed.retain(|key, (owed, is_old)| {
@@ -106,7 +128,9 @@ fn less(sum: &WaitSum, part: &WaitSum) -> WaitSum {
 
 #[cfg(test)]
 mod tests {
-    use profiler_common::off_cpu::{FIRST_STACK, STACK_NONE, STATE_SLEEPING};
+    use profiler_common::off_cpu::{
+        FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_SLEEPING, STATE_UNSETTLED,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -176,6 +200,21 @@ mod tests {
         assert_eq!(carried.stacks().collect::<Vec<_>>(), [20]);
         carried.pay(&mut HashMap::new());
         assert!(carried.owed.is_empty());
+    }
+
+    #[test]
+    fn what_passed_is_told_once() {
+        let (mut carried, mut exact) = (Carried::default(), Exact::default());
+        let place = |passed| Passing { owner: 1, pid: 1, tid: 1, passed, ..Passing::default() };
+        let estimate = WaitKey { state: STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED, ..key(1, 20) };
+        let mut window = |carried: &mut Carried, passed| {
+            carried.settle_passed(&[place(passed)], &mut exact);
+            let mut sums = HashMap::from([(estimate, WaitSum { count: 16, blocked_ns: 32, queued_ns: 0 })]);
+            exact.settle_waits(&mut sums, 1.0);
+            sums[&estimate].count
+        };
+        assert_eq!((window(&mut carried, 10), window(&mut carried, 30)), (10, 20));
+        assert_eq!((carried.lost_place(1, 35), carried.lost_place(1, 4)), (5, 4));
     }
 
     proptest! {

@@ -4,18 +4,20 @@
 //! aggregate. A wait is counted whatever becomes of its stack, so that totals are right.
 
 mod carried;
+mod ladder;
 mod notes;
 mod open;
 mod seed;
 mod settle;
+mod watch;
 mod window;
 mod words;
 
 use std::collections::{HashMap, HashSet};
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, LONG_WAIT_NS, STACK_NONE, STATE_ESTIMATED, STATE_RUNNABLE, STATE_THINNED, STATES,
-    SwitchConfig, SwitchControl, WaitKey, WaitSum,
+    FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_PASSED, STATE_RUNNABLE, STATE_THINNED, STATE_UNSETTLED,
+    STATES, SwitchConfig, SwitchControl, WaitKey, WaitSum,
 };
 
 use crate::aggregate::{Aggregate, SampleKey};
@@ -28,8 +30,10 @@ use crate::profile_type::governor::{Governor, Throttle};
 use crate::session::clock::monotonic_ns;
 use crate::session::ledger::Waiting;
 use carried::Carried;
+use ladder::Rung;
 use seed::Seed;
 use settle::Exact;
+use watch::{Turn, Watch};
 use words::Words;
 
 /// Time between two emptyings of the kernel's table of sums.
@@ -39,22 +43,21 @@ const MOST_STACKS: usize = 500_000;
 /// Sums kept until the end, likewise.
 const MOST_SUMS: usize = 1_000_000;
 
+/// What a switch and the wake-up before it cost at least, on the last rung, nanoseconds.
+const SWITCH_NS: u64 = 400;
+/// The least cost of switches alone at which waits are not watched all the time, a share of the machine: long waits would be missing, and that is
+/// worse than a hundredth of the machine, whatever the budget.
+const LEAST_TO_PAUSE: f64 = 0.01;
+/// How long switches have to cost that much on the last rung.
+const PAUSE_AFTER_NS: u64 = 1_000_000_000;
+/// Rungs of pauses: down to a sixteenth of the time is left.
+const PAUSES: usize = 5;
+
 /// Threads whose stacks are read at one time; a host may have thousands that wait.
 const SEEDS_AT_ONCE: usize = 200;
 
 /// The remark on waits in the run queue.
 const QUEUED: &str = "[waiting for a CPU]";
-
-/// Rungs of the budget's ladder: thresholds below which waits are called short, nothing on the lowest.
-const RUNGS: usize = 10;
-/// The threshold of the second rung, 50 µs: half of the stacks of waits that are usually 25 µs long. The cost of stacks falls in proportion to it.
-const FIRST_THRESHOLD_NS: u64 = 50_000;
-
-/// The threshold of a rung. The largest is 10 ms: where waits are usually that long their stacks are taken whatever it costs, which is little,
-/// for a thread has at most a hundred a second of them.
-fn threshold_ns(rung: usize) -> u64 {
-    rung.checked_sub(1).map_or(0, |doublings| (FIRST_THRESHOLD_NS << doublings).min(LONG_WAIT_NS))
-}
 
 /// Which waits to record, and at what cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +96,12 @@ impl Default for WaitOptions {
 }
 
 impl WaitOptions {
+    /// Whether no wait is left out for its length or state.
+    fn takes_all_waits(&self) -> bool {
+        let all = Self::default();
+        (self.shortest_ns, self.longest_ns, self.states) == (all.shortest_ns, all.longest_ns, all.states)
+    }
+
     /// What the programs are told; the layout of switches is the kernel's.
     pub fn config(&self, task_state: u32, has_state_argument: bool) -> SwitchConfig {
         SwitchConfig {
@@ -123,6 +132,14 @@ pub struct OffCpu {
     options: WaitOptions,
     waits: Waits,
     throttle: Throttle,
+    ladder: &'static [Rung],
+    /// How much of the time to pause, on the last rung.
+    pauses: Throttle,
+    /// What switches have cost, stacks aside.
+    switches_ns: u64,
+    watch: Watch,
+    /// The share of the last window in which waits were watched.
+    watched: f64,
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
     exact: Exact,
@@ -168,15 +185,22 @@ impl OffCpu {
         let seeds = processes.map_or_else(Vec::new, |processes| {
             seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
         });
+        let ladder = ladder::of(options);
+        let governor = Governor::new(options.max_overhead * f64::from(cpus), ladder.len(), 0);
         Ok(Self {
-            throttle: Throttle::new(
+            throttle: Throttle::new(governor, now_ns),
+            ladder,
+            pauses: Throttle::new(
                 Governor::new(
-                    options.max_overhead * f64::from(cpus),
-                    if options.exact { 1 } else { RUNGS },
+                    options.max_overhead.max(LEAST_TO_PAUSE) * f64::from(cpus),
+                    if ladder::may_pause(options) { PAUSES } else { 1 },
                     0,
                 ),
                 now_ns,
             ),
+            switches_ns: 0,
+            watch: Watch::new(now_ns),
+            watched: 1.0,
             options: options.clone(),
             waits,
             stacks: HashMap::new(),
@@ -198,15 +222,30 @@ impl OffCpu {
         })
     }
 
-    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far.
-    pub(crate) fn look(&mut self, spent_ns: u64, now_ns: u64) {
+    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far, `switches` how many there
+    /// were while it was watching.
+    pub(crate) fn look(&mut self, spent_ns: u64, switches: u64, now_ns: u64) {
+        self.switches_ns = switches.saturating_mul(SWITCH_NS);
+        if self.pauses.rung() > 0 {
+            // As long as it has to pause there is no way down; and of pauses and what is between them a whole turn is looked at.
+            self.throttle.skip(spent_ns, now_ns);
+            return;
+        }
         self.throttle.look(spent_ns, now_ns);
+        if !self.is_on_last_rung() {
+            self.pauses.skip(self.switches_ns, now_ns);
+        } else if self.pauses.since_look_ns(now_ns) >= PAUSE_AFTER_NS {
+            self.pauses.look(self.switches_ns, now_ns);
+        }
+    }
+
+    fn is_on_last_rung(&self) -> bool {
+        self.throttle.rung() + 1 == self.ladder.len()
     }
 
     /// What could still be left out.
     pub(crate) fn waiting(&self) -> Waiting {
-        let is_last = self.options.exact || self.throttle.rung() + 1 == RUNGS;
-        if is_last { Waiting::AtTheirEnd } else { Waiting::CanGive }
+        if self.is_on_last_rung() { Waiting::AtTheirEnd } else { Waiting::CanGive }
     }
 
     /// Looks after the kernel side: a few times a second.
@@ -214,10 +253,21 @@ impl OffCpu {
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn tick(&mut self) -> Result<(), LoadError> {
+    pub fn tick(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         let now_ns = monotonic_ns();
+        match self.watch.turn(self.pauses.rung(), now_ns) {
+            Turn::Stay => {}
+            Turn::Pause => {
+                self.pause(programs)?;
+                self.pauses.look(self.switches_ns, now_ns);
+            }
+            Turn::Resume => self.resume(programs)?,
+        }
         let mut control = self.control;
-        control.threshold_ns = threshold_ns(self.throttle.rung());
+        let rung = self.ladder[self.throttle.rung()];
+        control.threshold_ns = rung.threshold_ns;
+        control.slices_shift = rung.slices_shift;
+        control.passing = u16::from(rung.passing);
         if now_ns.saturating_sub(self.epoch_ns) >= EPOCH_NS {
             self.epoch_ns = now_ns;
             // A program that read the epoch before this one may still write; by the next turn it has long ended.
@@ -235,6 +285,7 @@ impl OffCpu {
     /// Leaves the rest of the budget to other recordings.
     pub fn share_budget(&mut self, part: f64) {
         self.throttle.share_budget(part);
+        self.pauses.share_budget(part);
     }
 
     /// Takes as few stacks as it can for a while.
@@ -265,9 +316,14 @@ impl OffCpu {
     fn keep(&mut self, key: WaitKey, sum: WaitSum) {
         let key = WaitKey { epoch: 0, ..key };
         if !is_wait(key.state) {
-            let is_thinned = key.state == STATE_THINNED;
-            let sum = if is_thinned { self.carried.ended(key.tid, &sum) } else { sum };
-            self.exact.keep(&key, &sum);
+            let sum = match key.state {
+                STATE_THINNED => self.carried.ended(key.tid, &sum),
+                STATE_PASSED => WaitSum { count: self.carried.lost_place(key.tid, sum.count), ..sum },
+                _ => sum,
+            };
+            if key.state != STATE_PASSED || self.options.takes_all_waits() {
+                self.exact.keep(&key, &sum);
+            }
             return;
         }
         if self.sums.len() >= MOST_SUMS && !self.sums.contains_key(&key) {
@@ -325,7 +381,7 @@ impl OffCpu {
             let stack = aggregate.remark_only(&remark);
             of_thread(key, stack, comms, aggregate, processes)
         };
-        let state = key.state & !STATE_ESTIMATED;
+        let state = state_of_wait(key.state);
         let what = known.and_then(|known| known.what.clone());
         let waker = self.stacks.get(&key.waker).filter(|_| key.waker != STACK_NONE);
         let mut blocked = sample.stack;
@@ -366,7 +422,11 @@ impl OffCpu {
 
 /// Whether a sum is of waits, estimated or not.
 fn is_wait(state: u32) -> bool {
-    state & !STATE_ESTIMATED < STATES
+    state_of_wait(state) < STATES
+}
+
+fn state_of_wait(state: u32) -> u32 {
+    state & !(STATE_ESTIMATED | STATE_UNSETTLED)
 }
 
 /// What is added up for a thread of which no sample is at hand.
@@ -404,41 +464,5 @@ fn nobody(key: &WaitKey) -> RawSample {
         number: 0,
         syscall: None,
         memory: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_rung_doubles_the_threshold_up_to_long_waits() {
-        assert_eq!([0, 1, 2].map(threshold_ns), [0, 50_000, 100_000]);
-        assert!(threshold_ns(RUNGS - 2) < LONG_WAIT_NS);
-        assert_eq!(threshold_ns(RUNGS - 1), LONG_WAIT_NS);
-    }
-
-    /// A host with `rate` waits a second of `length` each: what programs cost in a look under a threshold.
-    fn cost(rate: f64, length: u64, threshold: u64) -> u64 {
-        let shift = profiler_common::off_cpu::shift_of(length, threshold);
-        let per_wait = 300.0 + 2_500.0 / f64::from(1 << shift);
-        (rate * 0.1 * per_wait) as u64
-    }
-
-    #[test]
-    fn a_storm_of_short_waits_is_thinned_out_and_forgotten() {
-        let (budget, look_ns) = (0.02, 100_000_000);
-        let mut governor = Governor::new(budget, RUNGS, 0);
-        let mut over = 0;
-        for _ in 0..20 {
-            let spent = cost(40_000.0, 20_000, threshold_ns(governor.rung()));
-            over += u32::from(spent > look_ns / 50);
-            governor.look(spent, look_ns);
-        }
-        assert!(over <= 10, "over the budget in {over} of 20 looks");
-        for _ in 0..300 {
-            governor.look(0, look_ns);
-        }
-        assert_eq!(threshold_ns(governor.rung()), 0);
     }
 }

@@ -11,22 +11,43 @@ impl OffCpu {
         let stat = |wanted| stats.iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| *count);
         let mut notes = Vec::new();
         let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
+        let passed = stat(Stat::WaitsPassed);
         let story = self.throttle.take_story();
+        let percent = self.options.max_overhead * 100.0;
         if skipped > 0 {
-            let percent = self.options.max_overhead * 100.0;
             notes.push(format!(
                 "stacks of {} waits were taken and of {} mostly short ones not, to stay within --max-overhead {percent}%; \
                  those that were taken stand for them, scaled to each thread's exact time (--exact takes all)",
                 thousands(taken),
                 thousands(skipped)
             ));
-            if story.rungs.1 > 0 {
-                notes.push(format!(
-                    "waits were called short below {} at most, in {:.0} % of the time",
-                    duration(super::threshold_ns(story.rungs.1)),
-                    story.throttled_percent()
-                ));
-            }
+        }
+        if passed > 0 {
+            let drawn = Drawn {
+                count: stat(Stat::WaitsDrawn),
+                time: stat(Stat::WaitsDrawnTime),
+                squares: stat(Stat::WaitsDrawnSquares),
+            };
+            notes.push(format!(
+                "{} short waits were counted and not measured, to stay within --max-overhead {percent}%; {} stand for them: {}",
+                thousands(passed),
+                thousands(drawn.count),
+                drawn.words()
+            ));
+        }
+        if skipped + passed > 0 && story.rungs.1 > 0 {
+            notes.push(format!(
+                "waits were called short below {} at most, in {:.0} % of the time",
+                duration(self.ladder[story.rungs.1].threshold_ns),
+                story.throttled_percent()
+            ));
+        }
+        if self.watched < 1.0 {
+            notes.push(format!(
+                "waits were watched in {:.0} % of the time, to stay within --max-overhead {percent}%: context switches were too many; \
+                 the short ones of the rest are estimated from it, longer ones are missing",
+                self.watched * 100.0
+            ));
         }
         if !self.options.exact && story.over_budget_ns > 0 {
             notes.push(format!(
@@ -40,5 +61,38 @@ impl OffCpu {
             notes.push(format!("waits of {} in all found no room in the kernel's table", duration(lost_ns)));
         }
         notes
+    }
+}
+
+/// Waits that stand for others that passed.
+struct Drawn {
+    count: u64,
+    /// What they stand for, and the sum of its squares, in units of 1,024 ns.
+    time: u64,
+    squares: u64,
+}
+
+impl Drawn {
+    /// The time that they stand for, and its error: twice the standard error of a sum of independent draws.
+    fn words(&self) -> String {
+        if self.time == 0 {
+            return "how long they were is not known".to_owned();
+        }
+        let error = 2.0 * (self.squares as f64).sqrt() * 100.0 / self.time as f64;
+        format!("{} ±{error:.0} % in all", duration(self.time.saturating_mul(1_024)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_draws_is_told() {
+        // A hundred draws that stand for a millisecond each: one tenth is the standard error.
+        let time = 1_000_000 / 1_024;
+        let drawn = Drawn { count: 100, time: 100 * time, squares: 100 * time * time };
+        assert_eq!(drawn.words(), format!("{} ±20 % in all", duration(100 * time * 1_024)));
+        assert_eq!(Drawn { count: 0, time: 0, squares: 0 }.words(), "how long they were is not known");
     }
 }

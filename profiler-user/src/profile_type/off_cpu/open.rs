@@ -1,7 +1,8 @@
 //! Waits that have no end when a recording ends.
 
 use profiler_common::off_cpu::{
-    FIRST_STACK, STATE_ESTIMATED, STATE_RUNNABLE, Thread, WaitKey, WaitSum, weight_shift,
+    BRIEF_WAIT_NS, FIRST_STACK, SHIFT_PASSING, STATE_ESTIMATED, STATE_RUNNABLE, STATE_UNSETTLED, Thread,
+    WaitKey, WaitSum, slices_shift, weight_shift,
 };
 
 use super::WaitOptions;
@@ -27,7 +28,12 @@ pub(super) fn open_wait(
         _ if thread.woken_ns > thread.since_ns => now_ns.saturating_sub(thread.woken_ns),
         _ => 0,
     };
+    let slices = slices_shift(wait, thread.shift);
+    let has_passed = thread.shift & SHIFT_PASSING != 0;
     let (weight, estimated) = match weight_shift(wait, thread.shift) {
+        _ if thread.shift == SHIFT_PASSING && wait < BRIEF_WAIT_NS => return None,
+        Some(_) if has_passed && thread.stack < FIRST_STACK => return None,
+        Some(weight) if has_passed => (weight + slices, STATE_ESTIMATED | STATE_UNSETTLED),
         Some(weight) => {
             thread.thinned.count += 1;
             thread.thinned.blocked_ns = thread.thinned.blocked_ns.saturating_add(wait - queued);
@@ -37,6 +43,7 @@ pub(super) fn open_wait(
             }
             (weight, STATE_ESTIMATED)
         }
+        None if slices != 0 => (slices, STATE_ESTIMATED | STATE_UNSETTLED),
         None => (0, 0),
     };
     let key = WaitKey {
@@ -92,6 +99,19 @@ mod tests {
         let mut skipped = Thread { stack: STACK_SKIPPED, ..sampled };
         assert_eq!(open_wait(&mut skipped, &options, 5_001_000), None);
         assert_eq!(skipped.thinned, WaitSum { count: 1, blocked_ns: 5_000_000, queued_ns: 0 });
+        // Of those that pass nothing but the long ones counts, and those that stand for others.
+        let mut passing = Thread { shift: 3 | SHIFT_PASSING, ..skipped };
+        assert_eq!(open_wait(&mut passing, &options, 5_001_000), None);
+        assert_eq!(open_wait(&mut passing, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
+        assert_eq!(passing.thinned, skipped.thinned);
+        let mut drawn = Thread { stack: 99, ..passing };
+        let (key, sum) = open_wait(&mut drawn, &options, 5_001_000).unwrap();
+        assert_eq!(key.state, STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED);
+        assert_eq!((sum.count, drawn.thinned), (8, skipped.thinned));
+        // Between slices of time those count that are not brief.
+        let mut between = Thread { shift: SHIFT_PASSING, ..skipped };
+        assert_eq!(open_wait(&mut between, &options, 501_000), None);
+        assert_eq!(open_wait(&mut between, &options, 2_001_000).unwrap().1.blocked_ns, 2_000_000);
         // Long ones count whether their stack was taken or not.
         assert_eq!(open_wait(&mut skipped, &options, 50_001_000).unwrap().1.blocked_ns, 50_000_000);
     }

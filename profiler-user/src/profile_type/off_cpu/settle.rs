@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use profiler_common::off_cpu::{
-    STACK_NONE, STATE_ESTIMATED, STATE_RAN, STATE_SLEEPING, STATE_THINNED, Thread, WaitKey, WaitSum,
+    STACK_NONE, STATE_ESTIMATED, STATE_PASSED, STATE_RAN, STATE_SLEEPING, STATE_THINNED, STATE_UNSETTLED,
+    Thread, WaitKey, WaitSum,
 };
 
 use crate::aggregate::Aggregate;
@@ -24,12 +25,14 @@ pub(super) struct Exact {
     ran: HashMap<u32, (WaitKey, u64)>,
     /// Waits of which only some have a stack.
     thinned: HashMap<u32, (WaitKey, WaitSum)>,
+    /// Waits that passed, and those that stand for them.
+    passed: HashMap<u32, (WaitKey, u64)>,
 }
 
 impl Exact {
     /// Takes in a sum that is not one of waits.
     pub(super) fn keep(&mut self, key: &WaitKey, sum: &WaitSum) {
-        if self.ran.len() + self.thinned.len() >= MOST_THREADS {
+        if self.ran.len() + self.thinned.len() + self.passed.len() >= MOST_THREADS {
             return;
         }
         match key.state {
@@ -40,6 +43,10 @@ impl Exact {
             STATE_THINNED => {
                 let thread = self.thinned.entry(key.tid).or_insert((*key, WaitSum::default()));
                 add(&mut thread.1, sum);
+            }
+            STATE_PASSED => {
+                let thread = self.passed.entry(key.tid).or_insert((*key, 0));
+                thread.1 = thread.1.saturating_add(sum.count);
             }
             _ => {}
         }
@@ -52,6 +59,15 @@ impl Exact {
             let key =
                 WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid, tid, state: STATE_THINNED, epoch: 0 };
             self.keep(&key, new);
+        }
+    }
+
+    /// The number of waits that passed, of a thread that still lives: what is new since the last time.
+    pub(super) fn keep_passed(&mut self, pid: u32, tid: u32, new: u64) {
+        if new > 0 {
+            let key =
+                WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid, tid, state: STATE_PASSED, epoch: 0 };
+            self.keep(&key, &WaitSum { count: new, blocked_ns: 0, queued_ns: 0 });
         }
     }
 
@@ -80,12 +96,17 @@ impl Exact {
     }
 
     /// Brings the estimates among `sums` to the measured times. What no estimate stands for is added without a stack.
-    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
-        let mut estimated: HashMap<u32, WaitSum> = HashMap::new();
-        for (key, sum) in sums.iter().filter(|(key, _)| key.state & STATE_ESTIMATED != 0) {
-            add(estimated.entry(key.tid).or_default(), sum);
+    ///
+    /// Of the time, waits were watched for this share; those that passed stand for their like in the rest.
+    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>, watched: f64) {
+        if watched > 0.0 {
+            for (_, passed) in self.passed.values_mut() {
+                *passed = (*passed as f64 / watched).round() as u64;
+            }
         }
-        for (key, sum) in sums.iter_mut().filter(|(key, _)| key.state & STATE_ESTIMATED != 0) {
+        self.settle_passed(sums);
+        let estimated = by_thread(sums, STATE_ESTIMATED);
+        for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, STATE_ESTIMATED)) {
             if let Some(((_, exact), estimate)) = self.thinned.get(&key.tid).zip(estimated.get(&key.tid)) {
                 *sum = WaitSum {
                     count: scale(sum.count, exact.count, estimate.count),
@@ -107,6 +128,42 @@ impl Exact {
             }
         }
     }
+
+    /// Of waits that passed the number is known, not the time: estimates are brought to it.
+    fn settle_passed(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
+        let estimated = by_thread(sums, UNSETTLED);
+        for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, UNSETTLED)) {
+            if let Some(((_, passed), estimate)) = self.passed.get(&key.tid).zip(estimated.get(&key.tid)) {
+                *sum = WaitSum {
+                    count: scale(sum.count, *passed, estimate.count),
+                    blocked_ns: scale(sum.blocked_ns, *passed, estimate.count),
+                    queued_ns: scale(sum.queued_ns, *passed, estimate.count),
+                };
+            }
+        }
+        for (tid, (key, count)) in self.passed.drain() {
+            if !estimated.contains_key(&tid) {
+                let rest = WaitSum { count, blocked_ns: 0, queued_ns: 0 };
+                add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
+            }
+        }
+    }
+}
+
+const UNSETTLED: u32 = STATE_ESTIMATED | STATE_UNSETTLED;
+
+/// Whether a sum is an estimate of this kind.
+fn is(key: &WaitKey, kind: u32) -> bool {
+    key.state & UNSETTLED == kind
+}
+
+/// The estimates of this kind by thread.
+fn by_thread(sums: &HashMap<WaitKey, WaitSum>, kind: u32) -> HashMap<u32, WaitSum> {
+    let mut estimated: HashMap<u32, WaitSum> = HashMap::new();
+    for (key, sum) in sums.iter().filter(|(key, _)| is(key, kind)) {
+        add(estimated.entry(key.tid).or_default(), sum);
+    }
+    estimated
 }
 
 /// Adds to a sum of waits.
@@ -163,19 +220,22 @@ mod tests {
     fn estimates_are_brought_to_what_their_thread_waited() {
         let estimated = |stack| WaitKey { stack, ..key(1, STATE_SLEEPING | STATE_ESTIMATED) };
         let certain = WaitKey { stack: 20, ..key(1, STATE_SLEEPING) };
+        let unsettled = WaitKey { stack: 20, ..key(1, STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED) };
         let mut sums = HashMap::from([
             (estimated(20), sum(16, 3_000, 0)),
             (estimated(21), sum(16, 1_000, 0)),
             (certain, sum(1, 500, 9)),
+            (unsettled, sum(8, 800, 0)),
         ]);
         let mut exact = Exact::default();
         exact.keep(&key(1, STATE_THINNED), &sum(10, 1_000, 70));
         exact.keep_thinned(&Thread { pid: 1, tid: 1, ..Thread::default() }, &sum(30, 1_000, 0));
         exact.keep_thinned(&Thread { pid: 1, tid: 2, ..Thread::default() }, &sum(3, 33, 3));
-        exact.settle_waits(&mut sums);
+        exact.settle_waits(&mut sums, 1.0);
         assert_eq!(sums[&estimated(20)], sum(20, 1_500, 0));
         assert_eq!(sums[&estimated(21)], sum(20, 500, 0));
         assert_eq!(sums[&certain], sum(1, 500, 9), "what is certain stays");
+        assert_eq!(sums[&unsettled], sum(8, 800, 0), "nothing is known of those that passed");
         assert_eq!(sums[&key(1, STATE_SLEEPING)], sum(0, 0, 70), "no estimate has time in the queue");
         assert_eq!(sums[&key(2, STATE_SLEEPING)], sum(3, 33, 3), "no stack was taken");
     }

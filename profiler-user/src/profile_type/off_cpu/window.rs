@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use profiler_common::off_cpu::{FIRST_STACK, WaitKey, WaitSum};
+use profiler_common::off_cpu::{FIRST_STACK, Passing, Thread, WaitKey, WaitSum};
 
 use super::settle::UNSAMPLED;
 use super::{OffCpu, of_thread};
@@ -59,9 +59,48 @@ impl OffCpu {
         Ok(())
     }
 
+    /// Takes the programs off for a while. Waits that are long already count up to now; of the others nobody sees the end.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn pause(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
+        let open = self.open_waits(false);
+        programs.detach_waits()?;
+        self.take_sums(|_| true)?;
+        self.settle(open);
+        self.carried.forget_open();
+        self.begin_anew()
+    }
+
+    /// Puts the programs back: what began before they are on is left out.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
+        self.begin_anew()?;
+        programs.attach_waits()
+    }
+
+    fn begin_anew(&mut self) -> Result<(), LoadError> {
+        self.control.began_ns = monotonic_ns();
+        self.waits.control(self.control)
+    }
+
     /// The waits that have no end yet, up to now.
     fn open_waits(&mut self, is_last: bool) -> Vec<(WaitKey, WaitSum)> {
+        let passing = self.waits.passing().unwrap_or_else(|_| {
+            self.unreadable += 1;
+            Vec::new()
+        });
+        if self.options.takes_all_waits() {
+            self.carried.settle_passed(&passing, &mut self.exact);
+        }
         let mut threads = self.waits.threads();
+        threads.extend(passing.iter().filter_map(Passing::as_thread));
+        let is_stale = |thread: &&mut Thread| thread.since_ns < self.control.began_ns;
+        threads.iter_mut().filter(is_stale).for_each(|thread| thread.since_ns = 0);
         self.carried.settle(&mut threads, &self.options, monotonic_ns(), is_last, &mut self.exact)
     }
 
@@ -92,7 +131,8 @@ impl OffCpu {
             let sample = of_thread(&key, stack, &comms, aggregate, processes);
             aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
         }
-        self.exact.settle_waits(&mut self.sums);
+        self.watched = self.watch.take_share(monotonic_ns());
+        self.exact.settle_waits(&mut self.sums, self.watched);
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
         if is_last {
             sums.append(&mut self.early);

@@ -1,7 +1,7 @@
 //! Simulated sites whose behaviour is known.
 
 use super::*;
-use crate::report::leaks::random::Random;
+use crate::random::Random;
 
 const MOMENTS: usize = 50;
 

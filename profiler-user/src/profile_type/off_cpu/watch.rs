@@ -1,0 +1,127 @@
+//! Times in which waits are not watched at all: the programs are off their tracepoints, and a switch costs nothing. The last resort where switches
+//! come so often that even to count them is too much.
+
+use crate::random::Random;
+
+/// How long waits are watched between two such times, 200 ms.
+const WATCHED_NS: u64 = 200_000_000;
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nothing.
+    Stay,
+    /// Take the programs off.
+    Pause,
+    /// Put them on.
+    Resume,
+}
+
+/// Whether waits are watched, and for how long they were.
+#[derive(Debug)]
+pub(super) struct Watch {
+    random: Random,
+    is_paused: bool,
+    /// When the current turn began, and how long it is to last.
+    since_ns: u64,
+    lasts_ns: u64,
+    /// Since when times are counted, and how much of it was paused.
+    counted_ns: u64,
+    paused_ns: u64,
+}
+
+impl Watch {
+    pub(super) fn new(now_ns: u64) -> Self {
+        Self {
+            random: Random::seeded(),
+            is_paused: false,
+            since_ns: now_ns,
+            lasts_ns: WATCHED_NS,
+            counted_ns: now_ns,
+            paused_ns: 0,
+        }
+    }
+
+    /// Takes turns in which waits are watched for one part in 2^`shift` of the time.
+    pub(super) fn turn(&mut self, shift: usize, now_ns: u64) -> Turn {
+        let lasted_ns = now_ns.saturating_sub(self.since_ns);
+        if self.is_paused {
+            // A rung down ends a pause that is too long for it.
+            let longest_ns = WATCHED_NS * ((2 << shift) - 2);
+            if lasted_ns < self.lasts_ns.min(longest_ns) {
+                return Turn::Stay;
+            }
+            self.paused_ns += lasted_ns;
+            self.begin(false, WATCHED_NS, now_ns);
+            return Turn::Resume;
+        }
+        if shift == 0 {
+            self.since_ns = now_ns;
+            return Turn::Stay;
+        }
+        if lasted_ns < self.lasts_ns {
+            return Turn::Stay;
+        }
+        // A little more or less, so that a program with a rhythm does not hide.
+        let usual_ns = (WATCHED_NS * ((1 << shift) - 1)) as f64;
+        let lasts_ns = usual_ns * (0.75 + 0.5 * self.random.uniform());
+        self.begin(true, lasts_ns as u64, now_ns);
+        Turn::Pause
+    }
+
+    fn begin(&mut self, is_paused: bool, lasts_ns: u64, now_ns: u64) {
+        (self.is_paused, self.since_ns, self.lasts_ns) = (is_paused, now_ns, lasts_ns);
+    }
+
+    /// The share of the time since the last call in which waits were watched.
+    pub(super) fn take_share(&mut self, now_ns: u64) -> f64 {
+        let all_ns = now_ns.saturating_sub(self.counted_ns);
+        let mut paused_ns = self.paused_ns;
+        if self.is_paused {
+            paused_ns += now_ns.saturating_sub(self.since_ns.max(self.counted_ns));
+        }
+        // What of a pause is counted now is not to be counted at its end.
+        self.since_ns = if self.is_paused { now_ns } else { self.since_ns };
+        (self.counted_ns, self.paused_ns) = (now_ns, 0);
+        if all_ns == 0 { 1.0 } else { 1.0 - (paused_ns as f64 / all_ns as f64).min(1.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK_NS: u64 = 50_000_000;
+
+    fn share(shift: usize, seconds: u64) -> (f64, f64) {
+        let mut watch = Watch::new(0);
+        let (mut watched, looks) = (0, seconds * 20);
+        for look in 1..=looks {
+            watched += u64::from(!watch.is_paused);
+            watch.turn(shift, look * LOOK_NS);
+        }
+        (watched as f64 / looks as f64, watch.take_share(looks * LOOK_NS))
+    }
+
+    #[test]
+    fn waits_are_watched_for_their_share_of_the_time() {
+        assert_eq!(share(0, 10), (1.0, 1.0));
+        for shift in 1..=4 {
+            let (watched, told) = share(shift, 1_000);
+            let wanted = 1.0 / f64::from(1 << shift);
+            assert!((0.85..1.15).contains(&(watched / wanted)), "{watched} of {wanted}");
+            assert!((told - watched).abs() < 0.01, "{told} is told, {watched} watched");
+        }
+    }
+
+    #[test]
+    fn shares_are_told_once() {
+        let mut watch = Watch::new(0);
+        assert_eq!(watch.turn(1, WATCHED_NS), Turn::Pause);
+        assert!((watch.take_share(WATCHED_NS + 50) - 1.0).abs() < 1e-3);
+        assert!(watch.take_share(WATCHED_NS + 100) < 1e-3, "paused all the time");
+        assert_eq!(watch.turn(0, WATCHED_NS + 150), Turn::Resume);
+        assert!(watch.take_share(WATCHED_NS + 150) < 1e-3);
+        assert!((watch.take_share(WATCHED_NS + 200) - 1.0).abs() < 1e-3);
+    }
+}
