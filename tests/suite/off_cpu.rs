@@ -243,11 +243,15 @@ fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     let truth = truth(&recorded.stdout).unwrap();
     let waits: f64 = recorded.json["value_types"][0]["total"].as_f64().unwrap();
     let switches = truth["switches"];
-    assert!((0.6..1.4).contains(&(waits / switches)), "{waits} waits found, {switches} switches made");
     let notes = recorded.json["quality"]["notes"].to_string();
     assert!(notes.contains("counted and not measured"), "{notes}");
-    let share = notes.split("waits were watched in ").nth(1).and_then(|rest| rest.split(' ').next());
-    let percent: f64 = share.and_then(|share| share.parse().ok()).unwrap_or(100.0);
+    let said = notes.split("waits were watched in ").nth(1).unwrap_or_else(|| panic!("no pauses: {notes}"));
+    let number = |before: &str| -> Option<f64> { said.split(before).nth(1)?.split(' ').next()?.parse().ok() };
+    let percent: f64 = said.split(' ').next().unwrap().parse().unwrap();
+    // Of a few turns the error is itself an estimate.
+    let error = number("±").unwrap_or(100.0) / 100.0;
+    let allowed = (2.0 * error + 0.15) * switches;
+    assert!((waits - switches).abs() <= allowed, "{waits} waits found, {switches} made, ±{allowed}: {notes}");
     assert!(percent < 90.0, "it has to pause: {notes}");
 }
 

@@ -19,6 +19,7 @@ use profiler_common::off_cpu::{
     FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_PASSED, STATE_RUNNABLE, STATE_THINNED, STATE_UNSETTLED,
     STATES, SwitchConfig, SwitchControl, WaitKey, WaitSum,
 };
+use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, SampleKey};
 use crate::bpf::{LoadError, Programs, WaitTables, Waits};
@@ -33,7 +34,7 @@ use carried::Carried;
 use ladder::Rung;
 use seed::Seed;
 use settle::Exact;
-use watch::{Turn, Watch};
+use watch::{Turn, Watch, Watched};
 use words::Words;
 
 /// Time between two emptyings of the kernel's table of sums.
@@ -138,8 +139,8 @@ pub struct OffCpu {
     /// What switches have cost, stacks aside.
     switches_ns: u64,
     watch: Watch,
-    /// The share of the last window in which waits were watched.
-    watched: f64,
+    /// How far waits were watched in the last window.
+    watched: Watched,
     stacks: HashMap<u64, Known>,
     sums: HashMap<WaitKey, WaitSum>,
     exact: Exact,
@@ -200,7 +201,7 @@ impl OffCpu {
             ),
             switches_ns: 0,
             watch: Watch::new(now_ns),
-            watched: 1.0,
+            watched: Watched::default(),
             options: options.clone(),
             waits,
             stacks: HashMap::new(),
@@ -258,10 +259,14 @@ impl OffCpu {
         match self.watch.turn(self.pauses.rung(), now_ns) {
             Turn::Stay => {}
             Turn::Pause => {
+                self.watch.saw(programs.stat(Stat::Switches), now_ns);
                 self.pause(programs)?;
                 self.pauses.look(self.switches_ns, now_ns);
             }
-            Turn::Resume => self.resume(programs)?,
+            Turn::Resume => {
+                self.watch.looks_from(programs.stat(Stat::Switches), now_ns);
+                self.resume(programs)?;
+            }
         }
         let mut control = self.control;
         let rung = self.ladder[self.throttle.rung()];

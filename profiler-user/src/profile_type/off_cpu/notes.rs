@@ -42,11 +42,15 @@ impl OffCpu {
                 story.throttled_percent()
             ));
         }
-        if self.watched < 1.0 {
+        if self.watched.share < 1.0 {
             notes.push(format!(
                 "waits were watched in {:.0} % of the time, to stay within --max-overhead {percent}%: context switches were too many; \
-                 the short ones of the rest are estimated from it, longer ones are missing",
-                self.watched * 100.0
+                 the short ones of the rest are estimated from it ({}), longer ones are missing",
+                self.watched.share * 100.0,
+                self.watched.error.map_or_else(
+                    || "nobody knows how well".to_owned(),
+                    |error| format!("±{:.0} %", error * 100.0)
+                )
             ));
         }
         if !self.options.exact && story.over_budget_ns > 0 {

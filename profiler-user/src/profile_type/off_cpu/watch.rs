@@ -3,8 +3,8 @@
 
 use crate::random::Random;
 
-/// How long waits are watched between two such times, 200 ms.
-const WATCHED_NS: u64 = 200_000_000;
+/// How long waits are watched between two such times, 100 ms: a hundred times what putting the programs on and off takes.
+const WATCHED_NS: u64 = 100_000_000;
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,25 @@ pub(super) struct Watch {
     /// Since when times are counted, and how much of it was paused.
     counted_ns: u64,
     paused_ns: u64,
+    /// Switches before the current turn, and when it began to be watched.
+    before: (u64, u64),
+    /// Switches a second of each turn between two pauses.
+    rates: Vec<f64>,
+}
+
+/// What is to be known of a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Watched {
+    /// The share of the time in which waits were watched.
+    pub(super) share: f64,
+    /// How far the rest may have been another: two standard errors of the mean rate of turns, as a share of it. None from fewer than three.
+    pub(super) error: Option<f64>,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self { share: 1.0, error: None }
+    }
 }
 
 impl Watch {
@@ -39,6 +58,8 @@ impl Watch {
             lasts_ns: WATCHED_NS,
             counted_ns: now_ns,
             paused_ns: 0,
+            before: (0, now_ns),
+            rates: Vec::new(),
         }
     }
 
@@ -73,18 +94,42 @@ impl Watch {
         (self.is_paused, self.since_ns, self.lasts_ns) = (is_paused, now_ns, lasts_ns);
     }
 
-    /// The share of the time since the last call in which waits were watched.
-    pub(super) fn take_share(&mut self, now_ns: u64) -> f64 {
+    /// The host had made so many switches when waits began to be watched again.
+    pub(super) fn looks_from(&mut self, switches: u64, now_ns: u64) {
+        self.before = (switches, now_ns);
+    }
+
+    /// And so many when they were watched no more.
+    pub(super) fn saw(&mut self, switches: u64, now_ns: u64) {
+        let (before, since_ns) = self.before;
+        let seconds = now_ns.saturating_sub(since_ns).max(1) as f64 / 1e9;
+        self.rates.push(switches.saturating_sub(before) as f64 / seconds);
+    }
+
+    /// What is to be known of the time since the last call.
+    pub(super) fn take(&mut self, now_ns: u64) -> Watched {
         let all_ns = now_ns.saturating_sub(self.counted_ns);
         let mut paused_ns = self.paused_ns;
         if self.is_paused {
             paused_ns += now_ns.saturating_sub(self.since_ns.max(self.counted_ns));
+            // What of a pause is counted now is not to be counted at its end.
+            self.since_ns = now_ns;
         }
-        // What of a pause is counted now is not to be counted at its end.
-        self.since_ns = if self.is_paused { now_ns } else { self.since_ns };
         (self.counted_ns, self.paused_ns) = (now_ns, 0);
-        if all_ns == 0 { 1.0 } else { 1.0 - (paused_ns as f64 / all_ns as f64).min(1.0) }
+        let share = if all_ns == 0 { 1.0 } else { 1.0 - (paused_ns as f64 / all_ns as f64).min(1.0) };
+        Watched { share, error: error_of(&std::mem::take(&mut self.rates)) }
     }
+}
+
+/// Two standard errors of the mean of these, as a share of it.
+fn error_of(rates: &[f64]) -> Option<f64> {
+    let count = rates.len() as f64;
+    let mean = rates.iter().sum::<f64>() / count;
+    if rates.len() < 3 || mean <= 0.0 {
+        return None;
+    }
+    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    Some(2.0 * (variance / count).sqrt() / mean)
 }
 
 #[cfg(test)]
@@ -100,7 +145,7 @@ mod tests {
             watched += u64::from(!watch.is_paused);
             watch.turn(shift, look * LOOK_NS);
         }
-        (watched as f64 / looks as f64, watch.take_share(looks * LOOK_NS))
+        (watched as f64 / looks as f64, watch.take(looks * LOOK_NS).share)
     }
 
     #[test]
@@ -118,10 +163,23 @@ mod tests {
     fn shares_are_told_once() {
         let mut watch = Watch::new(0);
         assert_eq!(watch.turn(1, WATCHED_NS), Turn::Pause);
-        assert!((watch.take_share(WATCHED_NS + 50) - 1.0).abs() < 1e-3);
-        assert!(watch.take_share(WATCHED_NS + 100) < 1e-3, "paused all the time");
+        assert!((watch.take(WATCHED_NS + 50).share - 1.0).abs() < 1e-3);
+        assert!(watch.take(WATCHED_NS + 100).share < 1e-3, "paused all the time");
         assert_eq!(watch.turn(0, WATCHED_NS + 150), Turn::Resume);
-        assert!(watch.take_share(WATCHED_NS + 150) < 1e-3);
-        assert!((watch.take_share(WATCHED_NS + 200) - 1.0).abs() < 1e-3);
+        assert!(watch.take(WATCHED_NS + 150).share < 1e-3);
+        assert!((watch.take(WATCHED_NS + 200).share - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn turns_that_differ_tell_how_sure_the_mean_is() {
+        assert_eq!((error_of(&[5.0, 5.0]), error_of(&[0.0; 9])), (None, None));
+        assert_eq!(error_of(&[5.0; 9]), Some(0.0));
+        // Nine turns with a mean of 2 and a deviation of 1.5 (unbiased): 2 * 1.5 / 3 / 2.
+        let error = error_of(&[0.0, 2.0, 4.0, 0.5, 3.5, 2.0, 2.0, 0.25, 3.75]).unwrap();
+        assert!((0.45..0.55).contains(&error), "{error}");
+        let mut watch = Watch::new(0);
+        watch.looks_from(100, 1_000_000_000);
+        watch.saw(300, 3_000_000_000);
+        assert_eq!(watch.rates, [100.0]);
     }
 }

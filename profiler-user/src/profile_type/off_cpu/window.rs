@@ -21,6 +21,7 @@ const FORGET_EVERY: u64 = 6;
 impl OffCpu {
     /// Takes the programs off, and counts the waits that are not over up to now.
     pub fn stop(&mut self, programs: &mut Programs) {
+        self.watched = self.watch.take(monotonic_ns());
         let open = self.open_waits(true);
         // Programs that run now may add to an epoch that is read; what they add is the end of a wait that was counted up to here.
         let _gone_with_us = programs.detach_waits();
@@ -52,6 +53,7 @@ impl OffCpu {
         std::thread::sleep(EPOCH_ENDS);
         let current = self.control.epoch;
         self.take_sums(|epoch| epoch != current)?;
+        self.watched = self.watch.take(monotonic_ns());
         let open = self.open_waits(false);
         self.settle(open);
         self.used = self.sums.keys().map(|key| key.stack).collect();
@@ -131,8 +133,7 @@ impl OffCpu {
             let sample = of_thread(&key, stack, &comms, aggregate, processes);
             aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
         }
-        self.watched = self.watch.take_share(monotonic_ns());
-        self.exact.settle_waits(&mut self.sums, self.watched);
+        self.exact.settle_waits(&mut self.sums, self.watched.share);
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
         if is_last {
             sums.append(&mut self.early);
