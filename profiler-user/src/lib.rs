@@ -30,7 +30,6 @@ pub mod profile_type;
 pub mod push;
 mod quantity;
 mod question;
-mod random;
 pub mod report;
 pub mod resolve;
 pub mod sched;

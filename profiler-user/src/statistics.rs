@@ -118,12 +118,17 @@ impl Chance {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// A number below this one, each with the same probability; zero where there is none.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        // The multiplication takes the high bits; what is unequal by it is below 2^-32 for any limit below 2^32.
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
+    }
+
     /// Puts items into a random order, each order with the same probability.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
-            // The multiplication takes the high bits; what is unequal by it is below 2^-32 for any list that fits in memory.
-            let chosen = ((u128::from(self.next()) * (end as u128 + 1)) >> 64) as usize;
-            items.swap(end, chosen);
+            let chosen = self.below(end as u64 + 1);
+            items.swap(end, chosen as usize);
         }
     }
 }

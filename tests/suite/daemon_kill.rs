@@ -14,7 +14,7 @@ use crate::faults::{assert_none_left, kernel_objects};
 use crate::recording::background;
 
 /// Kills of a usual run. Each takes a start, and a start of a build that is not optimized takes a second.
-const KILLS: usize = 20;
+const KILLS: usize = 12;
 /// Where daemons say that they run.
 const SAID: &str = "/run/perf-agent/daemons";
 

@@ -3,7 +3,7 @@
 //! The time is cut into windows, and in each one calls are measured for one slice at a random moment. What the slice saw stands
 //! for its window. The share of the time that is measured follows from what measuring costs.
 
-use crate::random::Random;
+use crate::statistics::Chance;
 use std::time::{Duration, Instant};
 
 use profiler_common::syscall::{Cell, CellKey};
@@ -49,7 +49,7 @@ pub(super) struct Slices {
     taken: u64,
     measured_ns: u64,
     covered_ns: u64,
-    random: Random,
+    chance: Chance,
 }
 
 impl Slices {
@@ -66,7 +66,7 @@ impl Slices {
             taken: 0,
             measured_ns: 0,
             covered_ns: 0,
-            random: Random::seeded(),
+            chance: Chance::of_now(),
         };
         slices.plan(now);
         slices
@@ -145,7 +145,7 @@ impl Slices {
         self.slice = slice;
         self.window = slice.div_f64(share.max(1e-6)).clamp(WINDOW, LONGEST_WINDOW);
         let room = self.window.saturating_sub(slice);
-        self.due = begins + room.mul_f64(self.random.uniform());
+        self.due = begins + room.mul_f64(self.chance.fraction());
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
                 let rate = if window < 20 { 1_000 } else { 3_000 };
                 truth += rate * slices.window.as_millis() as u64;
                 let ns = slices.length().as_nanos() as u64;
-                let jitter = 0.9 + 0.2 * slices.random.uniform();
+                let jitter = 0.9 + 0.2 * slices.chance.fraction();
                 let count = (rate as f64 * ns as f64 / 1e6 * jitter) as u64;
                 let call = SyscallKey { owner: 1, number: 0, ..SyscallKey::default() };
                 let key = CellKey { call, kind: CELL_TIME, index: 5, padding: 0 };

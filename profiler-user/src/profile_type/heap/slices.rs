@@ -7,7 +7,7 @@
 use super::estimate::{Estimate, Slice, USUALLY_DEARER, estimate, is_saturated};
 use super::threads::ThreadsTime;
 use crate::output::{duration, percent, thousands};
-use crate::random::Random;
+use crate::statistics::Chance;
 
 /// Length of the first look, 10 ms: enough to learn a rate.
 const FIRST_NS: u64 = 10_000_000;
@@ -125,7 +125,7 @@ pub(super) struct Slices {
     /// Share of one CPU that counting every call would take.
     expected: Option<f64>,
     calls_a_second: f64,
-    random: Random,
+    chance: Chance,
 }
 
 impl Slices {
@@ -156,7 +156,7 @@ impl Slices {
             spent_ns: 0.0,
             expected: None,
             calls_a_second: 0.0,
-            random: Random::seeded(),
+            chance: Chance::of_now(),
         }
     }
 
@@ -232,7 +232,7 @@ impl Slices {
             Phase::Slices { next_ns } if now_ns >= next_ns => {
                 let length = self.length_ns();
                 let matters = self.on.2 > NOTICED * self.on.0 && is_saturated(self.inside());
-                Turn::Slice { length_ns: length as u64, other: matters && self.random.below(OTHER) == 0 }
+                Turn::Slice { length_ns: length as u64, other: matters && self.chance.below(OTHER) == 0 }
             }
             _ => Turn::Stay,
         }
@@ -337,7 +337,7 @@ impl Slices {
         };
         let pause = pause.min(LONGEST_PAUSE_NS) as u64;
         // Anywhere from half of it to half more, so that the mean is right.
-        self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.random.below(pause) };
+        self.phase = Phase::Slices { next_ns: now_ns + pause / 2 + self.chance.below(pause) };
     }
 
     /// The recording is over.

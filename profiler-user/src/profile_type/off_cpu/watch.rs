@@ -1,7 +1,7 @@
 //! Times in which waits are not watched at all: the programs are off their tracepoints, and a switch costs nothing. The last resort where switches
 //! come so often that even to count them is too much.
 
-use crate::random::Random;
+use crate::statistics::Chance;
 
 /// How long waits are watched between two such times, 100 ms: a hundred times what putting the programs on and off takes.
 const WATCHED_NS: u64 = 100_000_000;
@@ -20,7 +20,7 @@ pub(super) enum Turn {
 /// Whether waits are watched, and for how long they were.
 #[derive(Debug)]
 pub(super) struct Watch {
-    random: Random,
+    chance: Chance,
     is_paused: bool,
     /// When the current turn began, and how long it is to last.
     since_ns: u64,
@@ -52,7 +52,7 @@ impl Default for Watched {
 impl Watch {
     pub(super) fn new(now_ns: u64) -> Self {
         Self {
-            random: Random::seeded(),
+            chance: Chance::of_now(),
             is_paused: false,
             since_ns: now_ns,
             lasts_ns: WATCHED_NS,
@@ -85,7 +85,7 @@ impl Watch {
         }
         // A little more or less, so that a program with a rhythm does not hide.
         let usual_ns = (WATCHED_NS * ((1 << shift) - 1)) as f64;
-        let lasts_ns = usual_ns * (0.75 + 0.5 * self.random.uniform());
+        let lasts_ns = usual_ns * (0.75 + 0.5 * self.chance.fraction());
         self.begin(true, lasts_ns as u64, now_ns);
         Turn::Pause
     }

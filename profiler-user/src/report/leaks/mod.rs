@@ -3,6 +3,8 @@
 //! In: what was seen of a site's blocks ([`crate::profile::LeakSums`]). Out: a [`Finding`]. Pure.
 
 mod growth;
+#[cfg(test)]
+pub(crate) mod random;
 mod survival;
 mod trend;
 mod verdict;

@@ -128,7 +128,7 @@ fn fit(constant: &[f64], slope: &[f64], values: &[f64]) -> Option<(Trend, Vec<f6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::report::leaks::random::Random;
 
     fn seconds(count: usize) -> Vec<f64> {
         (0..count).map(|index| index as f64 * 0.5).collect()

@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 
 use super::*;
-use crate::random::Random;
+use crate::report::leaks::random::Random;
 use crate::report::leaks::{Survival, survival};
 
 const MS: f64 = 1e-3;

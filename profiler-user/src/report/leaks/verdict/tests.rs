@@ -1,7 +1,7 @@
 //! Simulated sites whose behaviour is known.
 
 use super::*;
-use crate::random::Random;
+use crate::report::leaks::random::Random;
 
 const MOMENTS: usize = 50;
 

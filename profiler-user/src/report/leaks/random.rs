@@ -1,19 +1,10 @@
-//! Random numbers: splitmix64 (Steele, Lea and Flood 2014). Good enough to have nothing to do with what programs do; not for secrets.
+//! Random numbers for simulated allocators: splitmix64 (Steele, Lea and Flood 2014), the same in every run.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
-#[derive(Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The same numbers in every run.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    /// Others in every run.
-    pub(crate) fn seeded() -> Self {
-        Self::new(RandomState::new().build_hasher().finish())
     }
 
     fn next(&mut self) -> u64 {
@@ -29,18 +20,16 @@ impl Random {
         ((self.next() >> 11) as f64 + 0.5) / 2_f64.powi(53)
     }
 
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (self.uniform() * limit as f64) as u64
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.uniform() * limit as f64) as usize
     }
 
     /// With mean 0 and standard deviation 1.
-    #[cfg(test)]
     pub(crate) fn normal(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
     /// Time to the next event of a Poisson process.
-    #[cfg(test)]
     pub(crate) fn exponential(&mut self, mean: f64) -> f64 {
         -mean * self.uniform().ln()
     }
