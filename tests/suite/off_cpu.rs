@@ -163,7 +163,9 @@ fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
 #[test]
 fn vm_a_wait_since_before_the_recording_has_its_stack() {
     let folder = tempfile::tempdir().unwrap();
-    let child = spawn("nofp_waits", &[&seconds(6), folder.path().to_str().unwrap()]);
+    // In emulation the kernel takes its time to check the programs.
+    let length = if is_emulated() { "80" } else { "6" };
+    let child = spawn("nofp_waits", &[length, folder.path().to_str().unwrap()]);
     std::thread::sleep(std::time::Duration::from_millis(if is_emulated() { 8000 } else { 1500 }));
     let mut command = agent();
     command.args(["off-cpu", &child.id().to_string(), &seconds(1), "-q", "--json"]);
