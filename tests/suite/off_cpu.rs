@@ -248,12 +248,10 @@ fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     let notes = recorded.json["quality"]["notes"].to_string();
     assert!(notes.contains("counted and not measured"), "{notes}");
     let said = notes.split("waits were watched in ").nth(1).unwrap_or_else(|| panic!("no pauses: {notes}"));
-    let number = |before: &str| -> Option<f64> { said.split(before).nth(1)?.split(' ').next()?.parse().ok() };
     let percent: f64 = said.split(' ').next().unwrap().parse().unwrap();
-    // Of a few turns the error is itself an estimate.
-    let error = number("±").unwrap_or(100.0) / 100.0;
-    let allowed = (2.0 * error + 0.15) * switches;
-    assert!((waits - switches).abs() <= allowed, "{waits} waits found, {switches} made, ±{allowed}: {notes}");
+    assert!(said.contains("estimated from it"), "{notes}");
+    // Two threads that hand over to each other do so more often or less while they are watched, so this is no more than a bound.
+    assert!((0.3..3.0).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
     assert!(percent < 90.0, "it has to pause: {notes}");
 }
 
