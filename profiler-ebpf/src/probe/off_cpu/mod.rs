@@ -14,9 +14,9 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::limits::{CHAIN_SWITCH, CHAIN_WAKE, MAX_WAIT_PLACES};
 use profiler_common::off_cpu::{
     BRAKE_STACKS, BRAKE_THRESHOLD_NS, BRAKE_WINDOW_NS, BRIEF_WAIT_NS, FIRST_SHIFT, SHIFT_CHANCE,
-    SHIFT_PASSING, SHIFT_SLICES, STACK_NONE, STACK_SKIPPED, STATE_ESTIMATED, STATE_PASSED, STATE_RAN, STATE_RUNNABLE,
-    STATE_THINNED, STATE_UNSETTLED, SwitchControl, Thread, WaitKey, WaitSum, is_slice_open, mix, shift_of, slices_shift,
-    state_of, usual_after, weight_shift,
+    SHIFT_PASSING, SHIFT_SLICES, STACK_NONE, STACK_SKIPPED, STATE_ESTIMATED, STATE_PASSED, STATE_RAN,
+    STATE_RUNNABLE, STATE_THINNED, STATE_UNSETTLED, SwitchControl, Thread, WaitKey, WaitSum, is_slice_open,
+    mix, shift_of, slices_shift, state_of, usual_after, weight_shift,
 };
 use profiler_common::stats::Stat;
 
