@@ -241,7 +241,7 @@ fn a_storm_of_switches_is_counted_whole() {
 #[test]
 fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     let recorded =
-        record_with("off-cpu", &["--max-overhead", "0.2%"], &[&path_of("nofp_pingpong"), "1000000"]);
+        record_with("off-cpu", &["--max-overhead", "0.2%"], &[&path_of("nofp_pingpong"), "400000"]);
     let truth = truth(&recorded.stdout).unwrap();
     let waits: f64 = recorded.json["value_types"][0]["total"].as_f64().unwrap();
     let switches = truth["switches"];
@@ -249,9 +249,9 @@ fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     assert!(notes.contains("counted and not measured"), "{notes}");
     let said = notes.split("waits were watched in ").nth(1).unwrap_or_else(|| panic!("no pauses: {notes}"));
     let percent: f64 = said.split(' ').next().unwrap().parse().unwrap();
-    assert!(said.contains("estimated from it"), "{notes}");
-    // Two threads that hand over to each other do so more often or less while they are watched, so this is no more than a bound.
-    assert!((0.3..3.0).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
+    assert!(said.contains("estimated from its switches"), "{notes}");
+    // Two threads that hand over to each other let a CPU fall idle more often or less while they are watched.
+    assert!((0.8..1.15).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
     assert!(percent < 90.0, "it has to pause: {notes}");
 }
 

@@ -42,6 +42,16 @@ pub(crate) fn machine_busy_ns() -> u64 {
     busy_ns(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
 }
 
+/// Context switches of the machine since it booted: the line `ctxt` of the same file.
+pub(crate) fn switches() -> u64 {
+    switches_of(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn switches_of(stat: &str) -> u64 {
+    let count = stat.lines().find_map(|line| line.strip_prefix("ctxt "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
 fn busy_ns(stat: &str) -> u64 {
     /// `USER_HZ` is a hundred on all architectures that we run on.
     const NS_PER_TICK: u64 = 10_000_000;
@@ -100,5 +110,12 @@ mod tests {
         assert_eq!(busy_ns(""), 0);
         assert_eq!(busy_ns("cpu  18446744073709551615 2 x"), u64::MAX);
         assert!(machine_busy_ns() > 0 && thread_cpu_ns() > 0);
+    }
+
+    #[test]
+    fn switches_are_counted_by_the_kernel() {
+        assert_eq!(switches_of("cpu  1 2\nintr 5 6\nctxt 1990473\nbtime 7\n"), 1_990_473);
+        assert_eq!((switches_of(""), switches_of("ctxt x\n")), (0, 0));
+        assert!(switches() > 0);
     }
 }

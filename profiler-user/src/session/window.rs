@@ -107,7 +107,7 @@ impl Session {
         self.tick();
         if let Some(waits) = &mut self.waits {
             let Sums { kind, aggregate, .. } = self.sums.of(|kind| kind.waits().is_some());
-            if waits.end_window(kind, aggregate, &mut self.processes).is_err() {
+            if waits.end_window(&self.programs, kind, aggregate, &mut self.processes).is_err() {
                 self.undecodable += 1;
             }
         }

@@ -19,7 +19,6 @@ use profiler_common::off_cpu::{
     FIRST_STACK, STACK_NONE, STATE_ESTIMATED, STATE_PASSED, STATE_RUNNABLE, STATE_THINNED, STATE_UNSETTLED,
     STATES, SwitchConfig, SwitchControl, WaitKey, WaitSum,
 };
-use profiler_common::stats::Stat;
 
 use crate::aggregate::{Aggregate, SampleKey};
 use crate::bpf::{LoadError, Programs, WaitTables, Waits};
@@ -186,6 +185,8 @@ impl OffCpu {
         let seeds = processes.map_or_else(Vec::new, |processes| {
             seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
         });
+        let mut watch = Watch::new(now_ns);
+        watch.looks_from(window::counts(programs));
         let ladder = ladder::of(options);
         let governor = Governor::new(options.max_overhead * f64::from(cpus), ladder.len(), 0);
         Ok(Self {
@@ -200,7 +201,7 @@ impl OffCpu {
                 now_ns,
             ),
             switches_ns: 0,
-            watch: Watch::new(now_ns),
+            watch,
             watched: Watched::default(),
             options: options.clone(),
             waits,
@@ -259,14 +260,10 @@ impl OffCpu {
         match self.watch.turn(self.pauses.rung(), now_ns) {
             Turn::Stay => {}
             Turn::Pause => {
-                self.watch.saw(programs.stat(Stat::Switches), now_ns);
                 self.pause(programs)?;
                 self.pauses.look(self.switches_ns, now_ns);
             }
-            Turn::Resume => {
-                self.watch.looks_from(programs.stat(Stat::Switches), now_ns);
-                self.resume(programs)?;
-            }
+            Turn::Resume => self.resume(programs)?,
         }
         let mut control = self.control;
         let rung = self.ladder[self.throttle.rung()];

@@ -27,6 +27,8 @@ pub(super) struct Exact {
     thinned: HashMap<u32, (WaitKey, WaitSum)>,
     /// Waits that passed, and those that stand for them.
     passed: HashMap<u32, (WaitKey, u64)>,
+    /// Those of them that passed since waits began to be watched, the last time.
+    turn: HashMap<u32, (WaitKey, u64)>,
 }
 
 impl Exact {
@@ -45,8 +47,10 @@ impl Exact {
                 add(&mut thread.1, sum);
             }
             STATE_PASSED => {
-                let thread = self.passed.entry(key.tid).or_insert((*key, 0));
-                thread.1 = thread.1.saturating_add(sum.count);
+                for passed in [&mut self.passed, &mut self.turn] {
+                    let thread = passed.entry(key.tid).or_insert((*key, 0));
+                    thread.1 = thread.1.saturating_add(sum.count);
+                }
             }
             _ => {}
         }
@@ -69,6 +73,19 @@ impl Exact {
                 WaitKey { stack: STACK_NONE, waker: STACK_NONE, pid, tid, state: STATE_PASSED, epoch: 0 };
             self.keep(&key, &WaitSum { count: new, blocked_ns: 0, queued_ns: 0 });
         }
+    }
+
+    /// Lets what passed in the last turn stand for so much more of it, in which nobody watched.
+    pub(super) fn stretch_turn(&mut self, by: f64) {
+        for (tid, (key, count)) in &self.turn {
+            let thread = self.passed.entry(*tid).or_insert((*key, 0));
+            thread.1 = thread.1.saturating_add((*count as f64 * by).round() as u64);
+        }
+    }
+
+    /// A turn begins.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = HashMap::new();
     }
 
     /// Brings the samples in the aggregate, whose weights are their values, to the measured times; returns the threads that have none.
@@ -96,14 +113,7 @@ impl Exact {
     }
 
     /// Brings the estimates among `sums` to the measured times. What no estimate stands for is added without a stack.
-    ///
-    /// Of the time, waits were watched for this share; those that passed stand for their like in the rest.
-    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>, watched: f64) {
-        if watched > 0.0 {
-            for (_, passed) in self.passed.values_mut() {
-                *passed = (*passed as f64 / watched).round() as u64;
-            }
-        }
+    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
         self.settle_passed(sums);
         let estimated = by_thread(sums, STATE_ESTIMATED);
         for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, STATE_ESTIMATED)) {
@@ -231,13 +241,29 @@ mod tests {
         exact.keep(&key(1, STATE_THINNED), &sum(10, 1_000, 70));
         exact.keep_thinned(&Thread { pid: 1, tid: 1, ..Thread::default() }, &sum(30, 1_000, 0));
         exact.keep_thinned(&Thread { pid: 1, tid: 2, ..Thread::default() }, &sum(3, 33, 3));
-        exact.settle_waits(&mut sums, 1.0);
+        exact.settle_waits(&mut sums);
         assert_eq!(sums[&estimated(20)], sum(20, 1_500, 0));
         assert_eq!(sums[&estimated(21)], sum(20, 500, 0));
         assert_eq!(sums[&certain], sum(1, 500, 9), "what is certain stays");
         assert_eq!(sums[&unsettled], sum(8, 800, 0), "nothing is known of those that passed");
         assert_eq!(sums[&key(1, STATE_SLEEPING)], sum(0, 0, 70), "no estimate has time in the queue");
         assert_eq!(sums[&key(2, STATE_SLEEPING)], sum(3, 33, 3), "no stack was taken");
+    }
+
+    #[test]
+    fn the_last_turn_stands_for_the_pause_after_it() {
+        let mut exact = Exact::default();
+        let passed = |exact: &Exact| exact.passed[&1].1;
+        exact.keep_passed(1, 1, 1_000);
+        exact.begin_turn();
+        exact.stretch_turn(3.0);
+        assert_eq!(passed(&exact), 1_000, "nothing has passed in this turn");
+        exact.keep_passed(1, 1, 100);
+        exact.stretch_turn(3.0);
+        exact.settle_waits(&mut HashMap::new());
+        assert!(exact.passed.is_empty());
+        exact.stretch_turn(0.5);
+        assert_eq!(passed(&exact), 50, "the pause goes on in the next window");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::statistics::Chance;
 
-/// How long waits are watched between two such times, 100 ms: a hundred times what putting the programs on and off takes.
+/// How long waits are watched between two such times, 100 ms.
 const WATCHED_NS: u64 = 100_000_000;
 
 /// What to do now.
@@ -18,20 +18,61 @@ pub(super) enum Turn {
 }
 
 /// Whether waits are watched, and for how long they were.
+///
+/// The kernel counts the switches of a pause as it does those of the turn before it, so as many waits are taken to have passed as there were
+/// switches: how much more or less is known. How much the waits to a switch differ from one turn to the next says how far off that may be.
 #[derive(Debug)]
 pub(super) struct Watch {
     chance: Chance,
     is_paused: bool,
-    /// When the current turn began, and how long it is to last.
+    /// When the current turn or pause began, and how long it is to last.
     since_ns: u64,
     lasts_ns: u64,
-    /// Since when times are counted, and how much of it was paused.
+    /// Since when times are counted, when the pause began as far as it is not counted yet, and what is.
     counted_ns: u64,
+    paused_since_ns: u64,
     paused_ns: u64,
-    /// Switches before the current turn, and when it began to be watched.
-    before: (u64, u64),
-    /// Switches a second of each turn between two pauses.
-    rates: Vec<f64>,
+    /// Before the current turn.
+    before: Counts,
+    /// The turn before the current pause, and how many switches of the pause it stands for so far.
+    last: Option<Turned>,
+    stretched: u64,
+    window: Window,
+}
+
+/// What the host has counted up to a moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    /// Context switches, as the kernel counts them.
+    pub(super) switches: u64,
+    /// Waits that passed.
+    pub(super) waits: u64,
+}
+
+/// A turn in which waits were watched.
+#[derive(Debug, Clone, Copy)]
+struct Turned {
+    /// Where it ended.
+    end: Counts,
+    switches: u64,
+    waits: f64,
+}
+
+impl Turned {
+    fn ratio(&self) -> f64 {
+        self.waits / self.switches as f64
+    }
+}
+
+/// What a window adds up.
+#[derive(Debug, Default)]
+struct Window {
+    /// Waits that passed and were seen, and those that pauses are taken to have had.
+    seen: f64,
+    unseen: f64,
+    /// Pauses with a turn before and after, and the sum of the squares of what either turn would have made of them beside the other.
+    pauses: u32,
+    squares: f64,
 }
 
 /// What is to be known of a window.
@@ -39,7 +80,7 @@ pub(super) struct Watch {
 pub(super) struct Watched {
     /// The share of the time in which waits were watched.
     pub(super) share: f64,
-    /// How far the rest may have been another: two standard errors of the mean rate of turns, as a share of it. None from fewer than three.
+    /// Two standard errors of the number of waits that passed, as a share of it. None from fewer than two pauses.
     pub(super) error: Option<f64>,
 }
 
@@ -57,9 +98,12 @@ impl Watch {
             since_ns: now_ns,
             lasts_ns: WATCHED_NS,
             counted_ns: now_ns,
+            paused_since_ns: now_ns,
             paused_ns: 0,
-            before: (0, now_ns),
-            rates: Vec::new(),
+            before: Counts::default(),
+            last: None,
+            stretched: 0,
+            window: Window::default(),
         }
     }
 
@@ -72,7 +116,7 @@ impl Watch {
             if lasted_ns < self.lasts_ns.min(longest_ns) {
                 return Turn::Stay;
             }
-            self.paused_ns += lasted_ns;
+            self.count_pause(now_ns);
             self.begin(false, WATCHED_NS, now_ns);
             return Turn::Resume;
         }
@@ -86,6 +130,7 @@ impl Watch {
         // A little more or less, so that a program with a rhythm does not hide.
         let usual_ns = (WATCHED_NS * ((1 << shift) - 1)) as f64;
         let lasts_ns = usual_ns * (0.75 + 0.5 * self.chance.fraction());
+        self.paused_since_ns = now_ns;
         self.begin(true, lasts_ns as u64, now_ns);
         Turn::Pause
     }
@@ -94,42 +139,59 @@ impl Watch {
         (self.is_paused, self.since_ns, self.lasts_ns) = (is_paused, now_ns, lasts_ns);
     }
 
-    /// The host had made so many switches when waits began to be watched again.
-    pub(super) fn looks_from(&mut self, switches: u64, now_ns: u64) {
-        self.before = (switches, now_ns);
+    fn count_pause(&mut self, now_ns: u64) {
+        self.paused_ns += now_ns.saturating_sub(std::mem::replace(&mut self.paused_since_ns, now_ns));
     }
 
-    /// And so many when they were watched no more.
-    pub(super) fn saw(&mut self, switches: u64, now_ns: u64) {
-        let (before, since_ns) = self.before;
-        let seconds = now_ns.saturating_sub(since_ns).max(1) as f64 / 1e9;
-        self.rates.push(switches.saturating_sub(before) as f64 / seconds);
+    /// A turn begins.
+    pub(super) fn looks_from(&mut self, before: Counts) {
+        self.before = before;
+    }
+
+    /// A turn has ended, and a pause begins.
+    pub(super) fn saw(&mut self, end: Counts) {
+        let waits = end.waits.saturating_sub(self.before.waits) as f64;
+        let turn = Turned { end, switches: end.switches.saturating_sub(self.before.switches).max(1), waits };
+        let stretched = std::mem::take(&mut self.stretched) as f64;
+        if let Some(last) = self.last.replace(turn) {
+            // Neither of two turns that differ is nearer to what was between them: half the square of the difference is the variance of each.
+            self.window.pauses += 1;
+            self.window.squares += (stretched * (turn.ratio() - last.ratio())).powi(2) / 2.0;
+        }
+        self.window.seen += waits;
+    }
+
+    /// How often what the last turn had is to be added for the pause, as far as nobody has asked for it yet.
+    pub(super) fn stretch(&mut self, switches: u64) -> f64 {
+        let Some(last) = self.last else { return 0.0 };
+        let all = switches.saturating_sub(last.end.switches);
+        let new = all.saturating_sub(std::mem::replace(&mut self.stretched, all));
+        self.window.unseen += new as f64 * last.ratio();
+        new as f64 / last.switches as f64
+    }
+
+    /// Whether nobody watches now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
     }
 
     /// What is to be known of the time since the last call.
     pub(super) fn take(&mut self, now_ns: u64) -> Watched {
-        let all_ns = now_ns.saturating_sub(self.counted_ns);
-        let mut paused_ns = self.paused_ns;
         if self.is_paused {
-            paused_ns += now_ns.saturating_sub(self.since_ns.max(self.counted_ns));
-            // What of a pause is counted now is not to be counted at its end.
-            self.since_ns = now_ns;
+            self.count_pause(now_ns);
         }
-        (self.counted_ns, self.paused_ns) = (now_ns, 0);
+        let all_ns = now_ns.saturating_sub(std::mem::replace(&mut self.counted_ns, now_ns));
+        let paused_ns = std::mem::take(&mut self.paused_ns);
         let share = if all_ns == 0 { 1.0 } else { 1.0 - (paused_ns as f64 / all_ns as f64).min(1.0) };
-        Watched { share, error: error_of(&std::mem::take(&mut self.rates)) }
+        Watched { share, error: std::mem::take(&mut self.window).error() }
     }
 }
 
-/// Two standard errors of the mean of these, as a share of it.
-fn error_of(rates: &[f64]) -> Option<f64> {
-    let count = rates.len() as f64;
-    let mean = rates.iter().sum::<f64>() / count;
-    if rates.len() < 3 || mean <= 0.0 {
-        return None;
+impl Window {
+    fn error(&self) -> Option<f64> {
+        let all = self.seen + self.unseen;
+        (self.pauses >= 2 && all > 0.0).then(|| 2.0 * self.squares.sqrt() / all)
     }
-    let variance = rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    Some(2.0 * (variance / count).sqrt() / mean)
 }
 
 #[cfg(test)]
@@ -163,6 +225,7 @@ mod tests {
     fn shares_are_told_once() {
         let mut watch = Watch::new(0);
         assert_eq!(watch.turn(1, WATCHED_NS), Turn::Pause);
+        assert!(watch.is_paused());
         assert!((watch.take(WATCHED_NS + 50).share - 1.0).abs() < 1e-3);
         assert!(watch.take(WATCHED_NS + 100).share < 1e-3, "paused all the time");
         assert_eq!(watch.turn(0, WATCHED_NS + 150), Turn::Resume);
@@ -171,15 +234,33 @@ mod tests {
     }
 
     #[test]
-    fn turns_that_differ_tell_how_sure_the_mean_is() {
-        assert_eq!((error_of(&[5.0, 5.0]), error_of(&[0.0; 9])), (None, None));
-        assert_eq!(error_of(&[5.0; 9]), Some(0.0));
-        // Nine turns with a mean of 2 and a deviation of 1.5 (unbiased): 2 * 1.5 / 3 / 2.
-        let error = error_of(&[0.0, 2.0, 4.0, 0.5, 3.5, 2.0, 2.0, 0.25, 3.75]).unwrap();
-        assert!((0.45..0.55).contains(&error), "{error}");
+    fn a_pause_has_as_many_waits_to_a_switch_as_the_turn_before_it() {
         let mut watch = Watch::new(0);
-        watch.looks_from(100, 1_000_000_000);
-        watch.saw(300, 3_000_000_000);
-        assert_eq!(watch.rates, [100.0]);
+        watch.looks_from(Counts { switches: 7, waits: 3 });
+        assert_eq!(watch.stretch(1_000), 0.0, "nothing is known");
+        watch.saw(Counts { switches: 107, waits: 53 });
+        assert_eq!([watch.stretch(307), watch.stretch(307), watch.stretch(357)], [2.0, 0.0, 0.5]);
+        assert_eq!((watch.window.seen, watch.window.unseen), (50.0, 125.0));
+    }
+
+    #[test]
+    fn turns_that_differ_tell_how_sure_the_whole_is() {
+        let mut watch = Watch::new(0);
+        let mut end = Counts::default();
+        let mut turn = |watch: &mut Watch, waits: u64| {
+            end = Counts { switches: end.switches + 4_000, waits: end.waits + waits };
+            watch.saw(end);
+            end.switches += 12_000;
+            assert_eq!(watch.stretch(end.switches), 3.0);
+            watch.looks_from(end);
+        };
+        turn(&mut watch, 1_000);
+        assert_eq!(watch.window.error(), None);
+        turn(&mut watch, 2_000);
+        turn(&mut watch, 1_000);
+        // 16,000 in all. Twice 3,000 more or less are an error of 3,000, of which two are 37.5 %.
+        let error = watch.take(0).error.unwrap();
+        assert!((error - 0.375).abs() < 1e-9, "{error}");
+        assert_eq!(watch.take(0).error, None, "of the next window nothing is known yet");
     }
 }

@@ -4,30 +4,38 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use profiler_common::off_cpu::{FIRST_STACK, Passing, Thread, WaitKey, WaitSum};
+use profiler_common::stats::Stat;
 
 use super::settle::UNSAMPLED;
+use super::watch::Counts;
 use super::{OffCpu, of_thread};
 use crate::aggregate::Aggregate;
 use crate::bpf::{LoadError, Programs};
 use crate::process::Processes;
 use crate::profile_type::ProfileKind;
-use crate::session::clock::monotonic_ns;
+use crate::session::clock::{monotonic_ns, switches};
 
 /// How long a program may still write to an epoch that has ended: some microseconds with interrupts off, unless a hypervisor takes its CPU away.
 const EPOCH_ENDS: Duration = Duration::from_millis(2);
 /// Windows between two looks for stacks that no thread waits with any more: a minute in windows of ten seconds.
 const FORGET_EVERY: u64 = 6;
 
+/// What the host has counted so far.
+pub(super) fn counts(programs: &Programs) -> Counts {
+    Counts { switches: switches(), waits: programs.stat(Stat::WaitsPassed) }
+}
+
 impl OffCpu {
     /// Takes the programs off, and counts the waits that are not over up to now.
     pub fn stop(&mut self, programs: &mut Programs) {
-        self.watched = self.watch.take(monotonic_ns());
-        let open = self.open_waits(true);
-        // Programs that run now may add to an epoch that is read; what they add is the end of a wait that was counted up to here.
+        let now_ns = monotonic_ns();
+        self.settle_turn();
+        self.watched = self.watch.take(now_ns);
         let _gone_with_us = programs.detach_waits();
         if self.take_sums(|_| true).is_err() {
             self.unreadable += 1;
         }
+        let open = self.open_waits(now_ns, true);
         self.settle(open);
     }
 
@@ -43,6 +51,7 @@ impl OffCpu {
     /// What the kernel refused.
     pub fn end_window(
         &mut self,
+        programs: &Programs,
         kind: &ProfileKind,
         aggregate: &mut Aggregate,
         processes: &mut Processes,
@@ -53,9 +62,14 @@ impl OffCpu {
         std::thread::sleep(EPOCH_ENDS);
         let current = self.control.epoch;
         self.take_sums(|epoch| epoch != current)?;
-        self.watched = self.watch.take(monotonic_ns());
-        let open = self.open_waits(false);
+        let now_ns = monotonic_ns();
+        self.settle_turn();
+        self.watched = self.watch.take(now_ns);
+        let open = self.open_waits(now_ns, false);
         self.settle(open);
+        if self.pauses.rung() == 0 && !self.watch.is_paused() {
+            self.begin_turn(programs);
+        }
         self.used = self.sums.keys().map(|key| key.stack).collect();
         self.hand_over(kind, false, aggregate, processes);
         Ok(())
@@ -67,9 +81,11 @@ impl OffCpu {
     ///
     /// What the kernel refused.
     pub(super) fn pause(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        let open = self.open_waits(false);
+        self.watch.saw(counts(programs));
+        let now_ns = monotonic_ns();
         programs.detach_waits()?;
         self.take_sums(|_| true)?;
+        let open = self.open_waits(now_ns, false);
         self.settle(open);
         self.carried.forget_open();
         self.begin_anew()
@@ -82,7 +98,22 @@ impl OffCpu {
     /// What the kernel refused.
     pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         self.begin_anew()?;
-        programs.attach_waits()
+        programs.attach_waits()?;
+        self.exact.stretch_turn(self.watch.stretch(switches()));
+        self.begin_turn(programs);
+        Ok(())
+    }
+
+    /// Lets the last turn stand for the pause so far.
+    fn settle_turn(&mut self) {
+        if self.watch.is_paused() {
+            self.exact.stretch_turn(self.watch.stretch(switches()));
+        }
+    }
+
+    fn begin_turn(&mut self, programs: &Programs) {
+        self.watch.looks_from(counts(programs));
+        self.exact.begin_turn();
     }
 
     fn begin_anew(&mut self) -> Result<(), LoadError> {
@@ -90,8 +121,9 @@ impl OffCpu {
         self.waits.control(self.control)
     }
 
-    /// The waits that have no end yet, up to now.
-    fn open_waits(&mut self, is_last: bool) -> Vec<(WaitKey, WaitSum)> {
+    /// The waits that have no end yet, up to `now_ns`. The sums must have been taken: what they say of threads that have ended or lost their
+    /// place is more than an earlier window told, and what that was is forgotten here.
+    fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<(WaitKey, WaitSum)> {
         let passing = self.waits.passing().unwrap_or_else(|_| {
             self.unreadable += 1;
             Vec::new()
@@ -103,7 +135,7 @@ impl OffCpu {
         threads.extend(passing.iter().filter_map(Passing::as_thread));
         let is_stale = |thread: &&mut Thread| thread.since_ns < self.control.began_ns;
         threads.iter_mut().filter(is_stale).for_each(|thread| thread.since_ns = 0);
-        self.carried.settle(&mut threads, &self.options, monotonic_ns(), is_last, &mut self.exact)
+        self.carried.settle(&mut threads, &self.options, now_ns, is_last, &mut self.exact)
     }
 
     /// Takes what earlier windows counted off the sums, and adds what waits on.
@@ -133,7 +165,7 @@ impl OffCpu {
             let sample = of_thread(&key, stack, &comms, aggregate, processes);
             aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
         }
-        self.exact.settle_waits(&mut self.sums, self.watched.share);
+        self.exact.settle_waits(&mut self.sums);
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
         if is_last {
             sums.append(&mut self.early);
