@@ -142,6 +142,8 @@ pub(super) struct Teller {
     resident: Option<Arc<WindowSums>>,
     last: Option<Arc<WindowSums>>,
     waiting: Arc<AtomicUsize>,
+    /// Profiles that could not be stored before this window.
+    not_stored: u64,
 }
 
 impl Teller {
@@ -158,7 +160,13 @@ impl Teller {
             resident: None,
             last: None,
             waiting,
+            not_stored: 0,
         }
+    }
+
+    /// The profiles that come now are of another window.
+    pub(super) fn begin_window(&mut self) {
+        self.not_stored = self.live.borrow().as_ref().map_or(0, |live| live.written.not_stored.0);
     }
 
     /// For one who watches.
@@ -199,8 +207,7 @@ impl Teller {
     /// Tells how things stand.
     pub(super) fn tell(&self, status: Status, written: Written) {
         let (last, waiting) = (self.last.clone(), Arc::clone(&self.waiting));
-        let before = self.live.borrow().as_ref().map_or(0, |live| live.written.not_stored.0);
-        let is_failing = written.not_stored.0 > before;
+        let is_failing = written.not_stored.0 > self.not_stored;
         let live = Live {
             status,
             written,

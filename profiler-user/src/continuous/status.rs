@@ -41,6 +41,9 @@ pub struct Status {
     /// Those of them that were in the way because the disk was full.
     #[serde(default)]
     pub disk_full_files: u64,
+    /// Times that windows could not be merged; nothing is lost by it but room.
+    #[serde(default)]
+    pub failed_merges: u64,
     /// Samples per second and CPU that were asked for.
     pub rate_hz: u64,
     /// Length of a window, nanoseconds.
@@ -97,6 +100,7 @@ impl Status {
             store_bytes: written.store_bytes,
             dropped_files: written.dropped_files,
             disk_full_files: written.disk_full_files,
+            failed_merges: written.failed_merges,
             rate_hz: config.rate_hz,
             window_ns: config.window.as_nanos() as u64,
             windows: written.windows,
@@ -138,11 +142,14 @@ impl StatusFile {
         Self { path: path_in(Path::new(FOLDER), store), started_unix_ns: clock::unix_ns() }
     }
 
-    /// Replaces the file, and returns what is in it. One that cannot be written is missing; nothing else depends on it.
-    pub(super) fn write(&self, status: &Status) -> Status {
-        let status = Status { started_unix_ns: self.started_unix_ns, ..status.clone() };
-        let _told_or_not = self.try_write(&status);
-        status
+    /// How a recorder that writes this file stands.
+    pub(super) fn status(&self, config: &Config, written: &Written) -> Status {
+        Status { started_unix_ns: self.started_unix_ns, ..Status::now(config, written) }
+    }
+
+    /// Replaces the file. One that cannot be written is missing; nothing else depends on it.
+    pub(super) fn write(&self, status: &Status) {
+        let _told_or_not = self.try_write(status);
     }
 
     fn try_write(&self, status: &Status) -> std::io::Result<()> {
@@ -230,8 +237,8 @@ mod tests {
         let path = path_in(&folder.path().join("below"), Path::new("/srv/store"));
         let file = StatusFile { path: path.clone(), started_unix_ns: 7 };
         let written = Written { windows: 3, cost_ns: 1, machine_ns: 100, ..Written::default() };
-        file.write(&Status::now(&config("/srv/store"), &written));
-        file.write(&Status::now(&config("/srv/store"), &written));
+        file.write(&file.status(&config("/srv/store"), &written));
+        file.write(&file.status(&config("/srv/store"), &written));
         let status = read(&path).unwrap();
         assert_eq!((status.windows, status.started_unix_ns, status.pid), (3, 7, std::process::id()));
         assert!((status.cost_percent - 1.0).abs() < 1e-9 && status.is_running() && status.rss_bytes > 0);

@@ -86,6 +86,8 @@ pub struct Written {
     pub dropped_files: u64,
     /// Those of them that were in the way because the disk was full.
     pub disk_full_files: u64,
+    /// Times that windows could not be merged; nothing is lost by it but room.
+    pub failed_merges: u64,
     /// What those have done who are shown each window beside the store: alerts and the like.
     pub feeds: Vec<Counter>,
     /// Whose allocations are recorded; none where nobody's are asked for.
@@ -313,6 +315,7 @@ impl State {
     }
 
     fn window(&mut self, closed: Closed) {
+        self.teller.begin_window();
         if self.named.begin_window() {
             self.cgroups = CgroupNames::of_host();
         }
@@ -321,6 +324,9 @@ impl State {
         let beside = std::mem::take(&mut recorded.beside);
         let profile = self.profile(recorded, &meta);
         self.store(&profile, true);
+        // Whoever watches need not wait for what comes beside it: calls come late where they are counted in slices.
+        let (status, written) = self.standing();
+        self.teller.tell(status, written);
         self.feeds.window(profile);
         for other in beside {
             let profile = self.profile_beside(other, &meta);
@@ -360,11 +366,13 @@ impl State {
         self.teller.window(profile);
         let losses = self.store.losses();
         let (disk_full_files, by_size_files) = (losses.disk_full.files, losses.by_size.files);
+        let failed_merges = losses.failed_merges;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.add(profile, is_first);
         written.store_bytes = self.store.bytes();
         written.dropped_files = by_size_files + disk_full_files;
         written.disk_full_files = disk_full_files;
+        written.failed_merges = failed_merges;
         match stored {
             Ok(appended) => {
                 if is_first {
@@ -459,13 +467,15 @@ impl State {
     }
 
     fn tell(&mut self) {
-        let written = {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            written.feeds = self.feeds.counters();
-            written.clone()
-        };
-        let status = self.status.write(&Status::now(&self.config, &written));
+        let (status, written) = self.standing();
+        self.status.write(&status);
         self.teller.tell(status, written);
+    }
+
+    fn standing(&self) -> (Status, Written) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.feeds = self.feeds.counters();
+        (self.status.status(&self.config, &written), written.clone())
     }
 }
 

@@ -256,6 +256,11 @@ fn store(live: &Live, page: &mut Page) {
         "Files that the store let go before their time: it was full, or the disk was.",
         status.dropped_files as f64,
     );
+    page.counter(
+        "perf_agent_store_failed_merges_total",
+        "Times that windows could not be merged. Nothing is lost by it but room.",
+        status.failed_merges as f64,
+    );
 }
 
 fn api(service: &Service, page: &mut Page) {

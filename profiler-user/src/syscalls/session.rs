@@ -103,6 +103,8 @@ pub struct CallSession {
     /// None while every call is measured.
     pub(super) slices: Option<Slices>,
     pub(super) exposure: Exposure,
+    /// CPU time that the agent needs around a slice, seconds; zero before the first one.
+    around_s: f64,
     /// How long every call was measured before the slices began, in this window.
     pub(super) exact_ns: u64,
     /// Where this window began: the recording, unless it rotates.
@@ -187,6 +189,7 @@ impl CallSession {
             cost,
             slices: None,
             exposure: Exposure::default(),
+            around_s: 0.0,
             exact_ns: 0,
             rate_known: false,
             news: Vec::new(),
@@ -227,6 +230,7 @@ impl CallSession {
     /// What the kernel refused.
     pub fn step(&mut self) -> Result<(), SessionError> {
         let Some(mut slices) = self.slices.take() else { return Ok(()) };
+        let began_ns = clock::thread_cpu_ns();
         let plain = plain_call_ns();
         self.programs.attach_calls(&mut self.maps)?;
         self.cost.restart(&self.programs);
@@ -243,7 +247,9 @@ impl CallSession {
         let open = self.open_time(&threads, end_ns);
         self.exposure.add(&threads, self.since_ns, ns);
         let slice = Slice { counts, open, ns };
-        slices.add(&mut self.tally, slice, rate.busiest_share);
+        let around_s = clock::thread_cpu_ns().saturating_sub(began_ns) as f64 / 1e9;
+        slices.add(&mut self.tally, slice, rate.busiest_share, around_s);
+        self.around_s = slices.around_s();
         self.slices = Some(slices);
         Ok(())
     }
@@ -298,7 +304,10 @@ impl CallSession {
             self.cost.call_ns() / 1e3,
             percent(rate.busiest_share * 100.0),
         );
-        let too_much = if settled { budget } else { budget * FAR_TOO_MUCH };
+        let slices = Slices::new(budget, rate.busiest_share, self.around_s, Instant::now());
+        // Slices cost something too; less than that cannot be had.
+        let least = budget.max(slices.spent());
+        let too_much = if settled { least } else { least * FAR_TOO_MUCH };
         if rate.busiest_share <= too_much {
             if !self.rate_known {
                 self.news.push(what);
@@ -312,7 +321,6 @@ impl CallSession {
         self.exact_ns = end_ns.saturating_sub(self.since_ns.max(self.window.since_ns));
         self.tally.add(&self.maps.drain()?, Weight::Exact);
         self.removed = self.stat(Stat::SyscallEntries);
-        let slices = Slices::new(budget, rate.busiest_share, Instant::now());
         self.news.push(format!(
             "{what}; from now on in slices of time, {} of it (--exact measures every call)",
             percent(slices.planned_share() * 100.0)

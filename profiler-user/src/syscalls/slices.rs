@@ -18,6 +18,10 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(2);
 const SHORTEST_SLICE: Duration = Duration::from_millis(2);
 /// Largest share of a window; a slice needs room to move.
 const LARGEST_SHARE: f64 = 0.5;
+/// Longest slice: whoever ends a window waits for it.
+const LONGEST_SLICE: Duration = Duration::from_millis(125);
+/// The part of the budget that attaching, reading and taking off may have.
+const AROUND_SHARE: f64 = 0.5;
 /// Weight of the newest slice in the running mean of costs.
 const NEWEST: f64 = 0.3;
 
@@ -38,6 +42,8 @@ pub(super) struct Slices {
     budget: f64,
     /// What it costs while it is on.
     cost: f64,
+    /// CPU time that the agent needs around a slice, seconds: to attach, to read, to take off.
+    around_s: f64,
     /// Where the window began that comes now.
     window_began: Instant,
     window: Duration,
@@ -53,11 +59,12 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    /// From now on.
-    pub(super) fn new(budget: f64, cost: f64, now: Instant) -> Self {
+    /// From now on. `around_s` is what earlier slices needed, zero if nobody knows.
+    pub(super) fn new(budget: f64, cost: f64, around_s: f64, now: Instant) -> Self {
         let mut slices = Self {
             budget,
             cost,
+            around_s,
             window_began: now,
             window: WINDOW,
             slice: SHORTEST_SLICE,
@@ -82,6 +89,16 @@ impl Slices {
         self.cost
     }
 
+    /// CPU time that the agent needs around a slice, seconds.
+    pub(super) fn around_s(&self) -> f64 {
+        self.around_s
+    }
+
+    /// What the slices themselves cost as they are planned, with what is around them.
+    pub(super) fn spent(&self) -> f64 {
+        self.around_s / self.window.as_secs_f64() + self.cost * self.planned_share()
+    }
+
     /// Counts from now on: the windows of a recording that goes on have slices of their own.
     pub(super) fn begin_window(&mut self) {
         (self.taken, self.measured_ns, self.covered_ns) = (0, 0, 0);
@@ -102,11 +119,13 @@ impl Slices {
         self.slice.as_secs_f64() / self.window.as_secs_f64()
     }
 
-    /// Takes in a slice, and what measuring cost the busiest CPU while it lasted.
-    pub(super) fn add(&mut self, tally: &mut Tally, slice: Slice, cost: f64) {
+    /// Takes in a slice, what measuring cost the busiest CPU while it lasted, and what it cost the agent around it, seconds.
+    pub(super) fn add(&mut self, tally: &mut Tally, slice: Slice, cost: f64, around_s: f64) {
         self.finish(tally, self.window_began);
         self.pending = Some((slice, self.window_began));
         self.cost += (cost - self.cost) * NEWEST;
+        self.around_s =
+            if self.around_s == 0.0 { around_s } else { self.around_s + (around_s - self.around_s) * NEWEST };
         let now = Instant::now();
         // The next window begins where this one was to end, or now if the slice went past it.
         let next = (self.window_began + self.window).max(now);
@@ -139,11 +158,15 @@ impl Slices {
     }
 
     fn plan(&mut self, begins: Instant) {
-        let share = (self.budget / self.cost.max(1e-9)).min(LARGEST_SHARE);
-        let slice = WINDOW.mul_f64(share).max(SHORTEST_SLICE);
+        let rest =
+            (self.budget - self.around_s / WINDOW.as_secs_f64()).max(self.budget * (1.0 - AROUND_SHARE));
+        let share = (rest / self.cost.max(1e-9)).min(LARGEST_SHARE);
+        let shortest_s = self.around_s / (self.budget * AROUND_SHARE).max(1e-9);
+        let shortest = Duration::from_secs_f64(shortest_s.min(LONGEST_WINDOW.as_secs_f64())).max(WINDOW);
+        let slice = shortest.mul_f64(share).clamp(SHORTEST_SLICE, LONGEST_SLICE);
         self.window_began = begins;
         self.slice = slice;
-        self.window = slice.div_f64(share.max(1e-6)).clamp(WINDOW, LONGEST_WINDOW);
+        self.window = slice.div_f64(share.max(1e-6)).clamp(shortest, LONGEST_WINDOW);
         let room = self.window.saturating_sub(slice);
         self.due = begins + room.mul_f64(self.chance.fraction());
     }
@@ -159,13 +182,32 @@ mod tests {
     #[test]
     fn the_share_follows_the_cost() {
         let now = Instant::now();
-        let cheap = Slices::new(0.01, 0.02, now);
+        let cheap = Slices::new(0.01, 0.02, 0.0, now);
         assert!((cheap.planned_share() - 0.5).abs() < 0.01);
-        let dear = Slices::new(0.01, 0.5, now);
+        let dear = Slices::new(0.01, 0.5, 0.0, now);
         assert!((dear.planned_share() - 0.02).abs() < 0.001, "{}", dear.planned_share());
         assert!(dear.due() >= now && dear.due() + dear.length() <= now + dear.window);
-        let hopeless = Slices::new(0.000_1, 1.0, now);
+        let hopeless = Slices::new(0.000_1, 1.0, 0.0, now);
         assert_eq!(hopeless.length(), SHORTEST_SLICE);
+    }
+
+    #[test]
+    fn what_is_around_slices_counts_too() {
+        let now = Instant::now();
+        // Two milliseconds four times a second are 0.8 % of a CPU, twice the budget: half of it is for them, once a second.
+        let slices = Slices::new(0.004, 0.04, 0.002, now);
+        assert!((slices.window.as_secs_f64() - 1.0).abs() < 1e-6, "{:?}", slices.window);
+        assert!((slices.planned_share() - 0.05).abs() < 1e-6);
+        assert!((slices.spent() - 0.004).abs() < 1e-6);
+        // Where measuring costs next to nothing the slices are what costs.
+        let idle = Slices::new(0.004, 0.001, 0.002, now);
+        assert!(idle.spent() > idle.cost(), "{} for {}", idle.spent(), idle.cost());
+        for (budget, cost, around_s) in [(0.0, 0.0, 0.0), (1e-9, 1e9, 1e9), (1.0, 0.0, 0.0), (0.01, 5.0, 0.5)]
+        {
+            let slices = Slices::new(budget, cost, around_s, now);
+            assert!(slices.length() <= LONGEST_SLICE && slices.length() <= slices.window);
+            assert!(slices.window <= LONGEST_WINDOW);
+        }
     }
 
     /// A program with two phases, seen through slices at random moments: the true count lies within the error bars.
@@ -174,7 +216,7 @@ mod tests {
         let mut missed = 0;
         for _ in 0..100 {
             let mut now = Instant::now();
-            let mut slices = Slices::new(0.01, 0.2, now);
+            let mut slices = Slices::new(0.01, 0.2, 0.0, now);
             let mut tally = Tally::default();
             let mut truth = 0_u64;
             for window in 0..40_u64 {

@@ -14,6 +14,9 @@ use crate::session::{SessionError, clock};
 /// Measuring every call again is worth while when it would cost less than this share of the budget.
 const CHEAP: f64 = 0.5;
 
+/// And where slices cost more than it would, a little less than that: costs swing, and going over and back costs too.
+const CHEAPER: f64 = 0.8;
+
 /// Figures at the beginning of a window.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -87,7 +90,8 @@ impl CallSession {
     fn begin_slices(&mut self) -> Result<(), SessionError> {
         let (Some(budget), Some(slices)) = (self.options.budget, &mut self.slices) else { return Ok(()) };
         slices.begin_window();
-        if slices.cost() < budget * self.part * CHEAP {
+        let is_cheap = slices.cost() < budget * self.part * CHEAP;
+        if is_cheap || slices.cost() < slices.spent() * CHEAPER {
             self.slices = None;
             self.programs.attach_calls(&mut self.maps)?;
             self.cost.restart(&self.programs);

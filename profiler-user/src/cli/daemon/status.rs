@@ -107,6 +107,13 @@ fn show(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     if status.dropped_files > 0 {
         writeln!(out, "  dropped   {}", dropped(status.dropped_files, status.disk_full_files))?;
     }
+    if status.failed_merges > 0 {
+        writeln!(
+            out,
+            "  merging   failed {} times: windows stay as long as they were, and take more room",
+            thousands(status.failed_merges)
+        )?;
+    }
     if status.lost.is_empty() {
         writeln!(out, "  lost      nothing")?;
     }
