@@ -134,7 +134,7 @@ pub struct SelfCheck {
 
 const _: () = {
     assert!(size_of::<KernelOffsets>() == 56);
-    assert!(size_of::<Config>() == 32 + 40 + 56 + 40 + 16);
+    assert!(size_of::<Config>() == 32 + 40 + 56 + 48 + 16);
     assert!(size_of::<SelfCheck>() == 40);
 };
 

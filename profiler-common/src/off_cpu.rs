@@ -117,7 +117,9 @@ pub struct Thread {
     /// Number of its waker's stack, or [`STACK_NONE`].
     pub waker: u64,
     /// Where the wait began: index of the running mean of the waits that begin there.
-    pub place: u64,
+    pub place: u32,
+    /// How often the thread had left its CPU, with this time, the low bits: as long as that is so it waits on. Zero where nobody knows.
+    pub switches: u32,
     /// Process ID in the agent's namespace.
     pub pid: u32,
     /// Thread ID, likewise.
@@ -162,7 +164,8 @@ impl Passing {
             woken_ns: self.woken_ns,
             stack: STACK_SKIPPED,
             waker: STACK_NONE,
-            place: u64::from(self.place),
+            place: self.place,
+            switches: 0,
             pid: self.pid,
             tid: self.tid,
             state: self.state,
@@ -208,13 +211,15 @@ pub struct WaitSum {
 pub struct SwitchControl {
     /// Waits that are usually shorter than this have their stacks taken in proportion to their length; zero takes all.
     pub threshold_ns: u64,
-    /// Since when switches have been seen without a gap, nanoseconds of the monotonic clock. Waits that began before are left out; what ran at the
-    /// first switch of a CPU is taken to run since then.
+    /// Since when switches have been seen without a gap, nanoseconds of the monotonic clock. Waits that began before count from there; what ran at
+    /// the first switch of a CPU is taken to run since then.
     pub began_ns: u64,
     /// Number of the current epoch.
     pub epoch: u32,
     /// One when waits whose stacks are not taken pass.
-    pub passing: u16,
+    pub passing: u8,
+    /// One when switches are not to be seen, and soon are not: threads that end then are forgotten where they exit.
+    pub paused: u8,
     /// In how many slices of time one is open to brief waits, as a power of two.
     pub slices_shift: u16,
 }
@@ -239,6 +244,10 @@ pub struct SwitchConfig {
     pub task_state: u32,
     /// One when the time that threads run is measured too.
     pub runs: u32,
+    /// Offset of `task_struct.nvcsw`: how often a thread left its CPU because it waits.
+    pub task_waits: u32,
+    /// Offset of `task_struct.nivcsw`: how often it was made to.
+    pub task_preemptions: u32,
 }
 
 /// Mixes a word into a hash.
@@ -348,7 +357,7 @@ const _: () = {
     assert!(size_of::<WaitKey>() == 32);
     assert!(size_of::<WaitSum>() == 24);
     assert!(size_of::<SwitchControl>() == 24);
-    assert!(size_of::<SwitchConfig>() == 40);
+    assert!(size_of::<SwitchConfig>() == 48);
     // A weighted wait must fit a word.
     assert!(LONG_WAIT_NS.leading_zeros() > MAX_SHIFT + MAX_SLICES_SHIFT);
 };

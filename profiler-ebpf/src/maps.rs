@@ -69,6 +69,8 @@ static CONFIG: Config = Config {
         exact: 0,
         task_state: 0,
         runs: 0,
+        task_waits: 0,
+        task_preemptions: 0,
     },
     mappings: profiler_common::memory::MappingCalls { mmap: 0, munmap: 0, mremap: 0, brk: 0 },
 };

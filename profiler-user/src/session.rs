@@ -12,7 +12,7 @@ pub(crate) mod together;
 mod window;
 
 pub use scope::Scope;
-pub(crate) use scope::{BaseConfig, enter_targets};
+pub(crate) use scope::{BaseConfig, SwitchLayout, enter_targets};
 pub use setup::program_figures;
 pub use window::{Beside, Recorded};
 
@@ -154,7 +154,7 @@ pub struct Session {
     clock: Clock,
     period: u64,
     sampler: Option<OnCpu>,
-    waits: Option<OffCpu>,
+    waits: Option<Box<OffCpu>>,
     memory: Option<Memory>,
     heap: Option<Box<Heap>>,
     processes: Processes,
@@ -190,7 +190,7 @@ impl Session {
         });
         if !self.unwinder.is_waiting() {
             // Each of them brings a piece of stack; while others wait for their tables there is no hurry.
-            samples.extend(self.waits.iter_mut().flat_map(OffCpu::waiting_before));
+            samples.extend(self.waits.iter_mut().flat_map(|waits| waits.waiting_before()));
         }
         samples.sort_by_key(|sample: &RawSample| sample.time_ns);
         // Read after the samples: whatever happened before the last of them is in here.
@@ -260,7 +260,7 @@ impl Session {
         if (self.waits.is_none() && self.sampler.is_none()) || !self.ledger.is_due(now_ns) {
             return Ok(());
         }
-        let waiting = self.waits.as_ref().map_or(Waiting::Not, OffCpu::waiting);
+        let waiting = self.waits.as_ref().map_or(Waiting::Not, |waits| waits.waiting());
         let told = self.ledger.look(now_ns, self.meter.spent(&self.programs), waiting);
         if let Some(waits) = &mut self.waits {
             waits.look(told.waits_ns, self.programs.stat(Stat::Switches), now_ns);
@@ -465,8 +465,11 @@ impl Session {
         push("undecodable", "records that could not be decoded", self.undecodable);
         push("side_band_full", "process events lost, ring full", self.processes.lost_events());
         push("stack_table_full", "stacks not kept apart, table full", self.sums.overflowed());
-        for counter in
-            self.waits.iter().flat_map(OffCpu::lost).chain(self.heap.iter().flat_map(|heap| heap.lost()))
+        for counter in self
+            .waits
+            .iter()
+            .flat_map(|waits| waits.lost())
+            .chain(self.heap.iter().flat_map(|heap| heap.lost()))
         {
             push(&counter.id, &counter.what, counter.count);
         }

@@ -4,8 +4,12 @@
 //! what lies between their clock and the switch.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tests::{agent, is_emulated, need_root, run, seconds, truth};
+use tests::{Started, agent, is_emulated, need_root, run, seconds, truth};
 
 use crate::recording::{Recorded, background, path_of, record_with, spawn, sum};
 
@@ -144,7 +148,7 @@ fn vm_wall_time_adds_up_to_the_lives_of_the_threads() {
 fn vm_threads_that_wait_all_the_time_are_seen_and_can_be_folded() {
     need_root();
     let sleeper = background("sleep", &[&seconds(30)]);
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     let folder = tempfile::tempdir().unwrap();
     let mut command = agent();
     command.args(["wall", &sleeper.id().to_string(), &seconds(1), "--fold-idle", "-q", "--json"]);
@@ -166,7 +170,7 @@ fn vm_a_wait_since_before_the_recording_has_its_stack() {
     // In emulation the kernel takes its time to check the programs.
     let length = if is_emulated() { "80" } else { "6" };
     let child = spawn("nofp_waits", &[length, folder.path().to_str().unwrap()]);
-    std::thread::sleep(std::time::Duration::from_millis(if is_emulated() { 8000 } else { 1500 }));
+    std::thread::sleep(Duration::from_millis(if is_emulated() { 8000 } else { 1500 }));
     let mut command = agent();
     command.args(["off-cpu", &child.id().to_string(), &seconds(1), "-q", "--json"]);
     let run = run(command.current_dir(folder.path())).unwrap();
@@ -249,10 +253,57 @@ fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     assert!(notes.contains("counted and not measured"), "{notes}");
     let said = notes.split("waits were watched in ").nth(1).unwrap_or_else(|| panic!("no pauses: {notes}"));
     let percent: f64 = said.split(' ').next().unwrap().parse().unwrap();
-    assert!(said.contains("estimated from its switches"), "{notes}");
+    assert!(said.contains("the rest is estimated"), "{notes}");
     // Two threads that hand over to each other let a CPU fall idle more often or less while they are watched.
     assert!((0.8..1.15).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
     assert!(percent < 90.0, "it has to pause: {notes}");
+}
+
+/// Threads that do nothing but sleep, each for so long at a time, beside a storm for which waits are watched a part of the time only.
+#[test]
+fn long_waits_are_as_long_as_they_are_where_a_storm_makes_pauses() {
+    const SLEEPS_MS: [u64; 4] = [20, 50, 300, 2_000];
+    need_root();
+    let _storm =
+        Started::of(Command::new(path_of("nofp_pingpong")).arg("10000000").stdout(Stdio::null())).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let sleeps = |ms: u64| {
+        let is_over = Arc::clone(&is_over);
+        let sleep = move || {
+            while !is_over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(ms));
+            }
+        };
+        std::thread::Builder::new().name(format!("sleeps-{ms}")).spawn(sleep).unwrap()
+    };
+    let sleepers: Vec<_> = SLEEPS_MS.into_iter().map(sleeps).collect();
+    let recorded = record_with("off-cpu", &["--all", "--max-overhead", "0.2%", "--duration", "12s"], &[]);
+    is_over.store(true, Ordering::Relaxed);
+    for sleeper in sleepers {
+        sleeper.join().unwrap();
+    }
+    let notes = recorded.json["quality"]["notes"].to_string();
+    assert!(notes.contains("waits were watched in"), "no pauses: {notes}");
+    let duration_ns = recorded.json["meta"]["duration_ns"].as_f64().unwrap();
+    for ms in SLEEPS_MS {
+        let name = format!("sleeps-{ms}");
+        let samples = recorded.json["samples"].as_array().unwrap().iter();
+        let of_thread = samples.filter(|sample| sample["thread"] == name.as_str());
+        let [mut slept_ns, mut count] = [0.0, 0.0];
+        for sample in of_thread {
+            let value = |kind: &str| sample["values"][kind].as_f64().unwrap();
+            slept_ns += value("off_cpu") + value("run_queue");
+            count += value("waits");
+        }
+        let share = slept_ns / duration_ns;
+        assert!((0.9..1.1).contains(&share), "{name}: slept in {share:.3} of the time\n{notes}");
+        // Of rare ones few ends are seen.
+        let wanted = duration_ns / 1e6 / ms as f64;
+        assert!(
+            ms > 50 || (0.8..1.2).contains(&(count / wanted)),
+            "{name}: {count} waits of {wanted}\n{notes}"
+        );
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use profiler_common::stats::Stat;
 
 use crate::kernel::{current_ids, current_task, ids_of, read_field};
 use crate::maps::{SPACES, TARGETS, config};
+use crate::probe::off_cpu;
 use crate::stats::count;
 
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
@@ -47,6 +48,7 @@ pub(crate) fn forked(ctx: &RawTracePointContext) -> i32 {
 
 /// `trace_sched_process_exit(task)` runs in the dying thread; when `signal->live` is zero it was the last one.
 pub(crate) fn exited(_ctx: &RawTracePointContext) -> i32 {
+    off_cpu::forget_ended();
     if config!(has_offsets) == 0 {
         return 0;
     }

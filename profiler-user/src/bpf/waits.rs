@@ -3,8 +3,9 @@
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
+use profiler_common::limits::MAX_PASSING;
 use profiler_common::off_cpu::{Passing, SwitchControl, Thread, WaitKey, WaitSum, sent_places};
 
 use super::LoadError;
@@ -18,6 +19,8 @@ const NO_EXIST: u64 = 1;
 pub struct Waits {
     threads: HashMap<MapData, u32, Thread>,
     passing: MapData,
+    /// The same, to change single entries.
+    places: Array<MapData, Passing>,
     sums: MapData,
     control: Array<MapData, SwitchControl>,
     sent: Array<MapData, u64>,
@@ -36,10 +39,14 @@ impl Waits {
         for program in ["thread_switched", "thread_woken"] {
             raw_tracepoint(ebpf, program)?.load().map_err(|source| refused(program, source))?;
         }
+        let passing = array(ebpf, "PASSING")?;
+        let again = passing.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError);
+        let places = again.and_then(MapData::from_fd).map(Map::Array).and_then(Array::try_from);
         Ok(Self {
             threads: HashMap::try_from(take_map(ebpf, "OFF_CPU_THREADS")?)
                 .map_err(|source| map_error("OFF_CPU_THREADS", source))?,
-            passing: array(ebpf, "PASSING")?,
+            passing,
+            places: places.map_err(|source| map_error("PASSING", source))?,
             sums: hash(ebpf, "WAITS")?,
             control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
                 .map_err(|source| map_error("SWITCH_CONTROL", source))?,
@@ -112,6 +119,36 @@ impl Waits {
     /// All threads that were seen to wait and are followed.
     pub fn threads(&self) -> Vec<Thread> {
         self.threads.iter().flatten().map(|(_, thread)| thread).collect()
+    }
+
+    /// Follows from now on a wait that passes, of a thread that has left its CPU so often: who sees its end knows whether it is this one. Only while
+    /// the programs are off.
+    pub fn follow(&mut self, wait: &Passing, switches: u32) {
+        let known = self.threads.get(&wait.owner, 0).unwrap_or_default();
+        let Some(new) = wait.as_thread().filter(|_| known.since_ns == 0) else { return };
+        let followed = Thread { switches, shift: 0, thinned: known.thinned, ..new };
+        if self.threads.insert(wait.owner, followed, 0).is_ok() {
+            let place = wait.owner & (MAX_PASSING - 1);
+            let _both_count_once = self.places.set(place, Passing { since_ns: 0, ..*wait }, 0);
+        }
+    }
+
+    /// Forgets threads that wait since before this moment and are not there any more: their end was not seen.
+    pub fn forget_gone(&mut self, before_ns: u64) {
+        let is_gone = |thread: &Thread| {
+            let path = format!("/proc/{}/task/{}", thread.pid, thread.tid);
+            thread.since_ns < before_ns && !std::path::Path::new(&path).exists()
+        };
+        let gone: Vec<u32> = self
+            .threads
+            .iter()
+            .flatten()
+            .filter(|(_, thread)| is_gone(thread))
+            .map(|(owner, _)| owner)
+            .collect();
+        for owner in gone {
+            let _gone_already = self.threads.remove(&owner);
+        }
     }
 
     /// The places of waits that pass, as far as a thread has one.

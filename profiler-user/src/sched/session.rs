@@ -48,7 +48,7 @@ impl SchedSession {
                 needs: "kernel type information (CONFIG_DEBUG_INFO_BTF)".to_owned(),
             });
         };
-        let switch = WaitOptions::default().config(layout.task_state, layout.has_state_argument);
+        let switch = WaitOptions::default().config(layout);
         let config = profiler_common::config::Config { switch, ..base.config };
         let mut programs = Programs::load(&ProgramsOptions {
             config,

@@ -85,6 +85,8 @@ pub(crate) struct BaseConfig {
 pub(crate) struct SwitchLayout {
     /// Offset of `task_struct.__state`.
     pub(crate) task_state: u32,
+    /// Offsets of `task_struct.nvcsw` and `task_struct.nivcsw`.
+    pub(crate) task_switches: [u32; 2],
     /// Whether the state is the fourth argument of `sched_switch` (since Linux 5.18).
     pub(crate) has_state_argument: bool,
 }
@@ -94,6 +96,10 @@ impl SwitchLayout {
         Some(Self {
             // Renamed in 5.14.
             task_state: types.any_field("task_struct", &["__state", "state"])?.offset,
+            task_switches: [
+                types.offset_of("task_struct", "nvcsw")?,
+                types.offset_of("task_struct", "nivcsw")?,
+            ],
             has_state_argument: types.tracepoint_arguments("sched_switch")? >= 4,
         })
     }

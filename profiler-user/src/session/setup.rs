@@ -176,7 +176,7 @@ fn start_waits(
     cpus: u32,
     known: &[u32],
     notes: &mut Vec<String>,
-) -> Result<OffCpu, SessionError> {
+) -> Result<Box<OffCpu>, SessionError> {
     let nested = config.pid_namespace_inum != 0;
     if nested {
         notes.push("waits that began before the recording are left out: inside a PID namespace their threads cannot be named".to_owned());
@@ -193,7 +193,7 @@ fn start_waits(
         Scope::Threads(tids) => tids.contains(&tid),
         _ => true,
     };
-    Ok(OffCpu::start(programs, waits, cpus, (!nested).then_some(&*others), wanted)?)
+    Ok(Box::new(OffCpu::start(programs, waits, cpus, (!nested).then_some(&*others), wanted)?))
 }
 
 /// Whose resident set to show beside the growth.
@@ -280,9 +280,7 @@ fn configure(options: &SessionOptions, notes: &mut Vec<String>) -> Result<Config
         StackScope::UserOnly => STACK_USER,
     };
     let switch = match (options.kinds().find_map(ProfileKind::waits), base.switch) {
-        (Some(waits), Some(layout)) if base.without_types.is_none() => {
-            waits.config(layout.task_state, layout.has_state_argument)
-        }
+        (Some(waits), Some(layout)) if base.without_types.is_none() => waits.config(layout),
         (Some(_), _) => {
             return Err(SessionError::Unsupported {
                 feature: "measuring waits",

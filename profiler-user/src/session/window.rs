@@ -13,7 +13,7 @@ use super::{Session, clock};
 use crate::aggregate::Aggregate;
 use crate::process::Known;
 use crate::profile::{Allocations, Counter, Leaks, Overhead, Resident, UnwindTables, ValueType};
-use crate::profile_type::{Memory, OffCpu, OnCpu, ProfileKind};
+use crate::profile_type::{Memory, OnCpu, ProfileKind};
 use crate::unwinder::Closing;
 
 /// Looks at the end of a recording for stacks of threads that wait since before it, and the time between them.
@@ -257,7 +257,7 @@ impl Session {
         let stopped = Instant::now();
         self.tick();
         for _ in 0..LAST_LOOKS {
-            if !self.waits.as_ref().is_some_and(OffCpu::has_unread) {
+            if !self.waits.as_ref().is_some_and(|waits| waits.has_unread()) {
                 break;
             }
             std::thread::sleep(LAST_LOOK_EVERY);

@@ -21,7 +21,7 @@ use profiler_common::off_cpu::{
 use profiler_common::stats::Stat;
 
 use crate::context::entry_instruction;
-use crate::kernel::{current_ids, in_scope, read_field};
+use crate::kernel::{current_ids, current_task, in_scope, read_field};
 use crate::maps::{
     OFF_CPU_THREADS, PACE, SWITCH_CONTROL, USUAL_WAITS, WAITS, WALK_SWITCH, WALK_WAKE, config,
 };
@@ -32,14 +32,17 @@ pub(crate) use stack::{grant_copy, walk_switch, walk_wake};
 
 /// `trace_sched_switch(preempt, prev, next, prev_state)` runs in `prev` (kernel/sched/core.c); the last argument came with 5.18.
 pub(crate) fn switched(ctx: &RawTracePointContext) -> i32 {
+    let Some(control) = Control::get() else { return 0 };
+    if control.is_paused() {
+        return 0;
+    }
     let args = ctx.as_ptr().cast::<u64>();
     // SAFETY: this tracepoint has these arguments; the verifier checks the loads.
-    let (preempted, previous, next) = unsafe { (*args & 0xff != 0, *args.add(1), *args.add(2)) };
+    let (preempted, previous) = unsafe { (*args & 0xff != 0, *args.add(1)) };
     let state = state_of(preempted, left_bits(ctx, previous));
     count(Stat::Switches);
     let owner = bpf_get_current_pid_tgid() as u32;
-    let next = read_field::<u32>(next, config!(offsets.task_pid)).unwrap_or(0);
-    let Some(control) = Control::get() else { return 0 };
+    let next = read_field::<u32>(arriving(ctx), config!(offsets.task_pid)).unwrap_or(0);
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let (mut has_left, mut has_arrived) = (owner == 0, next == 0);
@@ -57,7 +60,7 @@ pub(crate) fn switched(ctx: &RawTracePointContext) -> i32 {
     }
     ran_until(now);
     if !has_arrived {
-        arrive(next, now);
+        arrive(ctx, next, now);
     }
     match state {
         _ if has_left => {}
@@ -86,6 +89,11 @@ impl Control {
     #[inline(always)]
     fn is_passing(self) -> bool {
         unsafe { (*self.0).passing != 0 }
+    }
+
+    #[inline(always)]
+    fn is_paused(self) -> bool {
+        unsafe { (*self.0).paused != 0 }
     }
 
     #[inline(always)]
@@ -161,25 +169,32 @@ struct Ended {
     thread: *mut Thread,
 }
 
-/// The thread `next` begins to run: its wait, if it was seen to begin, is over.
+/// The thread `owner` begins to run: its wait, if it was seen to begin, is over.
 #[inline(always)]
-fn arrive(owner: u32, now: u64) {
+fn arrive(ctx: &RawTracePointContext, owner: u32, now: u64) {
     let ended = match passing::end(owner) {
         Some(ended) => ended,
-        None => match end_followed(owner) {
+        None => match end_followed(ctx, owner) {
             Some(ended) => ended,
             None => return,
         },
     };
     let (since, state, shift) = (ended.since, ended.state, ended.shift);
-    // Of a wait from before nobody knows whether it was one.
-    if since > now || since < began_ns() {
+    if since > now {
         return;
     }
     let wait = now - since;
+    let is_cut = since <= began_ns();
     if let Some(usual) = USUAL_WAITS.get_ptr_mut(ended.place) {
-        // SAFETY: a single word, which other CPUs may replace as a whole.
-        unsafe { usual.write_volatile(usual_after(usual.read_volatile(), wait)) };
+        // SAFETY: a single word, which other CPUs may replace as a whole, here and below.
+        let before = unsafe { usual.read_volatile() };
+        // Of one that passed before a pause nobody knows whether it is this one. If it was the first at its place, the next one is to be followed.
+        if !is_cut || before == 0 {
+            unsafe { usual.write_volatile(usual_after(before, wait)) };
+        }
+    }
+    if is_cut && ended.thread.is_null() {
+        return;
     }
     let weight = weight_shift(wait, shift);
     let has_passed = shift & SHIFT_PASSING != 0;
@@ -246,23 +261,46 @@ fn arrive(owner: u32, now: u64) {
     add_up(&key, &sum);
 }
 
-/// The wait of a thread that is followed.
+/// The task that `sched_switch` switches to.
 #[inline(always)]
-fn end_followed(owner: u32) -> Option<Ended> {
+fn arriving(ctx: &RawTracePointContext) -> u64 {
+    // SAFETY: this tracepoint has these arguments; the verifier checks the load.
+    unsafe { *ctx.as_ptr().cast::<u64>().add(2) }
+}
+
+/// How often a thread has left its CPU, the low bits. The kernel counts before it tells of a switch (`__schedule`, kernel/sched/core.c).
+#[inline(always)]
+fn switches_of(task: u64) -> u32 {
+    let waits = read_field::<u32>(task, config!(switch.task_waits)).unwrap_or(0);
+    waits.wrapping_add(read_field::<u32>(task, config!(switch.task_preemptions)).unwrap_or(0))
+}
+
+/// The wait of a thread that is followed. One from before a pause counts from its end, and has no stack if it is not the same any more.
+#[inline(always)]
+fn end_followed(ctx: &RawTracePointContext, owner: u32) -> Option<Ended> {
     let thread = OFF_CPU_THREADS.get_ptr_mut(owner)?;
     // SAFETY: the thread is on this CPU from now on, so nobody else writes its entry, here and below.
     unsafe {
-        let since = (*thread).since_ns;
+        let mut since = (*thread).since_ns;
         if since == 0 {
             return None;
         }
         (*thread).since_ns = 0;
+        let began = began_ns();
+        if since < began {
+            since = began;
+            (*thread).shift = 0;
+            if (*thread).switches != 0 && (*thread).switches != switches_of(arriving(ctx)) {
+                (*thread).stack = STACK_NONE;
+                (*thread).waker = STACK_NONE;
+            }
+        }
         Some(Ended {
             since,
             woken: (*thread).woken_ns,
             stack: (*thread).stack,
             waker: (*thread).waker,
-            place: (*thread).place as u32,
+            place: (*thread).place,
             pid: (*thread).pid,
             tid: (*thread).tid,
             state: (*thread).state,
@@ -279,6 +317,17 @@ fn count_drawn(weighted_ns: u64) {
     count(Stat::WaitsDrawn);
     add(Stat::WaitsDrawnTime, time);
     add(Stat::WaitsDrawnSquares, time * time);
+}
+
+/// The current thread ends while nobody sees switches: what was to be known of it is.
+#[inline(always)]
+pub(crate) fn forget_ended() {
+    if !Control::get().is_some_and(Control::is_paused) {
+        return;
+    }
+    let owner = bpf_get_current_pid_tgid() as u32;
+    let _told_before = passing::forget(owner);
+    let _absent_is_fine = OFF_CPU_THREADS.remove(owner);
 }
 
 /// The thread `owner` leaves its CPU for good.
@@ -361,7 +410,8 @@ fn leave(ctx: &RawTracePointContext, owner: u32, state: u32, now: u64, control: 
     // SAFETY: the current thread's entry: it is still on this CPU. A waker on another CPU writes `woken_ns` and `waker` alone, after
     // it has seen `since_ns`.
     unsafe {
-        (*thread).place = place;
+        (*thread).place = place as u32;
+        (*thread).switches = switches_of(current_task());
         (*thread).stack = STACK_SKIPPED;
         (*thread).waker = STACK_NONE;
         (*thread).woken_ns = 0;
@@ -393,6 +443,7 @@ fn enter(owner: u32) -> Option<*mut Thread> {
         stack: STACK_NONE,
         waker: STACK_NONE,
         place: 0,
+        switches: 0,
         pid: 0,
         tid: 0,
         state: 0,

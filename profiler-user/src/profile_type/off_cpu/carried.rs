@@ -19,6 +19,16 @@ struct Counted {
     sum: WaitSum,
 }
 
+/// A wait that goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenWait {
+    pub(super) key: WaitKey,
+    /// Up to now.
+    pub(super) whole: WaitSum,
+    /// What of it no window has counted yet.
+    pub(super) rest: WaitSum,
+}
+
 /// What windows hand on.
 #[derive(Debug, Default)]
 pub(super) struct Carried {
@@ -63,7 +73,7 @@ impl Carried {
         now_ns: u64,
         is_last: bool,
         exact: &mut Exact,
-    ) -> Vec<(WaitKey, WaitSum)> {
+    ) -> Vec<OpenWait> {
         let mut new = Vec::new();
         let (mut open, mut thinned) = (HashMap::new(), HashMap::new());
         for thread in threads {
@@ -73,7 +83,8 @@ impl Carried {
             let is_due =
                 is_last || (now_ns.saturating_sub(thread.since_ns) >= LONG_WAIT_NS && !options.wakers);
             if is_due && let Some((key, sum)) = open_wait(thread, options, now_ns) {
-                new.push((key, before.map_or(sum, |before| less(&sum, &before.sum))));
+                let rest = before.map_or(sum, |before| less(&sum, &before.sum));
+                new.push(OpenWait { key, whole: sum, rest });
                 if before.is_some() {
                     self.open.remove(&thread.tid);
                 }
@@ -168,10 +179,10 @@ mod tests {
             let is_last = end == ends as u64;
             let open = carried.settle(&mut threads, &options, to, is_last, &mut exact);
             carried.pay(&mut sums);
-            for (key, sum) in open {
+            for OpenWait { key, rest, .. } in open {
                 let kept = sums.entry(key).or_default();
-                kept.count += sum.count;
-                kept.blocked_ns += sum.blocked_ns;
+                kept.count += rest.count;
+                kept.blocked_ns += rest.blocked_ns;
             }
             windows.push(sums);
         }

@@ -71,9 +71,9 @@ pub(super) fn of(options: &WaitOptions) -> &'static [Rung] {
     }
 }
 
-/// Whether a recording may pause: not where all times are to add up.
+/// Whether a recording may pause: not where all times are to add up, nor where waits are chosen by a length that is not seen as a whole.
 pub(super) fn may_pause(options: &WaitOptions) -> bool {
-    !options.exact && !options.runs
+    !options.exact && !options.runs && options.takes_all_waits()
 }
 
 #[cfg(test)]

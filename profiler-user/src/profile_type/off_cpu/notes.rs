@@ -45,7 +45,7 @@ impl OffCpu {
         if self.watched.share < 1.0 {
             notes.push(format!(
                 "waits were watched in {:.0} % of the time, to stay within --max-overhead {percent}%: context switches were too many; \
-                 the short ones of the rest are estimated from its switches ({}, if it was like the rest), longer ones are missing",
+                 the rest is estimated: short ones from its switches ({}, if it was like what was watched), longer ones from the time",
                 self.watched.share * 100.0,
                 self.watched.error.map_or_else(
                     || "nobody knows how well".to_owned(),

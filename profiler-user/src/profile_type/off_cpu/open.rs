@@ -70,6 +70,7 @@ mod tests {
         stack: 99,
         waker: 0,
         place: 0,
+        switches: 5,
         pid: 7,
         tid: 8,
         state: STATE_SLEEPING,

@@ -120,6 +120,7 @@ pub(super) fn enter(
                 pid,
                 tid,
                 state,
+                switches: look.switches as u32,
                 ..Thread::default()
             };
             if !waits.enter(tid, thread) {
@@ -155,6 +156,11 @@ fn look(pid: u32, tid: u32) -> Option<Look> {
         },
         switches: number("voluntary_ctxt_switches:")?.wrapping_add(number("nonvoluntary_ctxt_switches:")?),
     })
+}
+
+/// How often a thread that waits has left its CPU; none of one that runs.
+pub(super) fn switches_of(pid: u32, tid: u32) -> Option<u64> {
+    look(pid, tid).filter(|look| look.state.is_some()).map(|look| look.switches)
 }
 
 /// Reads `/proc/PID/syscall`: number, six arguments, stack pointer and instruction pointer; `running`, or -1 outside of any call (proc(5)).

@@ -75,7 +75,7 @@ impl Exact {
         }
     }
 
-    /// Lets what passed in the last turn stand for so much more of it, in which nobody watched.
+    /// Lets what passed in the last turn stand for so much more, in which nobody watched.
     pub(super) fn stretch_turn(&mut self, by: f64) {
         for (tid, (key, count)) in &self.turn {
             let thread = self.passed.entry(*tid).or_insert((*key, 0));
@@ -181,6 +181,12 @@ pub(super) fn add(sum: &mut WaitSum, more: &WaitSum) {
     sum.count = sum.count.saturating_add(more.count);
     sum.blocked_ns = sum.blocked_ns.saturating_add(more.blocked_ns);
     sum.queued_ns = sum.queued_ns.saturating_add(more.queued_ns);
+}
+
+/// So many times a sum.
+pub(super) fn stretched(sum: &WaitSum, by: f64) -> WaitSum {
+    let times = |value: u64| (value as f64 * by).round() as u64;
+    WaitSum { count: times(sum.count), blocked_ns: times(sum.blocked_ns), queued_ns: times(sum.queued_ns) }
 }
 
 /// `value` × `to` / `from`, rounded to the nearest; unchanged where there is nothing to go by.

@@ -3,14 +3,16 @@
 
 use crate::statistics::Chance;
 
-/// How long waits are watched between two such times, 100 ms.
-const WATCHED_NS: u64 = 100_000_000;
+/// How long waits are watched between two such times, 200 ms.
+const WATCHED_NS: u64 = 200_000_000;
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Nothing.
     Stay,
+    /// Cut off what was watched so far: from now on turns are to stand for pauses.
+    Begin,
     /// Take the programs off.
     Pause,
     /// Put them on.
@@ -19,12 +21,15 @@ pub(super) enum Turn {
 
 /// Whether waits are watched, and for how long they were.
 ///
-/// The kernel counts the switches of a pause as it does those of the turn before it, so as many waits are taken to have passed as there were
-/// switches: how much more or less is known. How much the waits to a switch differ from one turn to the next says how far off that may be.
+/// Each pause is taken to have been like the turn before it. Waits that are measured had their share of the time. Those that pass had their share
+/// of the switches, which the kernel counts in a pause too. How much the waits to a switch differ from one turn to the next says how far off
+/// that may be.
 #[derive(Debug)]
 pub(super) struct Watch {
     chance: Chance,
     is_paused: bool,
+    /// Whether turns stand for pauses now.
+    takes_turns: bool,
     /// When the current turn or pause began, and how long it is to last.
     since_ns: u64,
     lasts_ns: u64,
@@ -34,15 +39,17 @@ pub(super) struct Watch {
     paused_ns: u64,
     /// Before the current turn.
     before: Counts,
-    /// The turn before the current pause, and how many switches of the pause it stands for so far.
+    /// The turn before the current pause, and how far into it that stands for it so far.
     last: Option<Turned>,
-    stretched: u64,
+    stretched: Stretched,
     window: Window,
 }
 
 /// What the host has counted up to a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
+    /// That moment, nanoseconds.
+    pub(super) ns: u64,
     /// Context switches, as the kernel counts them.
     pub(super) switches: u64,
     /// Waits that passed.
@@ -54,6 +61,7 @@ pub(super) struct Counts {
 struct Turned {
     /// Where it ended.
     end: Counts,
+    ns: u64,
     switches: u64,
     waits: f64,
 }
@@ -62,6 +70,22 @@ impl Turned {
     fn ratio(&self) -> f64 {
         self.waits / self.switches as f64
     }
+}
+
+/// What of a pause is settled.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stretched {
+    ns: u64,
+    switches: u64,
+}
+
+/// How often what the last turn had is to be added for a pause, or a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Stretch {
+    /// What goes by switches.
+    pub(super) by_switches: f64,
+    /// What goes by time.
+    pub(super) by_time: f64,
 }
 
 /// What a window adds up.
@@ -95,6 +119,7 @@ impl Watch {
         Self {
             chance: Chance::of_now(),
             is_paused: false,
+            takes_turns: false,
             since_ns: now_ns,
             lasts_ns: WATCHED_NS,
             counted_ns: now_ns,
@@ -102,7 +127,7 @@ impl Watch {
             paused_ns: 0,
             before: Counts::default(),
             last: None,
-            stretched: 0,
+            stretched: Stretched::default(),
             window: Window::default(),
         }
     }
@@ -122,7 +147,13 @@ impl Watch {
         }
         if shift == 0 {
             self.since_ns = now_ns;
+            self.takes_turns = false;
             return Turn::Stay;
+        }
+        if !self.takes_turns {
+            (self.takes_turns, self.last, self.stretched) = (true, None, Stretched::default());
+            self.begin(false, WATCHED_NS, now_ns);
+            return Turn::Begin;
         }
         if lasted_ns < self.lasts_ns {
             return Turn::Stay;
@@ -148,11 +179,21 @@ impl Watch {
         self.before = before;
     }
 
+    /// Whether turns stand for pauses now.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.takes_turns
+    }
+
     /// A turn has ended, and a pause begins.
     pub(super) fn saw(&mut self, end: Counts) {
         let waits = end.waits.saturating_sub(self.before.waits) as f64;
-        let turn = Turned { end, switches: end.switches.saturating_sub(self.before.switches).max(1), waits };
-        let stretched = std::mem::take(&mut self.stretched) as f64;
+        let turn = Turned {
+            end,
+            ns: end.ns.saturating_sub(self.before.ns).max(1),
+            switches: end.switches.saturating_sub(self.before.switches).max(1),
+            waits,
+        };
+        let stretched = std::mem::take(&mut self.stretched).switches as f64;
         if let Some(last) = self.last.replace(turn) {
             // Neither of two turns that differ is nearer to what was between them: half the square of the difference is the variance of each.
             self.window.pauses += 1;
@@ -161,13 +202,20 @@ impl Watch {
         self.window.seen += waits;
     }
 
-    /// How often what the last turn had is to be added for the pause, as far as nobody has asked for it yet.
-    pub(super) fn stretch(&mut self, switches: u64) -> f64 {
-        let Some(last) = self.last else { return 0.0 };
-        let all = switches.saturating_sub(last.end.switches);
-        let new = all.saturating_sub(std::mem::replace(&mut self.stretched, all));
-        self.window.unseen += new as f64 * last.ratio();
-        new as f64 / last.switches as f64
+    /// What is to be added for the pause up to now, as far as nobody has asked for it yet.
+    pub(super) fn stretch(&mut self, now: Counts) -> Stretch {
+        let Some(last) = self.last else { return Stretch::default() };
+        let all = Stretched {
+            ns: now.ns.saturating_sub(last.end.ns),
+            switches: now.switches.saturating_sub(last.end.switches),
+        };
+        let before = std::mem::replace(&mut self.stretched, all);
+        let switches = all.switches.saturating_sub(before.switches) as f64;
+        self.window.unseen += switches * last.ratio();
+        Stretch {
+            by_switches: switches / last.switches as f64,
+            by_time: all.ns.saturating_sub(before.ns) as f64 / last.ns as f64,
+        }
     }
 
     /// Whether nobody watches now.
@@ -224,6 +272,7 @@ mod tests {
     #[test]
     fn shares_are_told_once() {
         let mut watch = Watch::new(0);
+        assert_eq!(watch.turn(1, 0), Turn::Begin);
         assert_eq!(watch.turn(1, WATCHED_NS), Turn::Pause);
         assert!(watch.is_paused());
         assert!((watch.take(WATCHED_NS + 50).share - 1.0).abs() < 1e-3);
@@ -234,17 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_has_as_many_waits_to_a_switch_as_the_turn_before_it() {
+    fn a_pause_is_like_the_turn_before_it() {
         let mut watch = Watch::new(0);
-        watch.looks_from(Counts { switches: 7, waits: 3 });
-        let is = |value: f64, wanted: f64| assert!((value - wanted).abs() < 1e-9, "{value} is not {wanted}");
-        is(watch.stretch(1_000), 0.0);
-        watch.saw(Counts { switches: 107, waits: 53 });
-        is(watch.stretch(307), 2.0);
-        is(watch.stretch(307), 0.0);
-        is(watch.stretch(357), 0.5);
-        is(watch.window.seen, 50.0);
-        is(watch.window.unseen, 125.0);
+        watch.looks_from(Counts { ns: 1_000, switches: 7, waits: 3 });
+        assert_eq!(watch.stretch(Counts { ns: 2_000, switches: 9, waits: 3 }), Stretch::default());
+        watch.saw(Counts { ns: 1_200, switches: 107, waits: 53 });
+        let mut until = |ns, switches, [by_switches, by_time]: [f64; 2]| {
+            let stretch = watch.stretch(Counts { ns, switches, waits: 0 });
+            assert!((stretch.by_switches - by_switches).abs() < 1e-9, "{stretch:?}");
+            assert!((stretch.by_time - by_time).abs() < 1e-9, "{stretch:?}");
+        };
+        until(1_400, 307, [2.0, 1.0]);
+        until(1_400, 307, [0.0, 0.0]);
+        until(1_500, 357, [0.5, 0.5]);
+        assert!((watch.window.seen - 50.0).abs() < 1e-9 && (watch.window.unseen - 125.0).abs() < 1e-9);
     }
 
     #[test]
@@ -252,10 +304,10 @@ mod tests {
         let mut watch = Watch::new(0);
         let mut end = Counts::default();
         let mut turn = |watch: &mut Watch, waits: u64| {
-            end = Counts { switches: end.switches + 4_000, waits: end.waits + waits };
+            end = Counts { ns: end.ns + 10, switches: end.switches + 4_000, waits: end.waits + waits };
             watch.saw(end);
             end.switches += 12_000;
-            let stretch = watch.stretch(end.switches);
+            let stretch = watch.stretch(end).by_switches;
             assert!((stretch - 3.0).abs() < 1e-9, "{stretch}");
             watch.looks_from(end);
         };

@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use profiler_common::off_cpu::{FIRST_STACK, Passing, Thread, WaitKey, WaitSum};
+use profiler_common::off_cpu::{
+    FIRST_STACK, LONG_WAIT_NS, Passing, STATE_ESTIMATED, STATE_UNSETTLED, WaitKey, WaitSum,
+};
 use profiler_common::stats::Stat;
 
+use super::carried::OpenWait;
 use super::settle::UNSAMPLED;
 use super::watch::Counts;
-use super::{OffCpu, of_thread};
+use super::{MOST_SUMS, OffCpu, is_wait, of_thread, seed, settle};
 use crate::aggregate::Aggregate;
 use crate::bpf::{LoadError, Programs};
 use crate::process::Processes;
@@ -22,15 +25,23 @@ const FORGET_EVERY: u64 = 6;
 
 /// What the host has counted so far.
 pub(super) fn counts(programs: &Programs) -> Counts {
-    Counts { switches: switches(), waits: programs.stat(Stat::WaitsPassed) }
+    Counts { ns: monotonic_ns(), switches: switches(), waits: programs.stat(Stat::WaitsPassed) }
+}
+
+/// Whether a sum is one of waits that were measured one by one.
+pub(super) fn is_certain(key: &WaitKey) -> bool {
+    key.state & (STATE_ESTIMATED | STATE_UNSETTLED) == 0 && is_wait(key.state)
 }
 
 impl OffCpu {
     /// Takes the programs off, and counts the waits that are not over up to now.
     pub fn stop(&mut self, programs: &mut Programs) {
         let now_ns = monotonic_ns();
-        self.settle_turn();
+        self.settle_turn(programs);
         self.watched = self.watch.take(now_ns);
+        if self.watch.is_paused() {
+            return;
+        }
         let _gone_with_us = programs.detach_waits();
         if self.take_sums(|_| true).is_err() {
             self.unreadable += 1;
@@ -63,67 +74,127 @@ impl OffCpu {
         let current = self.control.epoch;
         self.take_sums(|epoch| epoch != current)?;
         let now_ns = monotonic_ns();
-        self.settle_turn();
+        self.settle_turn(programs);
         self.watched = self.watch.take(now_ns);
-        let open = self.open_waits(now_ns, false);
-        self.settle(open);
-        if self.pauses.rung() == 0 && !self.watch.is_paused() {
-            self.begin_turn(programs);
+        if !self.watch.is_paused() {
+            if self.watched.share < 1.0 {
+                self.waits.forget_gone(self.control.began_ns);
+            }
+            let open = self.open_waits(now_ns, false);
+            self.settle(open);
+        }
+        if !self.watch.takes_turns() {
+            self.exact.begin_turn();
         }
         self.used = self.sums.keys().map(|key| key.stack).collect();
         self.hand_over(kind, false, aggregate, processes);
         Ok(())
     }
 
-    /// Takes the programs off for a while. Waits that are long already count up to now; of the others nobody sees the end.
+    /// From now on turns stand for pauses: they begin without what was before.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub(super) fn begin_turns(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
+        self.take_off(programs)?;
+        self.put_on(programs)?;
+        self.exact.begin_turn();
+        self.turn = HashMap::new();
+        Ok(())
+    }
+
+    /// Takes the programs off for a while. Waits that go on count up to now, without their end.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
     pub(super) fn pause(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        self.watch.saw(counts(programs));
-        let now_ns = monotonic_ns();
-        programs.detach_waits()?;
-        self.take_sums(|_| true)?;
-        let open = self.open_waits(now_ns, false);
-        self.settle(open);
-        self.carried.forget_open();
-        self.begin_anew()
+        let end = self.take_off(programs)?;
+        self.watch.saw(end);
+        Ok(())
     }
 
-    /// Puts the programs back: what began before they are on is left out.
+    /// Puts the programs back. Waits that go on count from now.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
     pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        self.begin_anew()?;
-        programs.attach_waits()?;
-        self.exact.stretch_turn(self.watch.stretch(switches()));
-        self.begin_turn(programs);
+        let begin = self.put_on(programs)?;
+        self.stretch_turn(begin);
+        self.exact.begin_turn();
+        self.turn = HashMap::new();
         Ok(())
     }
 
-    /// Lets the last turn stand for the pause so far.
-    fn settle_turn(&mut self) {
-        if self.watch.is_paused() {
-            self.exact.stretch_turn(self.watch.stretch(switches()));
+    /// Returns the moment from which on the programs see nothing.
+    fn take_off(&mut self, programs: &mut Programs) -> Result<Counts, LoadError> {
+        self.control.paused = 1;
+        self.waits.control(self.control)?;
+        let end = counts(programs);
+        programs.detach_waits()?;
+        self.take_sums(|_| true)?;
+        let mut open = self.open_waits(end.ns, true);
+        // Short ones that stand for others are too short for it to matter.
+        open.retain(|wait| is_certain(&wait.key));
+        for wait in &mut open {
+            // They are counted at their end, if somebody sees it.
+            (wait.rest.count, wait.whole.count) = (0, 0);
+            settle::add(self.turn.entry(wait.key).or_default(), &wait.whole);
+        }
+        self.settle(open);
+        self.carried.forget_open();
+        self.follow_long(end.ns);
+        Ok(end)
+    }
+
+    /// Waits that pass are not known again after a pause. Of those that turned out long somebody may want to know the end.
+    fn follow_long(&mut self, now_ns: u64) {
+        let began_ns = self.control.began_ns;
+        let is_long =
+            |wait: &Passing| wait.since_ns >= began_ns && wait.since_ns.saturating_add(LONG_WAIT_NS) < now_ns;
+        for wait in self.waits.passing().unwrap_or_default().iter().filter(|wait| is_long(wait)) {
+            if let Some(switches) = seed::switches_of(wait.pid, wait.tid) {
+                self.waits.follow(wait, switches as u32);
+            }
         }
     }
 
-    fn begin_turn(&mut self, programs: &Programs) {
-        self.watch.looks_from(counts(programs));
-        self.exact.begin_turn();
+    /// Returns the moment from which on they see everything.
+    fn put_on(&mut self, programs: &mut Programs) -> Result<Counts, LoadError> {
+        programs.attach_waits()?;
+        let begin = counts(programs);
+        self.control.began_ns = begin.ns;
+        self.control.paused = 0;
+        self.waits.control(self.control)?;
+        self.watch.looks_from(begin);
+        Ok(begin)
     }
 
-    fn begin_anew(&mut self) -> Result<(), LoadError> {
-        self.control.began_ns = monotonic_ns();
-        self.waits.control(self.control)
+    /// Lets the last turn stand for the pause so far.
+    fn settle_turn(&mut self, programs: &Programs) {
+        if self.watch.is_paused() {
+            self.stretch_turn(counts(programs));
+        }
+    }
+
+    fn stretch_turn(&mut self, now: Counts) {
+        let stretch = self.watch.stretch(now);
+        self.exact.stretch_turn(stretch.by_switches);
+        for (key, sum) in &self.turn {
+            let more = settle::stretched(sum, stretch.by_time);
+            if self.sums.len() < MOST_SUMS || self.sums.contains_key(key) {
+                settle::add(self.sums.entry(*key).or_default(), &more);
+            } else {
+                self.forgotten += more.count;
+            }
+        }
     }
 
     /// The waits that have no end yet, up to `now_ns`. The sums must have been taken: what they say of threads that have ended or lost their
     /// place is more than an earlier window told, and what that was is forgotten here.
-    fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<(WaitKey, WaitSum)> {
+    fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<OpenWait> {
         let passing = self.waits.passing().unwrap_or_else(|_| {
             self.unreadable += 1;
             Vec::new()
@@ -131,18 +202,22 @@ impl OffCpu {
         if self.options.takes_all_waits() {
             self.carried.settle_passed(&passing, &mut self.exact);
         }
+        let began_ns = self.control.began_ns;
         let mut threads = self.waits.threads();
-        threads.extend(passing.iter().filter_map(Passing::as_thread));
-        let is_stale = |thread: &&mut Thread| thread.since_ns < self.control.began_ns;
-        threads.iter_mut().filter(is_stale).for_each(|thread| thread.since_ns = 0);
+        for thread in threads.iter_mut().filter(|thread| thread.since_ns != 0 && thread.since_ns < began_ns) {
+            // As the programs do at their end.
+            (thread.since_ns, thread.shift) = (began_ns, 0);
+        }
+        let passing = passing.iter().filter_map(Passing::as_thread);
+        threads.extend(passing.filter(|thread| thread.since_ns >= began_ns));
         self.carried.settle(&mut threads, &self.options, now_ns, is_last, &mut self.exact)
     }
 
     /// Takes what earlier windows counted off the sums, and adds what waits on.
-    fn settle(&mut self, open: Vec<(WaitKey, WaitSum)>) {
+    fn settle(&mut self, open: Vec<OpenWait>) {
         self.carried.pay(&mut self.sums);
-        for (key, sum) in open {
-            self.keep(key, sum);
+        for wait in open {
+            self.keep(wait.key, wait.rest);
         }
     }
 
