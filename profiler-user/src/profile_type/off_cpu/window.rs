@@ -280,7 +280,8 @@ impl OffCpu {
         }
         let waiting = self.waits.threads().into_iter().flat_map(|thread| [thread.stack, thread.waker]);
         let early = self.early.iter().map(|(key, _)| key.stack);
-        let used = self.used.iter().copied();
+        let turn = self.turn.keys().map(|key| key.stack);
+        let used = self.used.iter().copied().chain(turn);
         let wanted: HashSet<u64> = waiting.chain(self.carried.stacks()).chain(early).chain(used).collect();
         let unwanted = self.stacks.keys().copied().filter(|number| !wanted.contains(number));
         self.waits.forget_sent(unwanted)?;
