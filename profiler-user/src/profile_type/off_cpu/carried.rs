@@ -221,7 +221,7 @@ mod tests {
         let mut window = |carried: &mut Carried, passed| {
             carried.settle_passed(&[place(passed)], &mut exact);
             let mut sums = HashMap::from([(estimate, WaitSum { count: 16, blocked_ns: 32, queued_ns: 0 })]);
-            exact.settle_waits(&mut sums);
+            exact.settle_waits(&mut sums, |_| 8.0);
             sums[&estimate].count
         };
         assert_eq!((window(&mut carried, 10), window(&mut carried, 30)), (10, 20));

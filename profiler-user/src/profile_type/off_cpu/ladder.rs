@@ -1,7 +1,7 @@
 //! What the measurement of waits leaves out to stay within its budget: on the first rungs stacks of short waits, on the others these waits
 //! themselves, but for those that stand for them.
 
-use profiler_common::off_cpu::LONG_WAIT_NS;
+use profiler_common::off_cpu::{BRIEF_WAIT_NS, LONG_WAIT_NS, shift_of};
 
 use super::WaitOptions;
 
@@ -15,6 +15,14 @@ pub(super) struct Rung {
     pub(super) passing: bool,
     /// Of 2^this slices of time one is open to brief waits, and stands for the others, where a switch costs a third of that again.
     pub(super) slices_shift: u16,
+}
+
+impl Rung {
+    /// For how many a wait of this length, nanoseconds, stands where it was drawn from those that pass, if it is a usual one of its place.
+    pub(super) fn stands_for(&self, ns: u64) -> f64 {
+        let slices = if ns < BRIEF_WAIT_NS { u32::from(self.slices_shift) } else { 0 };
+        2_f64.powi((shift_of(ns, self.threshold_ns) + slices) as i32)
+    }
 }
 
 const fn measured(threshold_ns: u64) -> Rung {
@@ -92,7 +100,7 @@ mod tests {
 
     /// A host with `rate` waits a second of `length` each: what programs cost in a look.
     fn cost(rate: f64, length: u64, rung: Rung) -> u64 {
-        let shift = profiler_common::off_cpu::shift_of(length, rung.threshold_ns);
+        let shift = shift_of(length, rung.threshold_ns);
         let stacks = 5_000.0 / f64::from(1 << shift);
         let open = if rung.passing { 300.0 } else { 1_200.0 } + stacks;
         let per_wait =

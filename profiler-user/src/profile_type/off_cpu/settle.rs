@@ -113,8 +113,14 @@ impl Exact {
     }
 
     /// Brings the estimates among `sums` to the measured times. What no estimate stands for is added without a stack.
-    pub(super) fn settle_waits(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
-        self.settle_passed(sums);
+    ///
+    /// `stands_for` says for how many a wait of some length, nanoseconds, stands that was drawn from those that pass.
+    pub(super) fn settle_waits(
+        &mut self,
+        sums: &mut HashMap<WaitKey, WaitSum>,
+        stands_for: impl Fn(u64) -> f64,
+    ) {
+        self.settle_passed(sums, stands_for);
         let estimated = by_thread(sums, STATE_ESTIMATED);
         for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, STATE_ESTIMATED)) {
             if let Some(((_, exact), estimate)) = self.thinned.get(&key.tid).zip(estimated.get(&key.tid)) {
@@ -140,19 +146,40 @@ impl Exact {
     }
 
     /// Of waits that passed the number is known, not the time: estimates are brought to it.
-    fn settle_passed(&mut self, sums: &mut HashMap<WaitKey, WaitSum>) {
-        let estimated = by_thread(sums, UNSETTLED);
+    ///
+    /// Those give way that are least sure: the variance of a sum of draws is its count times what each draw stands for. So a single brief wait that
+    /// was drawn, and stands for two thousand, does not change what is known of the thread's long ones. Where all draws of a thread stand for as
+    /// many, all are brought to it in proportion.
+    fn settle_passed(&mut self, sums: &mut HashMap<WaitKey, WaitSum>, stands_for: impl Fn(u64) -> f64) {
+        let variance = |sum: &WaitSum| {
+            let mean_ns = sum.blocked_ns.saturating_add(sum.queued_ns) / sum.count.max(1);
+            sum.count as f64 * stands_for(mean_ns)
+        };
+        // Count, variance, and the count that comes of it, by thread.
+        let mut threads: HashMap<u32, [f64; 3]> = HashMap::new();
+        for (key, sum) in sums.iter().filter(|(key, _)| is(key, UNSETTLED)) {
+            let [count, all, _] = threads.entry(key.tid).or_default();
+            (*count, *all) = (*count + sum.count as f64, *all + variance(sum));
+        }
+        let passed = |tid: u32| self.passed.get(&tid).map(|(_, passed)| *passed as f64);
+        let brought = |key: &WaitKey, sum: &WaitSum, [count, all, _]: [f64; 3]| {
+            let more = passed(key.tid).map_or(0.0, |passed| passed - count);
+            (sum.count as f64 + more * variance(sum) / all.max(1.0)).max(0.0)
+        };
+        for (key, sum) in sums.iter().filter(|(key, _)| is(key, UNSETTLED)) {
+            if let Some(thread) = threads.get_mut(&key.tid) {
+                thread[2] += brought(key, sum, *thread);
+            }
+        }
         for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, UNSETTLED)) {
-            if let Some(((_, passed), estimate)) = self.passed.get(&key.tid).zip(estimated.get(&key.tid)) {
-                *sum = WaitSum {
-                    count: scale(sum.count, *passed, estimate.count),
-                    blocked_ns: scale(sum.blocked_ns, *passed, estimate.count),
-                    queued_ns: scale(sum.queued_ns, *passed, estimate.count),
-                };
+            if let Some((passed, thread)) = passed(key.tid).zip(threads.get(&key.tid)) {
+                // Some may have come to nothing; the others then share what is left.
+                let by = brought(key, sum, *thread) / sum.count.max(1) as f64 * passed / thread[2].max(1.0);
+                *sum = stretched(sum, by);
             }
         }
         for (tid, (key, count)) in self.passed.drain() {
-            if !estimated.contains_key(&tid) {
+            if !threads.contains_key(&tid) {
                 let rest = WaitSum { count, blocked_ns: 0, queued_ns: 0 };
                 add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
             }
@@ -247,13 +274,38 @@ mod tests {
         exact.keep(&key(1, STATE_THINNED), &sum(10, 1_000, 70));
         exact.keep_thinned(&Thread { pid: 1, tid: 1, ..Thread::default() }, &sum(30, 1_000, 0));
         exact.keep_thinned(&Thread { pid: 1, tid: 2, ..Thread::default() }, &sum(3, 33, 3));
-        exact.settle_waits(&mut sums);
+        exact.settle_waits(&mut sums, |_| 8.0);
         assert_eq!(sums[&estimated(20)], sum(20, 1_500, 0));
         assert_eq!(sums[&estimated(21)], sum(20, 500, 0));
         assert_eq!(sums[&certain], sum(1, 500, 9), "what is certain stays");
         assert_eq!(sums[&unsettled], sum(8, 800, 0), "nothing is known of those that passed");
         assert_eq!(sums[&key(1, STATE_SLEEPING)], sum(0, 0, 70), "no estimate has time in the queue");
         assert_eq!(sums[&key(2, STATE_SLEEPING)], sum(3, 33, 3), "no stack was taken");
+    }
+
+    #[test]
+    fn what_is_least_sure_gives_way() {
+        let drawn = |stack| WaitKey { stack, ..key(1, STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED) };
+        let settled = |brief: u64, passed: u64| {
+            // Waits of 4 ms, of which each that is drawn stands for four, and of 1 us, for 2,048.
+            let mut sums = HashMap::from([
+                (drawn(20), sum(5_000, 20_000_000_000, 0)),
+                (drawn(21), sum(brief, 1_000 * brief, 0)),
+            ]);
+            let mut exact = Exact::default();
+            exact.keep_passed(1, 1, passed);
+            exact.settle_waits(&mut sums, |ns| if ns > 1_000_000 { 4.0 } else { 2_048.0 });
+            (sums[&drawn(20)], sums[&drawn(21)].count)
+        };
+        let (long, brief) = settled(2_048, 5_100);
+        assert!((4_970..=5_000).contains(&long.count) && brief <= 120, "{long:?} {brief}");
+        assert!((19_900_000_000..=20_000_000_000).contains(&long.blocked_ns), "{long:?}");
+        let (long, brief) = settled(2_048, 9_000);
+        assert!((5_000..5_030).contains(&long.count) && (3_970..=4_000).contains(&brief), "{long:?} {brief}");
+        // No brief one is left to give way.
+        let (long, brief) = settled(2_048, 2_500);
+        assert!((2_495..=2_505).contains(&(long.count + brief)), "{long:?} {brief}");
+        assert_eq!(settled(0, 0).0.count, 5_000, "nobody counted");
     }
 
     #[test]
@@ -266,7 +318,7 @@ mod tests {
         assert_eq!(passed(&exact), 1_000, "nothing has passed in this turn");
         exact.keep_passed(1, 1, 100);
         exact.stretch_turn(3.0);
-        exact.settle_waits(&mut HashMap::new());
+        exact.settle_waits(&mut HashMap::new(), |_| 8.0);
         assert!(exact.passed.is_empty());
         exact.stretch_turn(0.5);
         assert_eq!(passed(&exact), 50, "the pause goes on in the next window");

@@ -240,7 +240,8 @@ impl OffCpu {
             let sample = of_thread(&key, stack, &comms, aggregate, processes);
             aggregate.add_values(sample, 0, kind.values_of_sample(ran_ns));
         }
-        self.exact.settle_waits(&mut self.sums);
+        let rung = self.ladder[self.throttle.rung()];
+        self.exact.settle_waits(&mut self.sums, |ns| rung.stands_for(ns));
         let mut sums: Vec<(WaitKey, WaitSum)> = self.sums.drain().collect();
         if is_last {
             sums.append(&mut self.early);
