@@ -255,7 +255,7 @@ fn a_storm_past_the_budget_is_watched_in_part_and_estimated() {
     let percent: f64 = said.split(' ').next().unwrap().parse().unwrap();
     assert!(said.contains("the rest is estimated"), "{notes}");
     // Two threads that hand over to each other let a CPU fall idle more often or less while they are watched.
-    assert!((0.8..1.15).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
+    assert!((0.7..1.4).contains(&(waits / switches)), "{waits} waits found, {switches} made: {notes}");
     assert!(percent < 90.0, "it has to pause: {notes}");
 }
 
