@@ -7,6 +7,7 @@ mod carried;
 mod ladder;
 mod notes;
 mod open;
+mod pause;
 mod seed;
 mod settle;
 mod watch;
@@ -191,7 +192,7 @@ impl OffCpu {
             seed::enter(&mut waits, processes.iter().copied(), wanted, now_ns)
         });
         let mut watch = Watch::new(now_ns);
-        watch.looks_from(window::counts(programs));
+        watch.looks_from(pause::counts(programs));
         let ladder = ladder::of(options);
         let governor = Governor::new(options.max_overhead * f64::from(cpus), ladder.len(), 0);
         Ok(Self {
@@ -317,7 +318,7 @@ impl OffCpu {
 
     fn take_sums(&mut self, is_over: impl Fn(u32) -> bool) -> Result<(), LoadError> {
         for (key, sum) in self.waits.take_sums(is_over)? {
-            if self.watch.takes_turns() && window::is_certain(&key) && self.turn.len() < MOST_SUMS {
+            if self.watch.takes_turns() && pause::is_certain(&key) && self.turn.len() < MOST_SUMS {
                 settle::add(self.turn.entry(WaitKey { epoch: 0, ..key }).or_default(), &sum);
             }
             self.keep(key, sum);

@@ -3,35 +3,21 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use profiler_common::off_cpu::{
-    FIRST_STACK, LONG_WAIT_NS, Passing, STATE_ESTIMATED, STATE_UNSETTLED, WaitKey, WaitSum,
-};
-use profiler_common::stats::Stat;
+use profiler_common::off_cpu::{FIRST_STACK, Passing, WaitKey, WaitSum};
 
 use super::carried::OpenWait;
 use super::settle::UNSAMPLED;
-use super::watch::Counts;
-use super::{MOST_SUMS, OffCpu, is_wait, of_thread, seed, settle};
+use super::{OffCpu, of_thread};
 use crate::aggregate::Aggregate;
 use crate::bpf::{LoadError, Programs};
 use crate::process::Processes;
 use crate::profile_type::ProfileKind;
-use crate::session::clock::{monotonic_ns, switches};
+use crate::session::clock::monotonic_ns;
 
 /// How long a program may still write to an epoch that has ended: some microseconds with interrupts off, unless a hypervisor takes its CPU away.
 const EPOCH_ENDS: Duration = Duration::from_millis(2);
 /// Windows between two looks for stacks that no thread waits with any more: a minute in windows of ten seconds.
 const FORGET_EVERY: u64 = 6;
-
-/// What the host has counted so far.
-pub(super) fn counts(programs: &Programs) -> Counts {
-    Counts { ns: monotonic_ns(), switches: switches(), waits: programs.stat(Stat::WaitsPassed) }
-}
-
-/// Whether a sum is one of waits that were measured one by one.
-pub(super) fn is_certain(key: &WaitKey) -> bool {
-    key.state & (STATE_ESTIMATED | STATE_UNSETTLED) == 0 && is_wait(key.state)
-}
 
 impl OffCpu {
     /// Takes the programs off, and counts the waits that are not over up to now.
@@ -91,110 +77,9 @@ impl OffCpu {
         Ok(())
     }
 
-    /// From now on turns stand for pauses: they begin without what was before.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub(super) fn begin_turns(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        self.take_off(programs)?;
-        self.put_on(programs)?;
-        self.exact.begin_turn();
-        self.turn = HashMap::new();
-        Ok(())
-    }
-
-    /// Takes the programs off for a while. Waits that go on count up to now, without their end.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub(super) fn pause(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        let end = self.take_off(programs)?;
-        self.watch.saw(end);
-        Ok(())
-    }
-
-    /// Puts the programs back. Waits that go on count from now.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel refused.
-    pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
-        let begin = self.put_on(programs)?;
-        self.stretch_turn(begin);
-        self.exact.begin_turn();
-        self.turn = HashMap::new();
-        Ok(())
-    }
-
-    /// Returns the moment from which on the programs see nothing.
-    fn take_off(&mut self, programs: &mut Programs) -> Result<Counts, LoadError> {
-        self.control.paused = 1;
-        self.waits.control(self.control)?;
-        let end = counts(programs);
-        programs.detach_waits()?;
-        self.take_sums(|_| true)?;
-        let mut open = self.open_waits(end.ns, true);
-        // Short ones that stand for others are too short for it to matter.
-        open.retain(|wait| is_certain(&wait.key));
-        for wait in &mut open {
-            // They are counted at their end, if somebody sees it.
-            (wait.rest.count, wait.whole.count) = (0, 0);
-            settle::add(self.turn.entry(wait.key).or_default(), &wait.whole);
-        }
-        self.settle(open);
-        self.carried.forget_open();
-        self.follow_long(end.ns);
-        Ok(end)
-    }
-
-    /// Waits that pass are not known again after a pause. Of those that turned out long somebody may want to know the end.
-    fn follow_long(&mut self, now_ns: u64) {
-        let began_ns = self.control.began_ns;
-        let is_long =
-            |wait: &Passing| wait.since_ns >= began_ns && wait.since_ns.saturating_add(LONG_WAIT_NS) < now_ns;
-        for wait in self.waits.passing().unwrap_or_default().iter().filter(|wait| is_long(wait)) {
-            if let Some(switches) = seed::switches_of(wait.pid, wait.tid) {
-                self.waits.follow(wait, switches as u32);
-            }
-        }
-    }
-
-    /// Returns the moment from which on they see everything.
-    fn put_on(&mut self, programs: &mut Programs) -> Result<Counts, LoadError> {
-        programs.attach_waits()?;
-        let begin = counts(programs);
-        self.control.began_ns = begin.ns;
-        self.control.paused = 0;
-        self.waits.control(self.control)?;
-        self.watch.looks_from(begin);
-        Ok(begin)
-    }
-
-    /// Lets the last turn stand for the pause so far.
-    fn settle_turn(&mut self, programs: &Programs) {
-        if self.watch.is_paused() {
-            self.stretch_turn(counts(programs));
-        }
-    }
-
-    fn stretch_turn(&mut self, now: Counts) {
-        let stretch = self.watch.stretch(now);
-        self.exact.stretch_turn(stretch.by_switches);
-        for (key, sum) in &self.turn {
-            let more = settle::stretched(sum, stretch.by_time);
-            if self.sums.len() < MOST_SUMS || self.sums.contains_key(key) {
-                settle::add(self.sums.entry(*key).or_default(), &more);
-            } else {
-                self.forgotten += more.count;
-            }
-        }
-    }
-
     /// The waits that have no end yet, up to `now_ns`. The sums must have been taken: what they say of threads that have ended or lost their
     /// place is more than an earlier window told, and what that was is forgotten here.
-    fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<OpenWait> {
+    pub(super) fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<OpenWait> {
         let passing = self.waits.passing().unwrap_or_else(|_| {
             self.unreadable += 1;
             Vec::new()
@@ -214,7 +99,7 @@ impl OffCpu {
     }
 
     /// Takes what earlier windows counted off the sums, and adds what waits on.
-    fn settle(&mut self, open: Vec<OpenWait>) {
+    pub(super) fn settle(&mut self, open: Vec<OpenWait>) {
         self.carried.pay(&mut self.sums);
         for wait in open {
             self.keep(wait.key, wait.rest);
