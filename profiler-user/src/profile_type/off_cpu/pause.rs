@@ -32,8 +32,7 @@ impl OffCpu {
     pub(super) fn begin_turns(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         self.take_off(programs)?;
         self.put_on(programs)?;
-        self.exact.begin_turn();
-        self.turn = HashMap::new();
+        self.forget_turn();
         Ok(())
     }
 
@@ -56,8 +55,7 @@ impl OffCpu {
     pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         let begin = self.put_on(programs)?;
         self.stretch_turn(begin);
-        self.exact.begin_turn();
-        self.turn = HashMap::new();
+        self.forget_turn();
         Ok(())
     }
 
@@ -103,6 +101,11 @@ impl OffCpu {
         self.waits.control(self.control)?;
         self.watch.looks_from(begin);
         Ok(begin)
+    }
+
+    fn forget_turn(&mut self) {
+        self.exact.begin_turn();
+        self.turn = HashMap::new();
     }
 
     /// Lets the last turn stand for the pause so far.
