@@ -40,5 +40,6 @@ pub mod store;
 pub mod symbolize;
 pub mod syscalls;
 pub mod system;
+mod trust;
 pub mod unwind_info;
 pub mod unwinder;

@@ -7,6 +7,7 @@ mod chain;
 mod child;
 pub mod framehop_oracle;
 pub mod receiver;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

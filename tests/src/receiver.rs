@@ -1,4 +1,4 @@
-//! A small HTTP server that keeps what is posted to it.
+//! A small HTTP or HTTPS server that keeps what is posted to it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ impl Posted {
 /// The server. It ends with the process.
 #[derive(Debug)]
 pub struct Receiver {
-    /// Where it listens, `http://127.0.0.1:PORT`.
+    /// Where it listens, `http://127.0.0.1:PORT` or `https://127.0.0.1:PORT`.
     pub url: String,
     posted: Arc<Mutex<Vec<Posted>>>,
     status: Arc<AtomicU16>,
@@ -41,13 +42,34 @@ impl Receiver {
     ///
     /// No port is left.
     pub fn start() -> Result<Self> {
+        Self::serving("http", serve)
+    }
+
+    /// The same over TLS.
+    ///
+    /// # Errors
+    ///
+    /// No port is left.
+    pub fn start_with(tls: Arc<ServerConfig>) -> Result<Self> {
+        Self::serving("https", move |stream, posted, status| {
+            if let Ok(connection) = ServerConnection::new(Arc::clone(&tls)) {
+                serve(StreamOwned::new(connection, stream), posted, status);
+            }
+        })
+    }
+
+    fn serving(
+        scheme: &str,
+        serve: impl Fn(TcpStream, &Mutex<Vec<Posted>>, &AtomicU16) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen")?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let url = format!("{scheme}://{}", listener.local_addr()?);
+        let serve = Arc::new(serve);
         let (posted, status) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU16::new(200)));
         let (there, answer) = (Arc::clone(&posted), Arc::clone(&status));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (there, answer) = (Arc::clone(&there), Arc::clone(&answer));
+                let (there, answer, serve) = (Arc::clone(&there), Arc::clone(&answer), Arc::clone(&serve));
                 std::thread::spawn(move || serve(stream, &there, &answer));
             }
         });
@@ -65,16 +87,17 @@ impl Receiver {
     }
 }
 
-fn serve(stream: TcpStream, posted: &Mutex<Vec<Posted>>, status: &AtomicU16) {
-    let Ok(mut answers) = stream.try_clone() else { return };
+fn serve(stream: impl Read + Write, posted: &Mutex<Vec<Posted>>, status: &AtomicU16) {
     let mut requests = BufReader::new(stream);
     while let Ok(Some(request)) = read(&mut requests) {
         let status = status.load(Ordering::Acquire);
         if status == 200 {
             posted.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         }
-        let answered = write!(answers, "HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
-        if answered.is_err() {
+        // In one piece, and so in one record of TLS.
+        let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+        let stream = requests.get_mut();
+        if stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()).is_err() {
             return;
         }
     }

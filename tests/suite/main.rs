@@ -36,6 +36,7 @@ mod started;
 mod store;
 mod syscalls;
 mod systemd;
+mod tls;
 mod truth;
 mod unwind;
 mod unwind_rows;

@@ -47,21 +47,29 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct Delivery {
     shared: Arc<(Mutex<Shared>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Waiting>>,
 }
+
+/// The newest state of alerts that were not taken, by name.
+type Waiting = BTreeMap<String, Value>;
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Delivery {
-    /// Starts the thread.
+    /// Starts the thread, which goes on where the one before ended.
     ///
     /// # Errors
     ///
     /// The system has no room for another thread.
-    pub(super) fn start(endpoints: &[Endpoint], words: Words) -> std::io::Result<Self> {
-        let shared: Arc<(Mutex<Shared>, Condvar)> = Arc::default();
+    pub(super) fn start(
+        endpoints: &[Endpoint],
+        words: Words,
+        (told, waiting): (Told, Waiting),
+    ) -> std::io::Result<Self> {
+        let shared = Shared { waiting: waiting.into_iter().collect(), is_over: false, told };
+        let shared = Arc::new((Mutex::new(shared), Condvar::new()));
         let now = Instant::now();
         let hooks: Vec<Hook> = endpoints
             .iter()
@@ -99,22 +107,33 @@ impl Delivery {
     pub(super) fn told(&self) -> Told {
         lock(&self.shared.0).told
     }
-}
 
-impl Drop for Delivery {
-    /// Tries once more what waits. A webhook that does not answer is left behind: the process ends.
-    fn drop(&mut self) {
+    /// Tries once more what waits. Returns what was told, and what still waits, for the one that comes after.
+    pub(super) fn end(mut self) -> (Told, Waiting) {
+        let waiting = self.finish();
+        (self.told(), waiting)
+    }
+
+    /// A webhook that does not answer is left behind, and with it what it was told.
+    fn finish(&mut self) -> Waiting {
         lock(&self.shared.0).is_over = true;
         self.shared.1.notify_one();
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else { return Waiting::new() };
         let until = Instant::now() + LAST_WORDS;
         while !thread.is_finished() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
+        if thread.is_finished() { thread.join().unwrap_or_default() } else { Waiting::new() }
     }
 }
 
-fn run(mut hooks: Vec<Hook>, shared: &(Mutex<Shared>, Condvar), words: &Words) {
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn run(mut hooks: Vec<Hook>, shared: &(Mutex<Shared>, Condvar), words: &Words) -> Waiting {
     let mut chance = Chance::of_now();
     loop {
         let mut guard = lock(&shared.0);
@@ -138,7 +157,8 @@ fn run(mut hooks: Vec<Hook>, shared: &(Mutex<Shared>, Condvar), words: &Words) {
             }
         }
         if is_over {
-            return;
+            let waiting = hooks.into_iter().flat_map(|hook| hook.waiting);
+            return waiting.map(|(name, (told, _))| (name, told)).collect();
         }
     }
 }

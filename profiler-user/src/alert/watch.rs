@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::continuous::Words;
+use crate::post::Endpoint;
 use crate::profile::{Counter, Profile};
 use crate::session::clock;
 
@@ -140,12 +141,10 @@ struct State {
 impl State {
     fn configure(&mut self, alerts: Alerts) {
         self.engine.configure(&alerts.rules, clock::unix_ns(), &self.store);
-        if alerts.webhooks != self.alerts.webhooks
-            || alerts.webhooks.iter().any(|hook| hook.headers_file.is_some())
-        {
-            self.delivery = None;
+        if alerts.webhooks != self.alerts.webhooks || alerts.webhooks.iter().any(Endpoint::has_files) {
+            let before = self.delivery.take().map(Delivery::end).unwrap_or_default();
             if !alerts.webhooks.is_empty() {
-                let started = Delivery::start(&alerts.webhooks, self.words.clone());
+                let started = Delivery::start(&alerts.webhooks, self.words.clone(), before);
                 self.delivery = started
                     .inspect_err(|error| self.words.say(format!("alerts cannot be sent: {error}")))
                     .ok();

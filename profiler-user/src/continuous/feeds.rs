@@ -36,7 +36,8 @@ impl Feeds {
                 self.alerts = started.inspect_err(|error| self.words.say(format!("no alerts: {error}"))).ok();
             }
         }
-        if config.push != self.pushes {
+        let is_missing = config.push.is_on() && self.push.is_none();
+        if is_missing || config.push != self.pushes || config.push.has_files() {
             // What waits is in the spool, where the next one finds it.
             self.push = None;
             self.pushes = config.push.clone();

@@ -4,19 +4,21 @@
 
 mod retry;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 pub use retry::Backoff;
+
+use crate::trust;
 
 /// Longest request, with name lookup, connection and answer.
 const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 /// What is read of an answer, bytes: for its words when it refuses.
 const MOST_ANSWER_BYTES: u64 = 4 << 10;
-/// Largest file of headers or certificates, bytes.
+/// Largest file of headers, bytes.
 const MOST_FILE_BYTES: u64 = 1 << 20;
 
 /// Where to send to, as configured.
@@ -28,7 +30,7 @@ pub struct Endpoint {
     pub headers: Vec<(String, String)>,
     /// A file of `Name: value` lines, read at every start and reload: for secrets.
     pub headers_file: Option<PathBuf>,
-    /// Certificates to trust instead of the system's, PEM.
+    /// Certificates to trust instead of the system's, PEM, read at every start and reload.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -60,6 +62,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether files say more than this does, and may say something else at the next reload.
+    pub fn has_files(&self) -> bool {
+        self.headers_file.is_some() || self.ca_file.is_some()
+    }
+
     /// The URL without a name and password in it, for people.
     pub fn shown(&self) -> String {
         match self.url.split_once("://").map(|(scheme, rest)| (scheme, rest.split_once('@'))) {
@@ -85,6 +92,7 @@ pub enum Answer {
 pub struct Client {
     agent: ureq::Agent,
     headers: Vec<(String, String)>,
+    ca_file: Option<PathBuf>,
 }
 
 impl Client {
@@ -108,14 +116,17 @@ impl Client {
             .max_redirects(0)
             .user_agent(concat!("perf-agent/", env!("CARGO_PKG_VERSION")));
         if endpoint.url.starts_with("https://") {
+            let roots = trust::authorities(endpoint.ca_file.as_deref())?;
+            let roots = roots.iter().map(|der| Certificate::from_der(der).to_owned());
+            let roots = RootCerts::Specific(Arc::new(roots.collect()));
             let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
             let tls = TlsConfig::builder()
                 .provider(TlsProvider::Rustls)
                 .unversioned_rustls_crypto_provider(provider)
-                .root_certs(roots(endpoint.ca_file.as_deref())?);
+                .root_certs(roots);
             config = config.tls_config(tls.build());
         }
-        Ok(Self { agent: config.build().into(), headers })
+        Ok(Self { agent: config.build().into(), headers, ca_file: endpoint.ca_file.clone() })
     }
 
     /// Sends a body to `url`, which is the endpoint's own or below it.
@@ -138,7 +149,23 @@ impl Client {
                 let words: String = words.chars().take(200).collect();
                 judged(status, words.trim())
             }
-            Err(error) => Answer::Later(crate::causes::with_causes(&error)),
+            Err(error) => Answer::Later(self.failure(&error, url)),
+        }
+    }
+
+    /// Why nothing was answered, and what to do where it is a certificate.
+    fn failure(&self, error: &ureq::Error, url: &str) -> String {
+        let tls = match error {
+            ureq::Error::Rustls(tls) => Some(tls),
+            ureq::Error::Io(stream) => trust::refusal(stream),
+            _ => None,
+        };
+        let uri: Option<ureq::http::Uri> = url.parse().ok();
+        match (tls, uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(443))))) {
+            (Some(tls), Some((host, port))) => {
+                trust::words(tls, &format!("{host}:{port}"), self.ca_file.as_deref())
+            }
+            _ => crate::causes::with_causes(error),
         }
     }
 }
@@ -153,31 +180,7 @@ fn judged(status: u16, words: &str) -> Answer {
     }
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCerts, String> {
-    let certificates: Vec<Certificate<'static>> = if let Some(file) = ca_file {
-        let text = read(file)?;
-        let items = ureq::tls::parse_pem(text.as_bytes());
-        items
-            .filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            })
-            .collect()
-    } else {
-        let found = rustls_native_certs::load_native_certs();
-        found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
-    };
-    if certificates.is_empty() {
-        return Err(match ca_file {
-            Some(file) => format!("{}: no certificate in it (PEM is understood)", file.display()),
-            None => "this host has no certificates to trust: apt-get install ca-certificates, or ca_file"
-                .to_owned(),
-        });
-    }
-    Ok(RootCerts::Specific(Arc::new(certificates)))
-}
-
-fn read(path: &Path) -> Result<String, String> {
+fn read(path: &std::path::Path) -> Result<String, String> {
     use std::io::Read;
     let mut text = String::new();
     let read =

@@ -48,6 +48,11 @@ impl Push {
         self.pyroscope.is_some() || self.otlp.is_some()
     }
 
+    /// Whether files say more than this does, and may say something else at the next reload.
+    pub fn has_files(&self) -> bool {
+        [&self.pyroscope, &self.otlp].into_iter().flatten().any(Endpoint::has_files)
+    }
+
     /// Whether windows of this kind are sent.
     pub fn sends(&self, kind: &str) -> bool {
         self.kinds.iter().any(|known| known == kind)

@@ -12,13 +12,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::causes::with_causes;
 use crate::profile::clean;
 use crate::question::{Kind, Refusal, encoded};
+use crate::trust;
 
 /// Longest wait for an answer: longer than the other side works on one.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -154,7 +154,11 @@ async fn exchange(
             }
             let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(Arc::new(trusting(ca_file)?)).connect(name, stream).await;
-            talk(stream.map_err(|error| with_causes(&error))?, request).await
+            let failed = |error: std::io::Error| match trust::refusal(&error) {
+                Some(tls) => trust::words(tls, &format!("{host}:{port}"), ca_file),
+                None => with_causes(&error),
+            };
+            talk(stream.map_err(failed)?, request).await
         }
     }
 }
@@ -176,16 +180,7 @@ async fn talk(
 /// Trusts the authorities of a file, else those of this host.
 fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    let certificates = match ca_file {
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|error| format!("{}: {error}", file.display()))?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let (known, _) = roots.add_parsable_certificates(certificates);
-    if known == 0 {
-        return Err("no certificate to trust was found; name one with --ca-file".to_owned());
-    }
+    roots.add_parsable_certificates(trust::authorities(ca_file)?);
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Ok(builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
