@@ -22,7 +22,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::quantity;
 use crate::question::Refusal;
@@ -89,6 +89,11 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     /// Show what the profiler knows of a file or process, for bug reports
     Debug(debug::DebugArgs),
+}
+
+/// The grammar, for manual pages.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line of this process.
@@ -158,7 +163,6 @@ mod tests {
 
     #[test]
     fn the_grammar_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }
