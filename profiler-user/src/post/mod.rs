@@ -161,13 +161,26 @@ impl Client {
             _ => None,
         };
         let uri: Option<ureq::http::Uri> = url.parse().ok();
-        match (tls, uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(443))))) {
-            (Some(tls), Some((host, port))) => {
-                trust::words(tls, &format!("{host}:{port}"), self.ca_file.as_deref())
-            }
-            _ => crate::causes::with_causes(error),
+        let server = uri.as_ref().and_then(|uri| Some((uri.host()?, uri.port_u16().unwrap_or(443))));
+        if let (Some(tls), Some((host, port))) = (tls, server) {
+            return trust::words(tls, &format!("{host}:{port}"), self.ca_file.as_deref());
+        }
+        let told = crate::causes::with_causes(error);
+        if is_alone(&std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default()) {
+            format!(
+                "{told}; there is no network here but the loopback: a unit of systemd gets it, where the \
+                 configuration needs it, by: sudo perf-agent daemon install"
+            )
+        } else {
+            told
         }
     }
+}
+
+/// Whether a process with these network devices (proc(5), `/proc/PID/net/dev`) reaches nobody, as with `PrivateNetwork=yes`.
+fn is_alone(devices: &str) -> bool {
+    let mut names = devices.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).peekable();
+    names.peek().is_some() && names.all(|name| name == "lo")
 }
 
 /// Whether another try helps: RFC 9110 section 15, and 429 of RFC 6585.
@@ -286,6 +299,14 @@ mod tests {
         assert!(Client::new(&endpoint).unwrap_err().contains("line 4"));
         let endpoint = Endpoint { headers_file: None, ca_file: Some(file), ..endpoint };
         assert!(Client::new(&endpoint).unwrap_err().contains("no certificate"));
+    }
+
+    #[test]
+    fn a_process_with_the_loopback_alone_is_known() {
+        let heads = "Inter-|   Receive  |  Transmit\n face |bytes    packets|bytes\n";
+        assert!(is_alone(&format!("{heads}    lo:  240  3 0\n")));
+        assert!(!is_alone(&format!("{heads}    lo:  240  3 0\n  eth0: 1 1\n")));
+        assert!(!is_alone(heads) && !is_alone(""), "nothing is known");
     }
 
     #[test]
