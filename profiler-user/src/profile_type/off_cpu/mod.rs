@@ -267,6 +267,7 @@ impl OffCpu {
         match self.watch.turn(self.pauses.rung(), now_ns) {
             Turn::Stay => {}
             Turn::Begin => self.begin_turns(programs)?,
+            Turn::End => self.end_turns(),
             Turn::Pause => {
                 self.pause(programs)?;
                 self.pauses.look(self.switches_ns, now_ns);

@@ -1,4 +1,4 @@
-//! Pauses: the programs go off and on again, and what a turn between two pauses measured stands for the pause after it.
+//! Pauses: the programs go off and on again, and what turns between pauses saw stands for these.
 //!
 //! Nothing is known of a pause but its length and how many switches the host made. Threads that wait when a turn begins are counted from there: most
 //! of them wait where they did when the last turn ended, and the programs find out at the end of the wait, by the thread's count of switches.
@@ -32,8 +32,15 @@ impl OffCpu {
     pub(super) fn begin_turns(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         self.take_off(programs)?;
         self.put_on(programs)?;
-        self.forget_turn();
+        self.forget_turns();
         Ok(())
+    }
+
+    /// There are no pauses any more: turns stand for those that were, and then for nothing.
+    pub(super) fn end_turns(&mut self) {
+        self.settle_pauses(None);
+        self.forget_turns();
+        self.waits.forget_gone(self.control.began_ns);
     }
 
     /// Takes the programs off for a while. Waits that go on count up to now, without their end.
@@ -44,6 +51,10 @@ impl OffCpu {
     pub(super) fn pause(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         let end = self.take_off(programs)?;
         self.watch.saw(end);
+        self.exact.end_turn();
+        if self.watch.is_pool_over(self.pauses.rung(), end.ns) {
+            self.settle_pauses(None);
+        }
         Ok(())
     }
 
@@ -55,7 +66,7 @@ impl OffCpu {
     pub(super) fn resume(&mut self, programs: &mut Programs) -> Result<(), LoadError> {
         let begin = self.put_on(programs)?;
         self.stretch_turn(begin);
-        self.forget_turn();
+        self.turn = HashMap::new();
         Ok(())
     }
 
@@ -103,23 +114,28 @@ impl OffCpu {
         Ok(begin)
     }
 
-    fn forget_turn(&mut self) {
-        self.exact.begin_turn();
+    fn forget_turns(&mut self) {
+        self.exact.forget_turns();
         self.turn = HashMap::new();
     }
 
-    /// Lets the last turn stand for the pause so far.
+    /// Lets what the last turn measured stand for the pause so far.
     pub(super) fn settle_turn(&mut self, programs: &Programs) {
         if self.watch.is_paused() {
             self.stretch_turn(counts(programs));
         }
     }
 
+    /// Lets what passed in turns stand for the pauses so far. In the middle of a turn `now` has that count too, as far as it has been taken in.
+    pub(super) fn settle_pauses(&mut self, now: Option<Counts>) {
+        let by = self.watch.settle(self.pauses.rung(), now, monotonic_ns());
+        self.exact.settle_turns(by, now.is_some());
+    }
+
     fn stretch_turn(&mut self, now: Counts) {
-        let stretch = self.watch.stretch(now);
-        self.exact.stretch_turn(stretch.by_switches);
+        let by = self.watch.misses(now);
         for (key, sum) in &self.turn {
-            let more = settle::stretched(sum, stretch.by_time);
+            let more = settle::stretched(sum, by);
             if self.sums.len() < MOST_SUMS || self.sums.contains_key(key) {
                 settle::add(self.sums.entry(*key).or_default(), &more);
             } else {

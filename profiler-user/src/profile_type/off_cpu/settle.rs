@@ -19,6 +19,9 @@ pub(super) const UNSAMPLED: &str = "[running, between samples]";
 /// Threads remembered. Past it estimates stay as they are.
 const MOST_THREADS: usize = 1_000_000;
 
+/// Numbers of waits that passed, by thread.
+type Passed = HashMap<u32, (WaitKey, u64)>;
+
 /// What is known exactly, by thread.
 #[derive(Debug, Default)]
 pub(super) struct Exact {
@@ -26,9 +29,11 @@ pub(super) struct Exact {
     /// Waits of which only some have a stack.
     thinned: HashMap<u32, (WaitKey, WaitSum)>,
     /// Waits that passed, and those that stand for them.
-    passed: HashMap<u32, (WaitKey, u64)>,
-    /// Those of them that passed since waits began to be watched, the last time.
-    turn: HashMap<u32, (WaitKey, u64)>,
+    passed: Passed,
+    /// Those of them that passed in the current turn, in the last one, and in all that stand together for the pauses between them.
+    turn: Passed,
+    last: Passed,
+    pool: Passed,
 }
 
 impl Exact {
@@ -47,10 +52,8 @@ impl Exact {
                 add(&mut thread.1, sum);
             }
             STATE_PASSED => {
-                for passed in [&mut self.passed, &mut self.turn] {
-                    let thread = passed.entry(key.tid).or_insert((*key, 0));
-                    thread.1 = thread.1.saturating_add(sum.count);
-                }
+                count(&mut self.passed, key, sum.count);
+                count(&mut self.turn, key, sum.count);
             }
             _ => {}
         }
@@ -75,17 +78,26 @@ impl Exact {
         }
     }
 
-    /// Lets what passed in the last turn stand for so much more, in which nobody watched.
-    pub(super) fn stretch_turn(&mut self, by: f64) {
-        for (tid, (key, count)) in &self.turn {
-            let thread = self.passed.entry(*tid).or_insert((*key, 0));
-            thread.1 = thread.1.saturating_add((*count as f64 * by).round() as u64);
+    /// Turns begin, or end for good: none has been so far.
+    pub(super) fn forget_turns(&mut self) {
+        (self.turn, self.last, self.pool) = Default::default();
+    }
+
+    /// A turn has ended.
+    pub(super) fn end_turn(&mut self) {
+        self.last = std::mem::take(&mut self.turn);
+        for (key, passed) in self.last.values() {
+            count(&mut self.pool, key, *passed);
         }
     }
 
-    /// A turn begins.
-    pub(super) fn begin_turn(&mut self) {
-        self.turn = HashMap::new();
+    /// Lets what passed in the turns, and in the current one if `with_turn`, stand for so much more, in which nobody watched. The last turn is
+    /// among those that stand for the next pauses.
+    pub(super) fn settle_turns(&mut self, by: f64, with_turn: bool) {
+        let pool = std::mem::replace(&mut self.pool, self.last.clone());
+        for (key, passed) in pool.values().chain(self.turn.values().filter(|_| with_turn)) {
+            count(&mut self.passed, key, (*passed as f64 * by).round() as u64);
+        }
     }
 
     /// Brings the samples in the aggregate, whose weights are their values, to the measured times; returns the threads that have none.
@@ -185,6 +197,11 @@ impl Exact {
             }
         }
     }
+}
+
+fn count(passed: &mut Passed, key: &WaitKey, more: u64) {
+    let thread = passed.entry(key.tid).or_insert((*key, 0));
+    thread.1 = thread.1.saturating_add(more);
 }
 
 const UNSETTLED: u32 = STATE_ESTIMATED | STATE_UNSETTLED;
@@ -309,19 +326,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_turn_stands_for_the_pause_after_it() {
+    fn turns_stand_together_for_the_pauses_between_them() {
         let mut exact = Exact::default();
-        let passed = |exact: &Exact| exact.passed[&1].1;
+        let passed =
+            |exact: &mut Exact| std::mem::take(&mut exact.passed).get(&1).map_or(0, |passed| passed.1);
         exact.keep_passed(1, 1, 1_000);
-        exact.begin_turn();
-        exact.stretch_turn(3.0);
-        assert_eq!(passed(&exact), 1_000, "nothing has passed in this turn");
+        exact.forget_turns();
+        exact.settle_turns(3.0, true);
+        assert_eq!(passed(&mut exact), 1_000, "what passed before there were turns stands for itself");
         exact.keep_passed(1, 1, 100);
-        exact.stretch_turn(3.0);
-        exact.settle_waits(&mut HashMap::new(), |_| 8.0);
-        assert!(exact.passed.is_empty());
-        exact.stretch_turn(0.5);
-        assert_eq!(passed(&exact), 50, "the pause goes on in the next window");
+        exact.end_turn();
+        exact.keep_passed(1, 1, 10);
+        exact.end_turn();
+        exact.keep_passed(1, 1, 1);
+        exact.settle_turns(2.0, true);
+        assert_eq!(passed(&mut exact), 111 + 222);
+        exact.settle_turns(2.0, false);
+        assert_eq!(passed(&mut exact), 20, "the last turn that has ended stands for what comes");
+        exact.end_turn();
+        exact.settle_turns(1.0, false);
+        assert_eq!(passed(&mut exact), 11, "and then the next one too");
     }
 
     #[test]

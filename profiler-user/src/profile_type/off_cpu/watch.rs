@@ -13,6 +13,8 @@ pub(super) enum Turn {
     Stay,
     /// Cut off what was watched so far: from now on turns are to stand for pauses.
     Begin,
+    /// There are no more pauses: settle those that were.
+    End,
     /// Take the programs off.
     Pause,
     /// Put them on.
@@ -21,9 +23,9 @@ pub(super) enum Turn {
 
 /// Whether waits are watched, and for how long they were.
 ///
-/// Each pause is taken to have been like the turn before it. Waits that are measured had their share of the time. Those that pass had their share
-/// of the switches, which the kernel counts in a pause too. How much the waits to a switch differ from one turn to the next says how far off
-/// that may be.
+/// Waits that are measured are taken to have been in a pause as they were in the turn before it, by the time. Those that pass are taken to have had
+/// their share of the switches, which the kernel counts in a pause too: the share that they had in the turns of some seconds, before the
+/// pause and after it (see [`Pool`]). So a program that storms for two seconds out of eight counts if one turn of them saw it.
 #[derive(Debug)]
 pub(super) struct Watch {
     chance: Chance,
@@ -39,9 +41,10 @@ pub(super) struct Watch {
     paused_ns: u64,
     /// Before the current turn.
     before: Counts,
-    /// The turn before the current pause, and how far into it that stands for it so far.
+    /// The turn before the current pause, and where that stands for it so far.
     last: Option<Turned>,
-    stretched: Stretched,
+    missed: Counts,
+    pool: Pool,
     window: Window,
 }
 
@@ -59,33 +62,81 @@ pub(super) struct Counts {
 /// A turn in which waits were watched.
 #[derive(Debug, Clone, Copy)]
 struct Turned {
-    /// Where it ended.
-    end: Counts,
     ns: u64,
-    switches: u64,
+    switches: f64,
     waits: f64,
 }
 
 impl Turned {
-    fn ratio(&self) -> f64 {
-        self.waits / self.switches as f64
+    fn between(begin: &Counts, end: &Counts) -> Self {
+        Self {
+            ns: end.ns.saturating_sub(begin.ns).max(1),
+            switches: end.switches.saturating_sub(begin.switches) as f64,
+            waits: end.waits.saturating_sub(begin.waits) as f64,
+        }
     }
 }
 
-/// What of a pause is settled.
+/// How long turns stand together for the pauses between them at least, 10 s. In long recordings what was long ago says little of what is now.
+const POOL_NS: u64 = 10_000_000_000;
+
+/// Turns that stand together for the pauses between them, as far as those are not settled yet.
+///
+/// A ratio estimate: waits seen, times switches unseen, by switches seen.
 #[derive(Debug, Clone, Copy, Default)]
-struct Stretched {
-    ns: u64,
-    switches: u64,
+struct Pool {
+    began_ns: u64,
+    /// How often waits were to be left out in it.
+    shift: usize,
+    turns: f64,
+    ns: f64,
+    switches: f64,
+    waits: f64,
+    /// Sums of squares and of products: of switches, of waits, of both.
+    squares: [f64; 3],
+    /// Of pauses.
+    unseen_ns: f64,
+    unseen: f64,
 }
 
-/// How often what the last turn had is to be added for a pause, or a part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Stretch {
-    /// What goes by switches.
-    pub(super) by_switches: f64,
-    /// What goes by time.
-    pub(super) by_time: f64,
+impl Pool {
+    fn add(&mut self, turn: &Turned) {
+        self.turns += 1.0;
+        self.ns += turn.ns as f64;
+        self.switches += turn.switches;
+        self.waits += turn.waits;
+        let products = [turn.switches * turn.switches, turn.waits * turn.waits, turn.switches * turn.waits];
+        for (sum, product) in self.squares.iter_mut().zip(products) {
+            *sum += product;
+        }
+    }
+
+    fn missed(&mut self, from: &Counts, to: &Counts) {
+        self.unseen_ns += to.ns.saturating_sub(from.ns) as f64;
+        self.unseen += to.switches.saturating_sub(from.switches) as f64;
+    }
+
+    /// How often what was seen is to be added for what was not.
+    fn stretch(&self) -> f64 {
+        if self.switches > 0.0 { self.unseen / self.switches } else { 0.0 }
+    }
+
+    /// The variance of the number of waits that were not seen; none where a single turn stands for it.
+    ///
+    /// That of a ratio estimate from turns that differ, for the waits of a time that has turns of its own. Switches beyond the rate of the
+    /// turns are of something that nobody has seen: any part of them, from none to all, may have been waits.
+    fn variance(&self) -> Option<f64> {
+        if self.turns < 2.0 || self.switches <= 0.0 {
+            return None;
+        }
+        let ratio = self.waits / self.switches;
+        let [switches, waits, both] = self.squares;
+        let off = (waits - 2.0 * ratio * both + ratio * ratio * switches).max(0.0) / (self.turns - 1.0);
+        let by = self.stretch();
+        let expected = self.switches * self.unseen_ns / self.ns.max(1.0);
+        let strange = (self.unseen - expected).max(0.0) * ratio.max(1.0 - ratio).min(1.0) / 2.0;
+        Some(self.turns * off * by * (by + 1.0) + strange * strange)
+    }
 }
 
 /// What a window adds up.
@@ -94,9 +145,9 @@ struct Window {
     /// Waits that passed and were seen, and those that pauses are taken to have had.
     seen: f64,
     unseen: f64,
-    /// Pauses with a turn before and after, and the sum of the squares of what either turn would have made of them beside the other.
-    pauses: u32,
-    squares: f64,
+    /// The variance of the latter, and whether it is known of all of them.
+    variance: f64,
+    is_unknown: bool,
 }
 
 /// What is to be known of a window.
@@ -104,7 +155,7 @@ struct Window {
 pub(super) struct Watched {
     /// The share of the time in which waits were watched.
     pub(super) share: f64,
-    /// Two standard errors of the number of waits that passed, as a share of it. None from fewer than two pauses.
+    /// Two standard errors of the number of waits that passed, as a share of it. None where a single turn has to stand for the rest.
     pub(super) error: Option<f64>,
 }
 
@@ -127,7 +178,8 @@ impl Watch {
             paused_ns: 0,
             before: Counts::default(),
             last: None,
-            stretched: Stretched::default(),
+            missed: Counts::default(),
+            pool: Pool::default(),
             window: Window::default(),
         }
     }
@@ -147,11 +199,11 @@ impl Watch {
         }
         if shift == 0 {
             self.since_ns = now_ns;
-            self.takes_turns = false;
-            return Turn::Stay;
+            return if std::mem::take(&mut self.takes_turns) { Turn::End } else { Turn::Stay };
         }
         if !self.takes_turns {
-            (self.takes_turns, self.last, self.stretched) = (true, None, Stretched::default());
+            self.takes_turns = true;
+            (self.last, self.pool) = (None, Pool { began_ns: now_ns, shift, ..Pool::default() });
             self.begin(false, WATCHED_NS, now_ns);
             return Turn::Begin;
         }
@@ -186,36 +238,46 @@ impl Watch {
 
     /// A turn has ended, and a pause begins.
     pub(super) fn saw(&mut self, end: Counts) {
-        let waits = end.waits.saturating_sub(self.before.waits) as f64;
-        let turn = Turned {
-            end,
-            ns: end.ns.saturating_sub(self.before.ns).max(1),
-            switches: end.switches.saturating_sub(self.before.switches).max(1),
-            waits,
-        };
-        let stretched = std::mem::take(&mut self.stretched).switches as f64;
-        if let Some(last) = self.last.replace(turn) {
-            // Neither of two turns that differ is nearer to what was between them: half the square of the difference is the variance of each.
-            self.window.pauses += 1;
-            self.window.squares += (stretched * (turn.ratio() - last.ratio())).powi(2) / 2.0;
-        }
-        self.window.seen += waits;
+        let turn = Turned::between(&self.before, &end);
+        self.pool.add(&turn);
+        self.window.seen += turn.waits;
+        (self.last, self.missed) = (Some(turn), end);
     }
 
-    /// What is to be added for the pause up to now, as far as nobody has asked for it yet.
-    pub(super) fn stretch(&mut self, now: Counts) -> Stretch {
-        let Some(last) = self.last else { return Stretch::default() };
-        let all = Stretched {
-            ns: now.ns.saturating_sub(last.end.ns),
-            switches: now.switches.saturating_sub(last.end.switches),
-        };
-        let before = std::mem::replace(&mut self.stretched, all);
-        let switches = all.switches.saturating_sub(before.switches) as f64;
-        self.window.unseen += switches * last.ratio();
-        Stretch {
-            by_switches: switches / last.switches as f64,
-            by_time: all.ns.saturating_sub(before.ns) as f64 / last.ns as f64,
+    /// The pause, or the part of it up to now that was not told yet. Returns how often what the turn before it measured is to be added for it,
+    /// by the time.
+    pub(super) fn misses(&mut self, now: Counts) -> f64 {
+        let Some(last) = self.last else { return 0.0 };
+        let from = std::mem::replace(&mut self.missed, now);
+        self.pool.missed(&from, &now);
+        now.ns.saturating_sub(from.ns) as f64 / last.ns as f64
+    }
+
+    /// Whether the turns so far should no longer stand for pauses to come: they are long ago, or pauses were longer or shorter.
+    pub(super) fn is_pool_over(&self, shift: usize, now_ns: u64) -> bool {
+        self.pool.shift != shift || now_ns.saturating_sub(self.pool.began_ns) >= POOL_NS
+    }
+
+    /// Settles the pauses up to now: returns how often what passed in the turns is to be added for them. `turn` is the current one, as far as it
+    /// is to count too. The last turn is among those that stand for the next pauses.
+    pub(super) fn settle(&mut self, shift: usize, turn: Option<Counts>, now_ns: u64) -> f64 {
+        let fresh = Pool { began_ns: now_ns, shift, ..Pool::default() };
+        let mut pool = std::mem::replace(&mut self.pool, fresh);
+        if let Some(now) = turn {
+            pool.add(&Turned::between(&self.before, &now));
         }
+        if let Some(last) = &self.last {
+            self.pool.add(last);
+        }
+        let by = pool.stretch();
+        if pool.unseen > 0.0 {
+            self.window.unseen += pool.waits * by;
+            match pool.variance() {
+                Some(variance) => self.window.variance += variance,
+                None => self.window.is_unknown = true,
+            }
+        }
+        by
     }
 
     /// Whether nobody watches now.
@@ -238,7 +300,7 @@ impl Watch {
 impl Window {
     fn error(&self) -> Option<f64> {
         let all = self.seen + self.unseen;
-        (self.pauses >= 2 && all > 0.0).then(|| 2.0 * self.squares.sqrt() / all)
+        (!self.is_unknown && all > 0.0).then(|| 2.0 * self.variance.sqrt() / all)
     }
 }
 
@@ -282,21 +344,50 @@ mod tests {
         assert!((watch.take(WATCHED_NS + 200).share - 1.0).abs() < 1e-3);
     }
 
+    const fn at(ns: u64, switches: u64, waits: u64) -> Counts {
+        Counts { ns, switches, waits }
+    }
+
+    #[track_caller]
+    fn about(found: f64, wanted: f64) {
+        assert!((found - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{found}, {wanted} is right");
+    }
+
     #[test]
-    fn a_pause_is_like_the_turn_before_it() {
+    fn what_is_measured_goes_by_the_time_of_the_turn_before() {
         let mut watch = Watch::new(0);
-        watch.looks_from(Counts { ns: 1_000, switches: 7, waits: 3 });
-        assert_eq!(watch.stretch(Counts { ns: 2_000, switches: 9, waits: 3 }), Stretch::default());
-        watch.saw(Counts { ns: 1_200, switches: 107, waits: 53 });
-        let mut until = |ns, switches, [by_switches, by_time]: [f64; 2]| {
-            let stretch = watch.stretch(Counts { ns, switches, waits: 0 });
-            assert!((stretch.by_switches - by_switches).abs() < 1e-9, "{stretch:?}");
-            assert!((stretch.by_time - by_time).abs() < 1e-9, "{stretch:?}");
-        };
-        until(1_400, 307, [2.0, 1.0]);
-        until(1_400, 307, [0.0, 0.0]);
-        until(1_500, 357, [0.5, 0.5]);
-        assert!((watch.window.seen - 50.0).abs() < 1e-9 && (watch.window.unseen - 125.0).abs() < 1e-9);
+        watch.looks_from(at(1_000, 7, 3));
+        about(watch.misses(at(2_000, 9, 3)), 0.0);
+        watch.saw(at(1_200, 107, 53));
+        about(watch.misses(at(1_400, 307, 53)), 1.0);
+        about(watch.misses(at(1_400, 307, 53)), 0.0);
+        about(watch.misses(at(1_500, 357, 53)), 0.5);
+        about(watch.settle(0, None, 1_500), 2.5);
+        about(watch.window.seen, 50.0);
+        about(watch.window.unseen, 125.0);
+        // The next window is in the same pause.
+        about(watch.misses(at(1_600, 407, 53)), 0.5);
+        about(watch.settle(0, None, 1_600), 0.5);
+    }
+
+    #[test]
+    fn turns_before_and_after_stand_for_what_passes_in_pauses() {
+        let mut watch = Watch::new(0);
+        watch.looks_from(at(0, 0, 0));
+        watch.saw(at(200, 20, 10));
+        watch.misses(at(2_000, 180_000, 10));
+        // A storm goes on: each switch of it is a wait.
+        watch.looks_from(at(2_000, 180_000, 10));
+        watch.saw(at(2_200, 200_000, 20_010));
+        watch.misses(at(4_000, 200_180, 20_010));
+        watch.looks_from(at(4_000, 200_180, 20_010));
+        // In the middle of a turn.
+        let by = watch.settle(0, Some(at(4_100, 200_190, 20_015)), 4_100);
+        about(by, 180_160.0 / 20_030.0);
+        let waits = watch.window.seen + watch.window.unseen;
+        assert!((195_000.0..205_000.0).contains(&waits), "{waits}");
+        let error = watch.take(4_100).error.unwrap();
+        assert!((0.05..0.9).contains(&error), "{error}");
     }
 
     #[test]
@@ -304,20 +395,49 @@ mod tests {
         let mut watch = Watch::new(0);
         let mut end = Counts::default();
         let mut turn = |watch: &mut Watch, waits: u64| {
-            end = Counts { ns: end.ns + 10, switches: end.switches + 4_000, waits: end.waits + waits };
-            watch.saw(end);
-            end.switches += 12_000;
-            let stretch = watch.stretch(end).by_switches;
-            assert!((stretch - 3.0).abs() < 1e-9, "{stretch}");
             watch.looks_from(end);
+            end = at(end.ns + 10, end.switches + 4_000, end.waits + waits);
+            watch.saw(end);
+            (end.ns, end.switches) = (end.ns + 30, end.switches + 12_000);
+            about(watch.misses(end), 3.0);
         };
         turn(&mut watch, 1_000);
-        assert_eq!(watch.window.error(), None);
-        turn(&mut watch, 2_000);
+        about(watch.settle(0, None, 1), 3.0);
+        assert_eq!(watch.take(0).error, None, "one turn says nothing of the next");
         turn(&mut watch, 1_000);
-        // 16,000 in all. Twice 3,000 more or less are an error of 3,000, of which two are 37.5 %.
+        turn(&mut watch, 1_000);
+        about(watch.settle(0, None, 2), 2.0);
+        about(watch.take(0).error.unwrap(), 0.0);
+        turn(&mut watch, 2_000);
+        about(watch.settle(0, None, 3), 1.5);
+        // Two turns that are 500 off stand for one and a half times as much.
+        let variance: f64 = 2.0 * 500_000.0 * 1.5 * 2.5;
+        about(watch.take(0).error.unwrap(), 2.0 * variance.sqrt() / (2_000.0 + 4_500.0));
+    }
+
+    #[test]
+    fn switches_beyond_the_rate_of_the_turns_may_be_anything() {
+        let mut watch = Watch::new(0);
+        for begin in [0, 200] {
+            watch.looks_from(at(begin * 10, begin, begin / 2));
+            watch.saw(at(begin * 10 + 200, begin + 100, begin / 2 + 50));
+            watch.misses(at(begin * 10 + 400, begin + 200, begin / 2 + 50));
+        }
+        watch.misses(at(2_400, 20_400, 150));
+        about(watch.settle(0, None, 3), 102.0 - 1.0);
         let error = watch.take(0).error.unwrap();
-        assert!((error - 0.375).abs() < 1e-9, "{error}");
-        assert_eq!(watch.take(0).error, None, "of the next window nothing is known yet");
+        assert!((0.9..1.1).contains(&error), "{error}: nobody has seen what came at the end");
+    }
+
+    #[test]
+    fn turns_do_not_stand_for_pauses_of_another_time() {
+        let mut watch = Watch::new(0);
+        assert_eq!(watch.turn(2, 0), Turn::Begin);
+        assert!(!watch.is_pool_over(2, POOL_NS - 1));
+        assert!(watch.is_pool_over(2, POOL_NS) && watch.is_pool_over(1, 1));
+        watch.settle(1, None, POOL_NS);
+        assert!(!watch.is_pool_over(1, POOL_NS + 1));
+        assert_eq!(watch.turn(0, POOL_NS + 2), Turn::End);
+        assert_eq!(watch.turn(0, POOL_NS + 3), Turn::Stay);
     }
 }

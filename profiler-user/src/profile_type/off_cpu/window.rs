@@ -7,7 +7,7 @@ use profiler_common::off_cpu::{FIRST_STACK, Passing, WaitKey, WaitSum};
 
 use super::carried::OpenWait;
 use super::settle::UNSAMPLED;
-use super::{OffCpu, of_thread};
+use super::{OffCpu, of_thread, pause};
 use crate::aggregate::Aggregate;
 use crate::bpf::{LoadError, Programs};
 use crate::process::Processes;
@@ -24,16 +24,26 @@ impl OffCpu {
     pub fn stop(&mut self, programs: &mut Programs) {
         let now_ns = monotonic_ns();
         self.settle_turn(programs);
+        if !self.watch.is_paused() {
+            let _gone_with_us = programs.detach_waits();
+            if self.take_sums(|_| true).is_err() {
+                self.unreadable += 1;
+            }
+            let open = self.open_waits(now_ns, true);
+            self.settle(open);
+        }
+        self.settle_window(programs, now_ns);
+    }
+
+    /// Once everything of the window has been taken in.
+    fn settle_window(&mut self, programs: &Programs, now_ns: u64) {
+        if self.watch.takes_turns() {
+            let turn = (!self.watch.is_paused()).then(|| pause::counts(programs));
+            self.settle_pauses(turn);
+        } else {
+            self.exact.forget_turns();
+        }
         self.watched = self.watch.take(now_ns);
-        if self.watch.is_paused() {
-            return;
-        }
-        let _gone_with_us = programs.detach_waits();
-        if self.take_sums(|_| true).is_err() {
-            self.unreadable += 1;
-        }
-        let open = self.open_waits(now_ns, true);
-        self.settle(open);
     }
 
     /// Hands everything to the aggregate, once the last stacks have come.
@@ -61,17 +71,14 @@ impl OffCpu {
         self.take_sums(|epoch| epoch != current)?;
         let now_ns = monotonic_ns();
         self.settle_turn(programs);
-        self.watched = self.watch.take(now_ns);
         if !self.watch.is_paused() {
-            if self.watched.share < 1.0 {
+            if self.watch.takes_turns() {
                 self.waits.forget_gone(self.control.began_ns);
             }
             let open = self.open_waits(now_ns, false);
             self.settle(open);
         }
-        if !self.watch.takes_turns() {
-            self.exact.begin_turn();
-        }
+        self.settle_window(programs, now_ns);
         self.used = self.sums.keys().map(|key| key.stack).collect();
         self.hand_over(kind, false, aggregate, processes);
         Ok(())
