@@ -2,7 +2,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{
-    bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output,
+    bpf_get_stack, bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output, bpf_ringbuf_query,
 };
 use profiler_common::config::{COPY_ALWAYS, STACK_KERNEL};
 use profiler_common::limits::{
@@ -35,7 +35,7 @@ pub(crate) unsafe fn finish<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
     // SAFETY: valid by the caller.
     unsafe {
         let Some(frames) = add_kernel_stack(ctx, scratch) else { return };
-        let copy = has_copy(scratch);
+        let copy = has_copy(scratch) && has_room_for_copies();
         let sent = send(scratch, frames, copy);
         count(if sent { Stat::Emitted } else { Stat::RingFull });
     }
@@ -117,6 +117,19 @@ pub(crate) unsafe fn has_copy(scratch: *mut Scratch) -> bool {
     stop == StopReason::NoMapping as u8
         || stop == StopReason::TableMissing as u8
         || (config!(copy_stacks) == COPY_ALWAYS && unsafe { (*scratch).walk.frames } != 0)
+}
+
+/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE`, include/uapi/linux/bpf.h.
+const WAITING_BYTES: u64 = 0;
+const RING_SIZE: u64 = 1;
+
+/// Whether the ring may take one more copy of a stack, a hundred times the size of a record without: until it is half full. A stack that is cut
+/// is better than a sample that is lost.
+#[inline(always)]
+pub(crate) fn has_room_for_copies() -> bool {
+    let ring = (&raw const RING).cast_mut().cast();
+    // SAFETY: the helper only reads the positions of the ring, and its size.
+    unsafe { bpf_ringbuf_query(ring, WAITING_BYTES) < bpf_ringbuf_query(ring, RING_SIZE) / 2 }
 }
 
 /// Appends the registers of the walk and its stack behind `frames` frames; returns the bytes appended.

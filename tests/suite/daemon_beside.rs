@@ -112,3 +112,30 @@ fn system_calls_are_counted_over_windows_with_their_errors() {
         assert_eq!(in_histogram, count, "every call has a time");
     }
 }
+
+#[test]
+fn stacks_that_user_space_finishes_do_not_crowd_out_events() {
+    // Each process of a compiler faults thousands of pages before its unwind tables are there, and each of its stacks is a hundred times as
+    // large until then.
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("many.c");
+    let functions = (0..2_000).map(|number| {
+        format!("int f{number}(int *a, int n) {{ int s = {number}; for (int i = 0; i < n; i++) s += a[i] * s; return s; }}\n")
+    });
+    std::fs::write(&source, functions.collect::<String>()).unwrap();
+    let compile = format!("while :; do gcc -O2 -c {} -o /dev/null; done", source.display());
+    let _compilers = [background("sh", &["-c", &compile]), background("sh", &["-c", &compile])];
+    let mut daemon = Daemon::start_with_all(19, "1s");
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!(daemon.end().code, 0);
+    let log = daemon.log();
+    let ended = log.lines().rfind(|line| line.contains("ended: ")).unwrap();
+    assert!(!ended.contains(" 0 samples"), "{ended}");
+    let lost: u64 = ended.split_once(" ring buffer full").map_or(0, |(before, _)| {
+        let digits: String =
+            before.chars().rev().take_while(|c| c.is_ascii_digit() || c.is_whitespace()).collect();
+        digits.split_whitespace().collect::<String>().chars().rev().collect::<String>().parse().unwrap()
+    });
+    // Thousands, where copies fill the ring.
+    assert!(lost < 200, "{ended}");
+}

@@ -25,11 +25,10 @@ use profiler_common::unwind::KNOWN_RBX;
 
 use self::chain::resized;
 use self::role::{returning, role_of, thread_of};
-use super::memory::has_room_for_copies;
 use super::off_cpu::stack::{hash_frames, hash_header, remember, was_sent};
 use crate::collect::{Next, begin};
 use crate::context::{register_word, returned, stack_pointer};
-use crate::emit::{add_kernel_stack, has_copy, send};
+use crate::emit::{add_kernel_stack, has_copy, has_room_for_copies, send};
 use crate::kernel::{TaskIds, current_ids, in_scope};
 use crate::maps::{BLOCKS, HEAP_CONTROL, HEAP_RATES, HEAP_SIZES, HEAP_SUMS, HEAP_THREADS, WALK_HEAP, config};
 use crate::scratch::{BLOCK_RETURNED, BLOCK_UNKNOWN, Scratch, opaque, put_user_frame, scratch};

@@ -6,17 +6,16 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
-use profiler_common::limits::{CHAIN_HEAP, MEMORY_RING_BYTES};
+use profiler_common::limits::CHAIN_HEAP;
 use profiler_common::memory::{FAULT, MAX_CALL_SHIFT, pack_remap};
 use profiler_common::stats::Stat;
 
 use crate::collect::{Next, begin, begin_in_kernel};
 use crate::context::{ended_call, sample_address, sample_period};
-use crate::emit::{add_kernel_stack, has_copy, send};
+use crate::emit::{add_kernel_stack, has_copy, has_room_for_copies, send};
 use crate::kernel::{current_ids, in_scope};
-use crate::maps::{MEMORY_CONTROL, RING, WALK_CALL, WALK_FAULT, config};
+use crate::maps::{MEMORY_CONTROL, WALK_CALL, WALK_FAULT, config};
 use crate::scratch::{Scratch, scratch};
 use crate::stats::{add, count};
 use crate::unwind::{Round, walk_on};
@@ -131,18 +130,6 @@ pub(crate) fn walk_call(ctx: &RawTracePointContext) -> i32 {
     // SAFETY: as above.
     unsafe { send_event(ctx, scratch) };
     0
-}
-
-/// `BPF_RB_AVAIL_DATA`, include/uapi/linux/bpf.h.
-const WAITING_BYTES: u64 = 0;
-
-/// Whether the ring may take one more copy of a stack, a hundred times the size of an event: until it is half full. The rest is for events
-/// without one.
-#[inline(always)]
-pub(crate) fn has_room_for_copies() -> bool {
-    let ring = (&raw const RING).cast_mut().cast();
-    // SAFETY: the helper only reads the positions of the ring.
-    unsafe { bpf_ringbuf_query(ring, WAITING_BYTES) < u64::from(MEMORY_RING_BYTES) / 2 }
 }
 
 /// Sends an event. Where the ring has no room for a copy of the stack, its frames go alone.

@@ -1,7 +1,6 @@
 //! The stacks of waits: walked by tail calls, numbered by a hash, sent to user space the first time that they are met.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::limits::{CHAIN_SWITCH, CHAIN_WAKE, MAX_FRAMES, MAX_STACKS_SENT};
@@ -10,9 +9,9 @@ use profiler_common::stats::Stat;
 
 use crate::collect::{Next, begin_in_kernel};
 use crate::context::current_syscall;
-use crate::emit::{add_kernel_stack, has_copy, send};
+use crate::emit::{add_kernel_stack, has_copy, has_room_for_copies, send};
 use crate::kernel::current_ids;
-use crate::maps::{OFF_CPU_THREADS, PACE, Pace, RING, STACKS_SENT, WALK_SWITCH, WALK_WAKE};
+use crate::maps::{OFF_CPU_THREADS, PACE, Pace, STACKS_SENT, WALK_SWITCH, WALK_WAKE};
 use crate::scratch::{Scratch, opaque, scratch};
 use crate::stats::count;
 use crate::unwind::{Round, walk_on};
@@ -147,20 +146,11 @@ pub(crate) unsafe fn hash_header(scratch: *mut Scratch, frames: u64) -> u64 {
     mix(hash, unsafe { (*header).weight })
 }
 
-/// `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE`, include/uapi/linux/bpf.h.
-const AVAILABLE_DATA: u64 = 0;
-const RING_SIZE: u64 = 1;
-
 /// Whether this CPU may send one more copy of a stack: it has not sent many lately, and half of the ring is left for stacks alone. The
 /// first seconds of a recording meet many tables that are not loaded yet, and a copy is a hundred times a stack.
 #[inline(always)]
 pub(crate) fn grant_copy() -> bool {
-    // SAFETY: no preconditions beyond a ring; both are numbers of bytes.
-    let (waiting, size) = unsafe {
-        let ring = (&raw const RING).cast_mut().cast();
-        (bpf_ringbuf_query(ring, AVAILABLE_DATA), bpf_ringbuf_query(ring, RING_SIZE))
-    };
-    if waiting > size / 2 {
+    if !has_room_for_copies() {
         return false;
     }
     let Some(pace) = PACE.get_ptr_mut(0) else { return false };
