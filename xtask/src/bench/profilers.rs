@@ -30,7 +30,7 @@ const OURS: Ready = Ready::Says("perf-agent ");
 /// Workloads for tools that take each system call apart.
 const LOOPS: &[&str] = &["getppid-loop", "malloc-loop", "switch-loop"];
 
-pub(super) static PROFILERS: [Profiler; 14] = [
+pub(super) static PROFILERS: [Profiler; 15] = [
     Profiler { name: NONE, what: "nothing", packages: &[], commands: &[], ready: Ready::After(0), only: &[] },
     ours(
         "cpu",
@@ -53,6 +53,18 @@ pub(super) static PROFILERS: [Profiler; 14] = [
             "exec $AGENT alloc $TARGET -d 1h -f json -o -",
         ],
     ),
+    Profiler {
+        name: "daemon",
+        what: "perf-agent daemon run as it is configured by default, all kinds of windows, when it has run for 20 s",
+        packages: &[],
+        // The interrupt ends the daemon, and not the shell.
+        commands: &[
+            "trap : INT; $AGENT daemon config print-default | sed \"s#^folder = .*#folder = \\\"$PWD/store\\\"#\" > c.toml && \
+           $AGENT daemon run --config c.toml >&2 && $AGENT query flamegraph --store store --from -1h -f json -o -",
+        ],
+        ready: Ready::After(20),
+        only: &[],
+    },
     other(
         "perf-fp",
         "perf record -F 99 -a -g",
@@ -130,6 +142,6 @@ impl Profiler {
 
     /// Whether its results say what it cost.
     pub(super) fn has_meter(&self) -> bool {
-        self.ready == OURS
+        self.commands.iter().any(|command| command.contains("$AGENT"))
     }
 }

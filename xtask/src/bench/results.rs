@@ -29,6 +29,11 @@ pub(super) struct Turn {
     pub(super) profiler_cpu_s: f64,
     /// CPU time of the profiler's processes from start to end, names and files included.
     pub(super) profiler_total_cpu_s: f64,
+    /// Run time of the profiler's BPF programs while the work was done, as the kernel counts it, which is on the target's time; none where it does
+    /// not count.
+    pub(super) bpf_s: Option<f64>,
+    /// The same from the start to the end of the work.
+    pub(super) bpf_total_s: Option<f64>,
     /// CPU time of everything else but the client: how quiet the machine was.
     pub(super) others_cpu_s: f64,
     /// What the profiler's results say that it cost: its process, its BPF programs and the way into them.
@@ -73,6 +78,8 @@ struct Compared {
     /// CPU time of the target per unit of work, likewise.
     target_cpu: Option<Estimate>,
     profiler_percent: Option<Estimate>,
+    bpf_percent: Option<Estimate>,
+    /// From start to end, BPF programs included.
     profiler_total_s: Option<Estimate>,
     meter_s: Option<Estimate>,
     /// Turns that other programs disturbed.
@@ -135,7 +142,14 @@ impl Results {
             profiler_percent: Estimate::of(
                 pairs.iter().map(|(turn, _)| turn.percent_of_machine(turn.profiler_cpu_s)),
             ),
-            profiler_total_s: Estimate::of(pairs.iter().map(|(turn, _)| turn.profiler_total_cpu_s)),
+            bpf_percent: Estimate::of(
+                pairs.iter().filter_map(|(turn, _)| Some(turn.percent_of_machine(turn.bpf_s?))),
+            ),
+            profiler_total_s: Estimate::of(
+                pairs
+                    .iter()
+                    .map(|(turn, _)| turn.profiler_total_cpu_s + turn.bpf_total_s.unwrap_or_default()),
+            ),
             meter_s: Estimate::of(pairs.iter().filter_map(|(turn, _)| turn.meter_cpu_s)),
             disturbed: rows.len() - failed.len() - pairs.len(),
             failure: failed.first().map(|first| ((*first).clone(), failed.len())),
@@ -159,8 +173,8 @@ impl Results {
             "{} · {} · {} CPUs · {} rounds, {} s of work in each turn\n\n\
              Ratios are to the turn without a profiler of the same round: median and {:.0} % interval (sign test). Throughput below 1 is slower,\n\
              CPU per unit above 1 dearer; the latter is that of the target, in which interrupts and BPF programs are. The profiler's CPU is that of its\n\
-             processes: while the work was done, and from start to end, loading and names included. \"Own figure\" is what the result says of the agent from\n\
-             start to end, its BPF programs and the way into them. Turns in which other programs took more than {} % of the machine are left out.\n",
+             processes while the work was done, and beside it stands the run time of its BPF programs where the kernel counts it. \"Start to end\" is both together,\n\
+             loading and names included, measured from outside; \"own figure\" is what the result says of itself for that time, the way into BPF programs included. Turns in which other programs took more than {} % of the machine are left out.\n",
             self.agent,
             machine(),
             super::usage::cpus(),
@@ -191,7 +205,7 @@ impl Results {
         let _ = write!(
             text,
             "\n### {}: {}\n\nWithout a profiler {} a second ({} to {}), {} µs of the target's CPU each; other programs took {:.1} % of the machine meanwhile.\n\n\
-             | profiler | throughput | CPU per unit | profiler's CPU, % of machine | start to end, s | own figure, s | turns |\n|---|---|---|---|---|---|---|\n",
+             | profiler | throughput | CPU per unit | profiler's CPU, % of machine | BPF, % of machine | start to end, s | own figure, s | turns |\n|---|---|---|---|---|---|---|---|\n",
             workload.name,
             workload.what,
             figures(rate.median),
@@ -212,11 +226,12 @@ impl Results {
                 .map(|(said, times)| format!(", {times} failed: {}", said.replace('|', "\\|")));
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {count}{disturbed}{} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {count}{disturbed}{} |",
                 profiler.name,
                 ratio(compared.throughput),
                 ratio(compared.target_cpu),
                 median(compared.profiler_percent),
+                median(compared.bpf_percent),
                 median(compared.profiler_total_s),
                 median(compared.meter_s),
                 failed.unwrap_or_default(),
@@ -235,6 +250,7 @@ impl Results {
                     "throughput_ratio": estimate(found.throughput),
                     "target_cpu_per_unit_ratio": estimate(found.target_cpu),
                     "profiler_percent_of_machine": estimate(found.profiler_percent),
+                    "bpf_percent_of_machine": estimate(found.bpf_percent),
                     "profiler_total_cpu_s": estimate(found.profiler_total_s),
                     "own_figure_cpu_s": estimate(found.meter_s),
                     "left_out": found.disturbed,
@@ -278,6 +294,8 @@ fn row(row: &Row) -> Value {
                 object[name] = value.into();
             }
             object["own_figure_cpu_s"] = turn.meter_cpu_s.into();
+            object["bpf_s"] = turn.bpf_s.into();
+            object["bpf_total_s"] = turn.bpf_total_s.into();
         }
     }
     object
@@ -325,6 +343,8 @@ mod tests {
             profiler_cpu_s: 0.02,
             profiler_total_cpu_s: 0.05,
             others_cpu_s: 0.1,
+            bpf_s: None,
+            bpf_total_s: Some(0.01),
             meter_cpu_s: None,
         }
     }
@@ -372,10 +392,15 @@ mod tests {
     fn what_failed_is_a_row_that_says_so() {
         let text = results().table();
         assert!(
-            text.contains("| cpu | 0.990 (0.990 to 0.990) | 1.020 (1.020 to 1.020) | 0.50 | 0.05 | – | 7 |"),
+            text.contains(
+                "| cpu | 0.990 (0.990 to 0.990) | 1.020 (1.020 to 1.020) | 0.50 | – | 0.06 | – | 7 |"
+            ),
             "{text}"
         );
-        assert!(text.contains("| perf-fp | – | – | – | – | – | 0, 7 failed: no \\| permission |"), "{text}");
+        assert!(
+            text.contains("| perf-fp | – | – | – | – | – | – | 0, 7 failed: no \\| permission |"),
+            "{text}"
+        );
         let json = results().json();
         assert_eq!(json["turns"].as_array().unwrap().len(), 21);
         assert_eq!(json["compared"][2]["failed"]["times"], 7);

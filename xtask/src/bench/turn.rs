@@ -56,6 +56,7 @@ pub(super) fn take(
     if let Some(index) = dead {
         return Ok(Err(format!("it ended while it should have recorded: {}", said(&folder, index))));
     }
+    let bpf_total_s = usage::bpf_run_s(pids);
     let reaped_before = usage::reaped_cpu_s();
     let mut failure = None;
     for (index, group) in groups.iter_mut().enumerate() {
@@ -83,6 +84,8 @@ pub(super) fn take(
         target_cpu_s: used.target,
         profiler_cpu_s: used.profiler,
         profiler_total_cpu_s: usage::reaped_cpu_s() - reaped_before,
+        bpf_s: used.bpf,
+        bpf_total_s,
         others_cpu_s: (used.machine - used.target - used.profiler - used.client).max(0.0),
         meter_cpu_s: profiler.has_meter().then(|| meters(&folder, groups.len())).flatten(),
     }))
@@ -92,6 +95,8 @@ pub(super) fn take(
 struct Usage {
     target: f64,
     profiler: f64,
+    /// Of BPF programs, where the kernel counts.
+    bpf: Option<f64>,
     machine: f64,
     /// Of children that have ended: the client, as long as no profiler has.
     client: f64,
@@ -102,6 +107,7 @@ impl Usage {
         Self {
             target: usage::tree_cpu_s([target]),
             profiler: usage::tree_cpu_s(profilers.iter().copied()),
+            bpf: usage::bpf_run_s(profilers.iter().copied()),
             machine: usage::machine_busy_s(),
             client: usage::reaped_cpu_s(),
         }
@@ -111,6 +117,7 @@ impl Usage {
         Self {
             target: self.target - before.target,
             profiler: self.profiler - before.profiler,
+            bpf: self.bpf.zip(before.bpf).map(|(now, before)| (now - before).max(0.0)),
             machine: self.machine - before.machine,
             client: self.client - before.client,
         }

@@ -57,6 +57,26 @@ pub(super) fn tree_cpu_s(roots: impl IntoIterator<Item = u32>) -> f64 {
     roots.into_iter().map(ticks).sum::<u64>() as f64 / TICKS
 }
 
+/// Run time of the BPF programs that these processes and their descendants hold, seconds; none where there are none, or nobody asked the kernel to
+/// count (`BPF_ENABLE_STATS`, include/uapi/linux/bpf.h).
+pub(super) fn bpf_run_s(roots: impl IntoIterator<Item = u32>) -> Option<f64> {
+    let all = processes();
+    let pids: HashSet<u32> = roots.into_iter().flat_map(|root| descendants(root, &all)).collect();
+    let files = |pid| std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = pids.into_iter().flat_map(files).filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    // Several descriptors, or processes, may hold one program.
+    let programs: HashMap<u64, u64> = texts.filter_map(|text| program(&text)).collect();
+    let ns: u64 = programs.values().sum();
+    (ns > 0).then_some(ns as f64 / 1e9)
+}
+
+/// Number and run time of the BPF program that a descriptor is of: `bpf_prog_show_fdinfo`, kernel/bpf/syscall.c.
+fn program(fdinfo: &str) -> Option<(u64, u64)> {
+    let field =
+        |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    Some((field("prog_id:")?, field("run_time_ns:")?))
+}
+
 /// CPU time of all processes that this one has started and waited for, seconds.
 pub(super) fn reaped_cpu_s() -> f64 {
     let line = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -101,6 +121,14 @@ mod tests {
         let all = HashMap::from([(1, stat(0)), (2, stat(1)), (3, stat(2)), (4, stat(1)), (5, stat(4))]);
         assert_eq!(descendants(2, &all), HashSet::from([2, 3]));
         assert_eq!(descendants(1, &all).len(), 5);
+    }
+
+    #[test]
+    fn run_time_is_that_of_programs_alone() {
+        let of_program = "pos:\t0\nprog_type:\t17\nprog_id:\t39\nrun_time_ns:\t1200\nrun_cnt:\t3\n";
+        assert_eq!(program(of_program), Some((39, 1_200)));
+        assert_eq!(program("pos:\t0\nmap_id:\t7\n"), None);
+        assert_eq!(program("link_type:\tperf\nprog_id:\t39\n"), None);
     }
 
     #[test]
