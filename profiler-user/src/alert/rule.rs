@@ -369,7 +369,7 @@ pub(super) mod tests {
             ("name='r'\ntype='off-cpu'\nseries='cpu'\nabove='1'", "it has off_cpu, run_queue"),
             ("name='r'\ntype='resources'\nfunction='f'\nabove='1%'", "only series"),
             ("name='r'\ntype='memory'\nseries='resident'\nabove='1%'", "not a number of bytes"),
-            ("name='r'\nfunction='/(/'\nabove='1%'", "regex"),
+            ("name='r'\nfunction='/(/'\nabove='1%'", "regular expression"),
             ("name='r'\nfunction='f'\nabove='1%'\nclear='2%'", "clear is above"),
             ("name='r'\nfunction='f'\nabove='1%'\nagainst='1h'", "belong to rises_by"),
             ("name='r'\nfunction='f'\nrises_by='1%'\nagainst='10m ago'", "longer ago"),

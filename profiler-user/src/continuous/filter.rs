@@ -9,6 +9,7 @@ use regex::Regex;
 
 use crate::aggregate::Aggregate;
 use crate::process::{CgroupNames, Known};
+use crate::system::target::expression;
 
 /// One rule, in the words of the command line.
 #[derive(Debug, Clone)]
@@ -37,12 +38,13 @@ impl Rule {
 
     fn parse_with(text: &str, passwd: impl FnOnce() -> String) -> Result<Self, String> {
         let examples = "examples: nginx, /^php/, unit:nginx.service, cgroup:/system.slice, user:postgres";
+        if let Some(found) = expression(text) {
+            return found
+                .map(Self::Pattern)
+                .map_err(|error| format!("`{text}` is not a regular expression: {error}"));
+        }
         match text.split_once(':') {
             _ if text.trim().is_empty() => Err(format!("an empty rule; {examples}")),
-            _ if text.len() > 1 && text.starts_with('/') && text.ends_with('/') => {
-                let pattern = Regex::new(&text[1..text.len() - 1]);
-                pattern.map(Self::Pattern).map_err(|error| format!("`{text}`: {error}"))
-            }
             Some(("unit", unit)) if !unit.is_empty() => Ok(Self::Unit(unit.to_owned())),
             Some(("cgroup", path)) if path.starts_with('/') => {
                 Ok(Self::Cgroup(path.trim_end_matches('/').to_owned()))

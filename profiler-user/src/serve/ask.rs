@@ -128,7 +128,7 @@ mod tests {
             ("help", "no parameter \"help\""),
             ("from=soon", "soon"),
             ("sort=fastest", "fastest"),
-            ("process=/(/", "regex"),
+            ("process=/(/", "regular expression"),
             ("process=%zz", "percent-encoded"),
             ("process=%ff", "UTF-8"),
             ("process=%00", "UTF-8"),

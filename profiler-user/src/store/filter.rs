@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use crate::profile::Labels;
-use crate::system::target::Home;
+use crate::system::target::{Home, expression};
 
 /// A name, or a pattern for names.
 #[derive(Debug, Clone)]
@@ -20,10 +20,10 @@ impl Pattern {
     /// # Errors
     /// When the expression makes no sense, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        match text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
-            Some(expression) if !expression.is_empty() => {
-                Regex::new(expression).map(Self::Matching).map_err(|error| error.to_string())
-            }
+        match expression(text) {
+            Some(found) => found
+                .map(Self::Matching)
+                .map_err(|error| format!("`{text}` is not a regular expression: {error}")),
             _ if text.is_empty() => Err("a name cannot be empty".to_owned()),
             _ => Ok(Self::Exact(text.to_owned())),
         }

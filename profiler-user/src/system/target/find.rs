@@ -6,7 +6,7 @@ use std::str::FromStr;
 use regex::Regex;
 
 use super::super::{features::Mounts, privileges::proc_is_ours, read};
-use super::{Stat, TargetError, proc_path};
+use super::{Stat, TargetError, expression, proc_path};
 use crate::profile::clean;
 
 /// Length that the kernel cuts thread names to (`TASK_COMM_LEN` without the final zero).
@@ -37,12 +37,12 @@ impl FromStr for TargetSpec {
         if text.is_empty() {
             return Err(bad("it is empty"));
         }
-        if let Some(pattern) = text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
-            let regex = Regex::new(pattern).map_err(|error| TargetError::BadPattern {
-                pattern: clean(pattern.as_bytes()),
-                reason: last_line(&error.to_string()),
-            })?;
-            return Ok(Self::Pattern(Box::new(regex)));
+        if let Some(found) = expression(text) {
+            let bad_pattern = |reason| TargetError::BadPattern {
+                pattern: clean(text.trim_matches('/').as_bytes()),
+                reason,
+            };
+            return found.map(|regex| Self::Pattern(Box::new(regex))).map_err(bad_pattern);
         }
         if !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b',') {
             return match text.strip_prefix('-') {
@@ -73,12 +73,6 @@ impl TargetSpec {
             Self::Pattern(pattern) => find_by_pattern(pattern),
         }
     }
-}
-
-/// A regex error is several lines of drawing; the last one says what is wrong.
-fn last_line(text: &str) -> String {
-    let line = text.lines().last().unwrap_or_default();
-    clean(line.trim().trim_start_matches("error: ").as_bytes())
 }
 
 /// Processes whose name or executable's file name equals `name`, ascending. This process is never among them.

@@ -6,6 +6,7 @@
 mod container;
 mod container_names;
 mod error;
+mod expression;
 mod find;
 mod root;
 mod runtime;
@@ -19,6 +20,7 @@ pub(crate) use container::unified_path;
 pub use container::{Container, ContainerRuntime, Home};
 pub use container_names::{ContainerName, container_name};
 pub use error::TargetError;
+pub(crate) use expression::expression;
 pub use find::{TargetSpec, find_by_name, find_by_pattern};
 pub use root::{LastLink, open_in_root};
 pub use runtime::{Libc, PerfMap, Runtime, Software};
