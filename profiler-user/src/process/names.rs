@@ -11,6 +11,9 @@ use crate::profile::clean;
 /// Processes remembered by name. Past it, those that have ended and were not counted are forgotten.
 const MAX_PROCESSES: usize = 65_536;
 
+/// The name of a process that has none.
+const UNKNOWN: &str = "[unknown]";
+
 /// Names by process.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessNames {
@@ -73,7 +76,12 @@ impl ProcessNames {
     /// The name of a process.
     pub(crate) fn name(&self, pid: u32) -> Arc<str> {
         let known = self.names.get(&pid).cloned();
-        known.or_else(|| comm(&format!("/proc/{pid}/comm"))).unwrap_or_else(|| Arc::from("[unknown]"))
+        known.or_else(|| comm(&format!("/proc/{pid}/comm"))).unwrap_or_else(|| Arc::from(UNKNOWN))
+    }
+
+    /// The name that a process had, if it has ended.
+    pub(crate) fn name_of_ended(&self, pid: u32) -> Option<Arc<str>> {
+        self.ended.contains(&pid).then(|| self.names.get(&pid).cloned().unwrap_or_else(|| Arc::from(UNKNOWN)))
     }
 
     /// Events that were lost, after which names may be old.

@@ -74,14 +74,15 @@ impl Exposure {
         }
     }
 
-    /// What the counts of each owner have to be multiplied by, when a call takes `call_ns` longer.
-    pub(super) fn corrections(&self, call_ns: f64) -> HashMap<u64, Correction> {
+    /// What the counts of each owner have to be multiplied by, when a call takes `call_ns` longer. `owner` says under which one the calls of
+    /// another are counted.
+    pub(super) fn corrections(&self, call_ns: f64, owner: impl Fn(u64) -> u64) -> HashMap<u64, Correction> {
         let mut sums: HashMap<u64, [f64; 4]> = HashMap::new();
         for thread in self.threads.values().filter(|thread| thread.calls > 0.0) {
             let lost = |waits: f64, ns: f64| thread.calls * ns * (1.0 + waits) / self.measured_ns.max(1.0);
             let factor = |waits: f64, ns: f64| 1.0 / (1.0 - lost(waits, ns)).max(LEAST_LEFT);
             let waits = thread.waits();
-            let sum = sums.entry(thread.owner).or_default();
+            let sum = sums.entry(owner(thread.owner)).or_default();
             let whole = factor(waits, call_ns);
             for (sum, value) in
                 sum.iter_mut().zip([1.0, whole, factor(0.0, call_ns), factor(waits, call_ns * 1.1)])
@@ -126,7 +127,7 @@ mod tests {
         };
         let threads = threads.iter().map(thread).enumerate().map(|(tid, thread)| (tid as u32, thread));
         let exposure = Exposure { threads: threads.collect(), measured_ns: 1_000_000.0 };
-        exposure.corrections(100.0).get(&owner).map_or(1.0, |correction| correction.factor)
+        exposure.corrections(100.0, |owner| owner).get(&owner).map_or(1.0, |correction| correction.factor)
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod arguments;
 pub mod choice;
 mod cost;
+mod ended;
 pub mod estimate;
 mod exposure;
 mod in_flight;

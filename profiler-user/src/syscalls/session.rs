@@ -12,11 +12,12 @@ use profiler_common::syscall::{
 };
 
 use super::cost::{Cost, plain_call_ns};
+use super::ended::Ended;
 use super::exposure::Exposure;
 use super::in_flight::{Waiting, current_call, waiting};
 use super::model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
 use super::names::Names;
-use super::slices::{Slice, Slices};
+use super::slices::{Slice, Slices, owners_of};
 use super::slow::SlowCalls;
 use super::stacks::{FinishedStacks, Stacks};
 use super::tally::{RowKey, Tally, Weight};
@@ -103,6 +104,8 @@ pub struct CallSession {
     /// None while every call is measured.
     pub(super) slices: Option<Slices>,
     pub(super) exposure: Exposure,
+    /// Processes of this window that are counted together.
+    pub(super) ended: Ended,
     /// CPU time that the agent needs around a slice, seconds; zero before the first one.
     around_s: f64,
     /// How long every call was measured before the slices began, in this window.
@@ -189,6 +192,7 @@ impl CallSession {
             cost,
             slices: None,
             exposure: Exposure::default(),
+            ended: Ended::default(),
             around_s: 0.0,
             exact_ns: 0,
             rate_known: false,
@@ -248,6 +252,7 @@ impl CallSession {
         self.exposure.add(&threads, self.since_ns, ns);
         let slice = Slice { counts, open, ns };
         let around_s = clock::thread_cpu_ns().saturating_sub(began_ns) as f64 / 1e9;
+        self.put_together(slices.pending());
         slices.add(&mut self.tally, slice, rate.busiest_share, around_s);
         self.around_s = slices.around_s();
         self.slices = Some(slices);
@@ -319,7 +324,8 @@ impl CallSession {
         let end_ns = self.close()?;
         self.maps.detach();
         self.exact_ns = end_ns.saturating_sub(self.since_ns.max(self.window.since_ns));
-        self.tally.add(&self.maps.drain()?, Weight::Exact);
+        let counts = self.maps.drain()?;
+        self.add_exact(counts);
         self.removed = self.stat(Stat::SyscallEntries);
         self.news.push(format!(
             "{what}; from now on in slices of time, {} of it (--exact measures every call)",
@@ -444,10 +450,30 @@ impl CallSession {
         if self.maps.remove(&gone).is_err() {
             self.failures += 1;
         }
-        self.tally.add(&gone, Weight::Exact);
+        self.add_exact(gone);
         self.removed += removed as u64;
         // What is left belongs to the living; the next look is worth while when as much has come again.
         self.purge_at = (all - removed) as u64 + purge_step(&self.options);
+    }
+
+    /// Adds what was counted while every call was measured.
+    pub(super) fn add_exact(&mut self, mut counts: CallCounts) {
+        if self.puts_together() {
+            self.ended.put_together(owners_of(&mut counts), self.tally.owners(), &self.processes);
+        }
+        self.tally.add(&counts, Weight::Exact);
+    }
+
+    /// Makes a slice ready that is about to be added: most short processes of it have ended by now.
+    pub(super) fn put_together(&mut self, slice: Option<&mut Slice>) {
+        if let Some(slice) = slice.filter(|_| self.puts_together()) {
+            self.ended.put_together(slice.owners(), self.tally.owners(), &self.processes);
+        }
+    }
+
+    /// Whether processes that have ended may be counted together: not where somebody waits for the table of this one recording.
+    fn puts_together(&self) -> bool {
+        self.options.windows && self.options.owner == Owner::Process
     }
 
     pub(super) fn stat(&self, wanted: Stat) -> u64 {
@@ -582,6 +608,7 @@ impl CallSession {
                 self.processes.lost()
             ));
         }
+        notes.extend(self.ended.note());
         let owners = self.owners(tally, &in_flight, slices, share);
         let quality = Quality {
             samples: owners.iter().map(OwnerCalls::count).sum(),
@@ -669,8 +696,8 @@ impl CallSession {
         slices: u64,
         share: f64,
     ) -> Vec<OwnerCalls> {
-        let mut by_owner =
-            tally.stats(&self.names, slices, share, &self.exposure.corrections(self.cost.call_ns()));
+        let corrections = self.exposure.corrections(self.cost.call_ns(), |owner| self.ended.owner(owner));
+        let mut by_owner = tally.stats(&self.names, slices, share, &corrections);
         for (key, call) in in_flight {
             let calls = by_owner.entry(key.owner).or_default();
             match calls.iter_mut().find(|(known, _)| known == key) {
@@ -687,16 +714,18 @@ impl CallSession {
             .map(|(owner, calls)| {
                 let mut calls: Vec<CallStats> = calls.into_iter().map(|(_, stats)| stats).collect();
                 calls.sort_by(|a, b| (b.total_ns, b.count, &a.name).cmp(&(a.total_ns, a.count, &b.name)));
+                let together = self.ended.name(owner).filter(|_| self.puts_together());
                 let (pid, tid) = match self.options.owner {
+                    Owner::Process if together.is_some() => (Some(0), None),
                     Owner::Process => (Some(owner as u32), None),
                     Owner::Thread => (Some((owner >> 32) as u32), Some(owner as u32)),
                     Owner::Cgroup => (None, None),
                 };
-                let name = match (pid, tid) {
+                let name = together.unwrap_or_else(|| match (pid, tid) {
                     (Some(pid), Some(tid)) => self.processes.thread_name(pid, tid),
                     (Some(pid), None) => self.processes.name(pid),
                     _ => cgroups.name(owner).unwrap_or_else(|| "/".into()),
-                };
+                });
                 OwnerCalls { pid, tid, name, calls }
             })
             .collect();

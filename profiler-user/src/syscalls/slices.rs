@@ -6,9 +6,8 @@
 use crate::statistics::Chance;
 use std::time::{Duration, Instant};
 
-use profiler_common::syscall::{Cell, CellKey};
-
 use super::tally::{RowKey, Tally, Weight};
+use crate::bpf::CallCounts;
 
 /// Usual length of a window. Shorter ones give more slices, and so smaller error bars, but attaching costs too.
 const WINDOW: Duration = Duration::from_millis(250);
@@ -28,7 +27,7 @@ const NEWEST: f64 = 0.3;
 /// What a slice saw.
 #[derive(Debug)]
 pub(super) struct Slice {
-    pub(super) counts: Vec<(CellKey, Cell)>,
+    pub(super) counts: CallCounts,
     /// Time of calls that were going on and did not end in it, nanoseconds.
     pub(super) open: Vec<(RowKey, f64)>,
     /// Its length, nanoseconds.
@@ -56,6 +55,19 @@ pub(super) struct Slices {
     measured_ns: u64,
     covered_ns: u64,
     chance: Chance,
+}
+
+impl Slice {
+    /// Whose calls they are.
+    pub(super) fn owners(&mut self) -> impl Iterator<Item = &mut u64> {
+        let open = self.open.iter_mut().map(|(key, _)| &mut key.owner);
+        owners_of(&mut self.counts).chain(open)
+    }
+}
+
+/// Whose calls they are.
+pub(super) fn owners_of(counts: &mut CallCounts) -> impl Iterator<Item = &mut u64> {
+    counts.iter_mut().map(|(key, _)| &mut key.call.owner)
 }
 
 impl Slices {
@@ -147,6 +159,11 @@ impl Slices {
         self.covered_ns += window_ns.max(ns);
     }
 
+    /// The last slice, which is still to be added.
+    pub(super) fn pending(&mut self) -> Option<&mut Slice> {
+        self.pending.as_mut().map(|(slice, _)| slice)
+    }
+
     /// Slices taken.
     pub(super) fn taken(&self) -> u64 {
         self.taken
@@ -176,7 +193,7 @@ impl Slices {
 mod tests {
     use super::*;
     use crate::syscalls::names::Names;
-    use profiler_common::syscall::{CELL_TIME, SyscallKey};
+    use profiler_common::syscall::{CELL_TIME, Cell, CellKey, SyscallKey};
     use std::collections::HashMap;
 
     #[test]

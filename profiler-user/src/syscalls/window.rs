@@ -5,9 +5,9 @@ use std::time::Instant;
 use profiler_common::stats::Stat;
 
 use super::CallReport;
+use super::ended::Ended;
 use super::exposure::Exposure;
 use super::session::{CallSession, purge_step};
-use super::tally::Weight;
 use crate::profile::{Counter, Meta, Overhead};
 use crate::session::{SessionError, clock};
 
@@ -61,11 +61,15 @@ impl CallSession {
     /// What the kernel refused.
     pub fn rotate(&mut self, meta: Meta) -> Result<CallReport, SessionError> {
         self.keep_up();
-        let mut tally = std::mem::take(&mut self.tally);
-        match &mut self.slices {
-            Some(slices) => slices.finish(&mut tally, Instant::now()),
-            None => tally.add(&self.maps.drain()?, Weight::Exact),
+        if let Some(mut slices) = self.slices.take() {
+            self.put_together(slices.pending());
+            slices.finish(&mut self.tally, Instant::now());
+            self.slices = Some(slices);
+        } else {
+            let counts = self.maps.drain()?;
+            self.add_exact(counts);
         }
+        let tally = std::mem::take(&mut self.tally);
         self.removed = self.stat(Stat::SyscallEntries);
         self.purge_at = purge_step(&self.options);
         let duration_ns = self.window.began.elapsed().as_nanos() as u64;
@@ -82,6 +86,7 @@ impl CallSession {
         };
         self.exact_ns = 0;
         self.exposure = Exposure::default();
+        self.ended = Ended::default();
         self.begin_slices()?;
         Ok(report)
     }
