@@ -10,6 +10,7 @@ use super::objects::{Access, ObjectId, Objects};
 use super::roots::Roots;
 use super::snapshot::Snapshot;
 use crate::ingest::{EventKind, MapEvent, ProcessEvent, RawSample};
+use crate::output::thousands;
 use crate::profile::clean;
 
 /// How long a process is kept after its main thread ended: samples of its other threads may still come, and a reader of its files is
@@ -18,6 +19,12 @@ const LINGER_NS: u64 = 2_000_000_000;
 
 /// New objects before a look for those that nobody maps any more is worth while.
 const LEAST_NEW_OBJECTS: usize = 256;
+
+/// Processes kept apart of which nothing is known but that they were there: they were gone before anybody could ask for their name.
+const MOST_NAMELESS: usize = 512;
+
+/// The name of those that are not kept apart.
+const NAMELESS: &str = "[ended]";
 
 /// What samples with process ID zero are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +107,10 @@ pub struct Processes {
     last_purge_ns: u64,
     /// Objects that were left after the last look for those that nobody maps.
     objects_kept: usize,
+    /// Processes without a name that were kept apart in this window, and those that were not, which are one.
+    nameless_apart: usize,
+    nameless: HashSet<u32>,
+    nameless_id: Option<ProcessId>,
 }
 
 impl Processes {
@@ -116,6 +127,9 @@ impl Processes {
             lost_events: 0,
             last_purge_ns: 0,
             objects_kept: 0,
+            nameless_apart: 0,
+            nameless: HashSet::new(),
+            nameless_id: None,
         }
     }
 
@@ -214,18 +228,13 @@ impl Processes {
         if !self.live.contains_key(&sample.pid) {
             self.enter_unknown(sample);
         }
+        if let Some(id) = self.live.get(&sample.pid).and_then(|process| process.info) {
+            return id;
+        }
+        let id = self.new_id();
         let Some(process) = self.live.get_mut(&sample.pid) else {
             unreachable!("entered just above");
         };
-        if let Some(id) = process.info {
-            return id;
-        }
-        // Four billion processes later a number may be taken.
-        while self.infos.contains_key(&ProcessId(self.next_info)) {
-            self.next_info = self.next_info.wrapping_add(1);
-        }
-        let id = ProcessId(self.next_info);
-        self.next_info = self.next_info.wrapping_add(1);
         process.info = Some(id);
         if sample.pid != 0 {
             process.root = process.root.take().or_else(|| self.roots.open(sample.pid));
@@ -243,10 +252,62 @@ impl Processes {
         id
     }
 
+    /// The identity of a process of which numbers are known and no sample. None when it is gone, and one of many: they are counted together as
+    /// [`Self::nameless`], since neither a name nor anything else would tell them apart.
+    pub(crate) fn identify_by_number(&mut self, nobody: &RawSample) -> Option<ProcessId> {
+        let pid = nobody.pid;
+        let is_gone = pid != 0
+            && !self.live.contains_key(&pid)
+            && (self.nameless.contains(&pid) || !std::fs::exists(format!("/proc/{pid}")).unwrap_or(true));
+        if is_gone && self.nameless_apart >= MOST_NAMELESS {
+            self.nameless.insert(pid);
+            return None;
+        }
+        self.nameless_apart += usize::from(is_gone);
+        Some(self.identify(nobody))
+    }
+
+    /// The identity of all processes together that are gone and nameless.
+    pub(crate) fn nameless(&mut self) -> ProcessId {
+        if let Some(id) = self.nameless_id {
+            return id;
+        }
+        let id = self.new_id();
+        let info = ProcessInfo { pid: 0, name: Arc::from(NAMELESS), root: None, uid: None, inner_pid: 0 };
+        self.infos.insert(id, info);
+        self.nameless_id = Some(id);
+        id
+    }
+
+    /// What the reader should know of processes that are counted together.
+    pub(crate) fn note(&self) -> Option<String> {
+        (!self.nameless.is_empty()).then(|| {
+            format!(
+                "{} processes had ended before their names were read; they are counted together as {NAMELESS}, beside {MOST_NAMELESS} others",
+                thousands(self.nameless.len() as u64)
+            )
+        })
+    }
+
+    fn new_id(&mut self) -> ProcessId {
+        // Four billion processes later a number may be taken.
+        while self.infos.contains_key(&ProcessId(self.next_info)) {
+            self.next_info = self.next_info.wrapping_add(1);
+        }
+        let id = ProcessId(self.next_info);
+        self.next_info = self.next_info.wrapping_add(1);
+        id
+    }
+
     fn enter_unknown(&mut self, sample: &RawSample) {
-        let nothing = || Snapshot { pid: sample.pid, comm: sample.comm().to_vec(), mappings: Vec::new() };
         let snapshot = if sample.pid == 0 { None } else { Snapshot::read(sample.pid) };
+        let is_gone = sample.pid != 0 && snapshot.is_none();
+        let nothing = || Snapshot { pid: sample.pid, comm: sample.comm().to_vec(), mappings: Vec::new() };
         self.enter(&snapshot.unwrap_or_else(nothing));
+        if is_gone && let Some(process) = self.live.get_mut(&sample.pid) {
+            // No event will say so any more.
+            process.exited_ns = Some(self.last_purge_ns);
+        }
     }
 
     /// What the addresses of a sample mean at its moment. The moment can be kept: it does not change when the process does.
@@ -342,6 +403,7 @@ impl Processes {
             mappings.push(&moment.mappings);
         }
         self.infos.retain(|id, _| infos.contains(id));
+        (self.nameless_apart, self.nameless, self.nameless_id) = (0, HashSet::new(), None);
         self.roots.forget_unused();
         if self.objects.len() < self.objects_kept * 5 / 4 + LEAST_NEW_OBJECTS {
             return None;
@@ -533,5 +595,30 @@ mod tests {
         let id = processes.identify(&sample(CHILD));
         processes.apply(&event(2, CHILD, EventKind::Rename { comm: b"new\x1bname".to_vec() }));
         assert_eq!(&*processes.info(id).unwrap().name, "new\\x1bname");
+    }
+
+    #[test]
+    fn processes_that_nobody_can_name_are_few_or_one_and_go_with_their_window() {
+        let mut processes = Processes::new(0, OutsidePid::Idle);
+        let pids = CHILD..CHILD + 2 * MOST_NAMELESS as u32;
+        let ids: Vec<Option<ProcessId>> =
+            pids.clone().map(|pid| processes.identify_by_number(&sample(pid))).collect();
+        assert!(ids.iter().take(MOST_NAMELESS).all(Option::is_some));
+        assert!(ids.iter().skip(MOST_NAMELESS).all(Option::is_none));
+        assert_eq!(processes.identify_by_number(&sample(CHILD)), ids[0], "it is known by now");
+        assert!(processes.identify_by_number(&sample(std::process::id())).is_some(), "it can be named");
+        assert!(processes.note().unwrap().starts_with("512 processes"));
+        let all = processes.nameless();
+        assert_eq!((processes.nameless(), &*processes.info(all).unwrap().name), (all, NAMELESS));
+
+        processes.apply(&event(2 * LINGER_NS, PARENT, EventKind::Fork { parent: 0 }));
+        assert_eq!(
+            pids.filter(|pid| processes.mappings(*pid).is_some()).count(),
+            0,
+            "nobody waits for their end"
+        );
+        let _objects_that_are_left = processes.forget(std::iter::empty(), std::iter::empty());
+        assert!(processes.info(all).is_none() && processes.note().is_none());
+        assert!(processes.identify_by_number(&sample(CHILD)).is_some());
     }
 }

@@ -197,6 +197,8 @@ impl Session {
             let of_waits = self.waits.as_mut().filter(|_| kind.waits().is_some());
             let of_memory = self.memory.as_mut().filter(|_| kind.memory().is_some());
             let mut notes = of_waits.map(|waits| waits.take_notes(&stats)).unwrap_or_default();
+            // Nobody else counts threads without having seen them.
+            notes.extend(self.processes.note().filter(|_| kind.waits().is_some()));
             notes.extend(of_memory.into_iter().flat_map(|memory| memory.take_notes(&stats)));
             notes
         };

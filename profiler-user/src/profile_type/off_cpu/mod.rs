@@ -127,8 +127,14 @@ struct Known {
     key: SampleKey,
     /// What the thread waits for.
     what: Option<String>,
-    /// Its name and ID, for when it is a waker.
-    title: String,
+}
+
+/// Name and ID of a waker.
+fn title(waker: &SampleKey, aggregate: &Aggregate) -> String {
+    match waker.tid {
+        0 => "[idle]".to_owned(),
+        tid => format!("{}-{tid}", clean(&aggregate.comms()[waker.comm as usize])),
+    }
 }
 
 /// Running measurement of waits.
@@ -364,11 +370,7 @@ impl OffCpu {
         }
         let key = aggregate.key_of(sample, moment, processes);
         let what = sample.syscall.map(|call| self.words.of(sample.pid, call));
-        let title = match sample.tid {
-            0 => "[idle]".to_owned(),
-            tid => format!("{}-{tid}", clean(sample.comm())),
-        };
-        self.stacks.insert(sample.number, Known { key, what, title });
+        self.stacks.insert(sample.number, Known { key, what });
     }
 
     fn add(
@@ -403,7 +405,8 @@ impl OffCpu {
             blocked = aggregate.remark_on(blocked, &what);
         }
         if let Some(waker) = waker {
-            blocked = aggregate.woken_by(blocked, waker.key.stack, &waker.title);
+            let title = title(&waker.key, aggregate);
+            blocked = aggregate.woken_by(blocked, waker.key.stack, &title);
         }
         let queued = aggregate.remark_on(sample.stack, QUEUED);
         for (stack, count, values) in kind.values_of_waits(state, sum, blocked, queued) {
@@ -451,13 +454,12 @@ fn of_thread(
     aggregate: &mut Aggregate,
     processes: &mut Processes,
 ) -> SampleKey {
-    SampleKey {
-        stack,
-        process: processes.identify(&nobody(key)),
-        tid: key.tid,
-        comm: comms.get(&key.tid).copied().unwrap_or_else(|| aggregate.comm(b"")),
-        cgroup_id: 0,
-    }
+    let Some(process) = processes.identify_by_number(&nobody(key)) else {
+        let (process, comm) = (processes.nameless(), aggregate.comm(b""));
+        return SampleKey { stack, process, tid: 0, comm, cgroup_id: 0 };
+    };
+    let comm = comms.get(&key.tid).copied().unwrap_or_else(|| aggregate.comm(b""));
+    SampleKey { stack, process, tid: key.tid, comm, cgroup_id: 0 }
 }
 
 /// A sample of a thread of which nothing but its numbers is known.
