@@ -31,7 +31,7 @@ pub use loader::{
     CallTables, LoadError, Programs, ProgramsOptions, WaitTables, map_memory_bytes, time_programs,
 };
 pub(crate) use perf_event::SIDE_BAND_TRAILER_BYTES;
-pub use perf_event::{Clock, Faults, PerfEvent};
+pub use perf_event::{Clock, Faults, PerfEvent, Tells};
 pub use syscalls::{CallCounts, CallMaps};
 pub use tables::TableMaps;
 pub use targets::Targets;

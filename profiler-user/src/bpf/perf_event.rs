@@ -36,6 +36,15 @@ pub enum Faults {
     Major,
 }
 
+/// What the side band tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tells {
+    /// Processes: that they begin, end, or get another name.
+    Processes,
+    /// Their mappings too, of which a program that starts has three or more, each with a path that the kernel has to find.
+    Mappings,
+}
+
 /// An open perf event.
 #[derive(Debug)]
 pub struct PerfEvent {
@@ -138,20 +147,22 @@ impl PerfEvent {
         Ok(u64::from_ne_bytes(word))
     }
 
-    /// Opens the side-band event of one CPU: fork, exec, mmap, exit and rename records of all tasks, stamped with `CLOCK_MONOTONIC`.
+    /// Opens the side-band event of one CPU: fork, exec, exit and rename records of all tasks, and mmap records where they are wanted, stamped
+    /// with `CLOCK_MONOTONIC`.
     ///
     /// # Errors
     ///
     /// What `perf_event_open(2)` reports.
-    pub fn open_side_band(cpu: u32) -> io::Result<Self> {
+    pub fn open_side_band(cpu: u32, tells: Tells) -> io::Result<Self> {
         let mut attr = new_attr();
         attr.type_ = sys::perf_type_id::PERF_TYPE_SOFTWARE as u32;
         attr.config = u64::from(sys::perf_sw_ids::PERF_COUNT_SW_DUMMY as u32);
         attr.__bindgen_anon_1.sample_period = 1;
         attr.sample_type = SIDE_BAND_SAMPLE_TYPE;
         attr.set_sample_id_all(1);
-        attr.set_mmap(1);
-        attr.set_mmap2(1);
+        let mappings = u64::from(tells == Tells::Mappings);
+        attr.set_mmap(mappings);
+        attr.set_mmap2(mappings);
         attr.set_comm(1);
         attr.set_comm_exec(1);
         attr.set_task(1);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya_obj::generated::perf_event_mmap_page;
 
 use super::event::{EventKind, ProcessEvent, decode_event};
-use crate::bpf::PerfEvent;
+use crate::bpf::{PerfEvent, Tells};
 
 /// Memory that the rings of all CPUs may take together.
 const ALL_RINGS_BYTES: usize = 8 << 20;
@@ -18,7 +18,7 @@ const RING_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=512 << 10;
 /// Bytes of a record's header: kind, misc, size.
 const HEADER_BYTES: usize = 8;
 
-/// Fork, exec, mmap and exit records of the whole host.
+/// Fork, exec and exit records of the whole host, and mmap records for those who look at addresses.
 #[derive(Debug)]
 pub struct SideBand {
     rings: Vec<Ring>,
@@ -30,12 +30,12 @@ impl SideBand {
     /// # Errors
     ///
     /// What `perf_event_open(2)` and `mmap(2)` report. CPUs that went offline are left out.
-    pub fn open(cpus: &[u32]) -> io::Result<Self> {
+    pub fn open(cpus: &[u32], tells: Tells) -> io::Result<Self> {
         let share = ALL_RINGS_BYTES / cpus.len().max(1);
         let bytes = prev_power_of_two(share).clamp(*RING_BYTES.start(), *RING_BYTES.end());
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
-            match PerfEvent::open_side_band(*cpu) {
+            match PerfEvent::open_side_band(*cpu, tells) {
                 Ok(event) => rings.push(Ring::map(event, bytes)?),
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(error),

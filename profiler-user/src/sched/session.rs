@@ -7,7 +7,7 @@ use profiler_common::sched::TurnSum;
 use profiler_common::stats::Stat;
 
 use super::{CpuReport, ProcessTurns, SchedReport, Turns};
-use crate::bpf::{Programs, ProgramsOptions, Targets, TurnMaps};
+use crate::bpf::{Programs, ProgramsOptions, Targets, Tells, TurnMaps};
 use crate::ingest::SideBand;
 use crate::process::ProcessNames;
 use crate::profile::{Counter, Meta, Overhead, Quality};
@@ -60,7 +60,7 @@ impl SchedSession {
             heap: None,
             syscalls: None,
         })?;
-        let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
+        let side_band = SideBand::open(&online, Tells::Processes).map_err(SessionError::SideBand)?;
         if config.filter & FILTER_PROCESS != 0 {
             programs.follow_processes()?;
         }

@@ -20,7 +20,9 @@ use super::together::Together;
 use super::window::Before;
 use super::{Idle, Scope, Session, SessionError, SessionOptions, clock};
 use crate::aggregate::StackScope;
-use crate::bpf::{CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, WaitTables};
+use crate::bpf::{
+    CallTables, Clock, HeapTables, ProgramFigures, Programs, ProgramsOptions, Tells, WaitTables,
+};
 use crate::ingest::SideBand;
 use crate::process::{CgroupNames, OutsidePid, Processes, Snapshot, is_below_cgroup};
 use crate::profile_type::{
@@ -85,7 +87,7 @@ impl Session {
         if samples_cpus {
             meter.calibrate();
         }
-        let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
+        let side_band = SideBand::open(&online, Tells::Mappings).map_err(SessionError::SideBand)?;
         let follow_in_kernel = config.filter & FILTER_PROCESS != 0 && config.has_offsets != 0;
         if follow_in_kernel || config.stacks & STACK_USER != 0 {
             programs.follow_processes()?;

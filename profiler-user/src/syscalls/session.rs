@@ -22,7 +22,7 @@ use super::slow::SlowCalls;
 use super::stacks::{FinishedStacks, Stacks};
 use super::tally::{RowKey, Tally, Weight};
 use super::window::Window;
-use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets};
+use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, Tells};
 use crate::ingest::SideBand;
 use crate::output::{percent, thousands};
 use crate::process::{CgroupNames, ProcessNames};
@@ -169,7 +169,8 @@ impl CallSession {
             heap: None,
             syscalls,
         })?;
-        let side_band = SideBand::open(&online).map_err(SessionError::SideBand)?;
+        let tells = if options.windows { Tells::Processes } else { Tells::Mappings };
+        let side_band = SideBand::open(&online, tells).map_err(SessionError::SideBand)?;
         programs.follow_processes()?;
         let mut maps = programs.load_calls()?;
         let known = enter_targets(programs.targets_mut(), &options.scope, options.follow_forks)?;
