@@ -280,7 +280,7 @@ fn group(root: &Path, inside: &Path) -> Result<Found, CliError> {
 }
 
 fn hierarchy() -> Result<PathBuf, CliError> {
-    Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone()).ok_or_else(|| {
+    Mounts::gather().unified().ok_or_else(|| {
         CliError::new(Exit::Permission, "control groups version 2 are not mounted here")
             .hint("mount -t cgroup2 none /sys/fs/cgroup/unified, or name processes by PID")
     })

@@ -28,7 +28,7 @@ impl CgroupNames {
 
     /// For the version 2 hierarchy of this host, wherever it is mounted.
     pub fn of_host() -> Self {
-        Self::new(Mounts::gather().of_kind("cgroup2").next().map(|mount| mount.point.clone()))
+        Self::new(Mounts::gather().unified())
     }
 
     /// Path below the root of the hierarchy, cleaned: `/system.slice/nginx.service`.

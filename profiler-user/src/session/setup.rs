@@ -205,8 +205,7 @@ fn whom(scope: &Scope) -> Whom {
         Scope::Processes(_) | Scope::Command => Whom::Processes,
         Scope::Threads(_) => Whom::Threads,
         Scope::Cgroup { id, .. } => {
-            let mounts = Mounts::gather();
-            let mount = mounts.of_kind("cgroup2").next().map(|mount| mount.point.clone());
+            let mount = Mounts::gather().unified();
             let name = CgroupNames::of_host().name(*id).unwrap_or_default();
             Whom::Group(mount.unwrap_or_default().join(name.trim_start_matches('/')))
         }

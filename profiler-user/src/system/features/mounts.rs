@@ -49,6 +49,12 @@ impl Mounts {
         self.0.iter().filter(move |mount| mount.kind == kind)
     }
 
+    /// Where control groups of version 2 are. One that lies below another mount is in the table, but nobody gets there.
+    pub fn unified(&self) -> Option<PathBuf> {
+        let mut points = self.of_kind("cgroup2").map(|mount| &mount.point);
+        points.find(|point| point.join("cgroup.procs").exists()).cloned()
+    }
+
     /// `/proc` hides other users' processes from this user (`hidepid`, proc(5)).
     pub fn proc_hides_processes(&self) -> bool {
         let hides =
@@ -117,10 +123,7 @@ pub struct Cgroups {
 impl Cgroups {
     /// Finds the hierarchies in a mount table.
     pub fn from_mounts(mounts: &Mounts) -> Self {
-        Self {
-            v2: mounts.of_kind("cgroup2").next().map(|mount| mount.point.clone()),
-            v1: mounts.of_kind("cgroup").next().is_some(),
-        }
+        Self { v2: mounts.unified(), v1: mounts.of_kind("cgroup").next().is_some() }
     }
 }
 
@@ -136,10 +139,26 @@ mod tests {
     fn hierarchies_and_options_are_found() {
         let mounts = Mounts::parse(TABLE);
         assert_eq!(mounts.0.len(), 3);
-        let cgroups = Cgroups::from_mounts(&mounts);
-        assert_eq!(cgroups.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/un ified")));
-        assert!(cgroups.v1 && mounts.proc_hides_processes());
+        assert_eq!(mounts.0[2].point, Path::new("/sys/fs/cgroup/un ified"));
+        assert!(Cgroups::from_mounts(&mounts).v1 && mounts.proc_hides_processes());
         assert!(!Mounts::parse(b"proc /proc proc rw,hidepid=0 0 0").proc_hides_processes());
+    }
+
+    #[test]
+    fn a_hierarchy_below_another_mount_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let [below, above] = ["below", "above"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&above).unwrap();
+        std::fs::write(above.join("cgroup.procs"), "").unwrap();
+        let mount = |point: &PathBuf| Mount {
+            point: point.clone(),
+            kind: "cgroup2".to_owned(),
+            options: "rw".to_owned(),
+        };
+        let mut mounts = Mounts(vec![mount(&below), mount(&above)]);
+        assert_eq!(Cgroups::from_mounts(&mounts).v2, Some(above));
+        mounts.0.pop();
+        assert_eq!(mounts.unified(), None);
     }
 
     #[test]
