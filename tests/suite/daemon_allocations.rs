@@ -208,6 +208,14 @@ fn a_busy_allocator_is_watched_in_slices_and_scaled() {
     let stays = sum(&profile, "site_churn", &["alloc_space"])
         - sum(&profile, "site_churn", &["freed_space", "unfollowed_space"]);
     assert!(stays <= 0.05 * sum(&profile, "site_churn", &["alloc_space"]), "{stays} bytes stay\n{notes}");
+
+    // Blocks of the queue live for many slices, and are all freed.
+    let answer = daemon.query("leaks", &["-p", &pid.to_string(), "--from", "-10m", "--json"]);
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    let answer: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let sites = answer["sites"].as_array().unwrap();
+    let queue = sites.iter().find(|site| site["stack"].to_string().contains("site_queue"));
+    assert!(queue.is_none_or(|site| site["verdict"] != "growing?"), "{queue:?}\n{notes}");
 }
 
 #[test]
