@@ -277,6 +277,7 @@ impl Session {
             self.meter.spent(&self.programs).all_ns() + traps_ns
         };
         let Some(part) = self.together.look(spent_ns, self.max_overhead) else { return };
+        self.ledger.set_budget(self.max_overhead * f64::from(self.meter.cpus()) * part);
         if let Some(sampler) = &mut self.sampler {
             sampler.share_budget(part);
         }
@@ -493,6 +494,7 @@ impl Session {
     /// What the kernel refused.
     pub fn set_rate(&mut self, rate: Rate) -> Result<(), SessionError> {
         self.max_overhead = rate.max_overhead.unwrap_or(1.0);
+        self.ledger.set_budget(self.max_overhead * f64::from(self.meter.cpus()));
         if let Some(sampler) = &mut self.sampler {
             let told_ns = self.ledger.told().sampler_ns;
             sampler.set_rate(&mut self.programs, rate, self.meter.cpus(), told_ns)?;

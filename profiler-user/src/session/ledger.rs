@@ -1,6 +1,7 @@
 //! Who is told what was spent: there is one budget, and collectors that run together keep it together.
 //!
-//! Waits are the dearest, and give way first; CPU samples follow when waits have nothing left to give. From the second window on, taking in
+//! Waits are the dearest, and give way first; CPU samples follow when waits have nothing left to give and all together are above the budget for a
+//! while: waits that are watched in turns cost nothing between them, and samples less than the turns scatter. From the second window on, taking in
 //! what came and naming and storing it count as well. They come in lumps a window apart, which no rate can answer at once, so they
 //! are spread over time. What the first window takes of them is mostly its start: everything is new then, however little is recorded.
 
@@ -8,6 +9,8 @@ use crate::profile_type::governor::LOOK_NS;
 
 /// Time over which lumps are spread, nanoseconds: a usual window.
 const SPREAD_NS: f64 = 10e9;
+/// Time over which other programs' costs are spread for the sampler: several turns of waits, the longest of which with its pause takes four seconds.
+const OTHERS_SPREAD_NS: f64 = 30e9;
 
 /// What a recording has cost so far, nanoseconds of CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +30,11 @@ impl Spent {
     /// All of it.
     pub(crate) fn all_ns(self) -> u64 {
         self.programs_ns + self.drain_ns + self.windows_ns
+    }
+
+    /// Programs that do not sample CPUs.
+    fn others_ns(self) -> u64 {
+        self.programs_ns.saturating_sub(self.sampler_ns)
     }
 }
 
@@ -51,17 +59,24 @@ pub(crate) struct Told {
 /// The books.
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    /// What all collectors may spend, as a share of one CPU.
+    budget: f64,
     looked_ns: u64,
     before: Spent,
-    /// From the second window on.
-    lumps: Option<Spread>,
+    /// From the second window on: what comes once in a window, and the programs of others as the sampler sees them.
+    spreads: Option<(Spread, Spread)>,
     told: Told,
 }
 
 impl Ledger {
-    /// Begins now, with nothing spent.
-    pub(crate) fn new(now_ns: u64) -> Self {
-        Self { looked_ns: now_ns, before: Spent::default(), lumps: None, told: Told::default() }
+    /// Begins now, with nothing spent. The budget is a share of one CPU.
+    pub(crate) fn new(budget: f64, now_ns: u64) -> Self {
+        Self { budget, looked_ns: now_ns, before: Spent::default(), spreads: None, told: Told::default() }
+    }
+
+    /// Another budget from now on.
+    pub(crate) fn set_budget(&mut self, budget: f64) {
+        self.budget = budget;
     }
 
     /// Whether it is time for another look.
@@ -72,7 +87,11 @@ impl Ledger {
     /// A window has ended.
     pub(crate) fn window_ended(&mut self) {
         let outside = self.before.drain_ns + self.before.windows_ns;
-        self.lumps.get_or_insert(Spread { given_ns: outside as f64 });
+        let others = self.before.others_ns();
+        self.spreads.get_or_insert((
+            Spread { over_ns: SPREAD_NS, given_ns: outside as f64 },
+            Spread { over_ns: OTHERS_SPREAD_NS, given_ns: others as f64 },
+        ));
     }
 
     /// Enters what was spent so far.
@@ -81,16 +100,19 @@ impl Ledger {
         let before = std::mem::replace(&mut self.before, spent);
         self.looked_ns = now_ns;
         let programs_ns = spent.programs_ns.saturating_sub(before.programs_ns);
-        let Some(lumps) = &mut self.lumps else {
+        let Some((lumps, others)) = &mut self.spreads else {
             self.told.waits_ns += programs_ns;
             self.told.sampler_ns += programs_ns + spent.drain_ns.saturating_sub(before.drain_ns);
             return self.told;
         };
-        let all_ns = programs_ns + lumps.take(spent.drain_ns + spent.windows_ns, elapsed_ns);
-        self.told.waits_ns += all_ns;
+        let lump_ns = lumps.take(spent.drain_ns + spent.windows_ns, elapsed_ns);
+        let own_ns = spent.sampler_ns.saturating_sub(before.sampler_ns);
+        let smooth_ns = own_ns + lump_ns + others.take(spent.others_ns(), elapsed_ns);
+        self.told.waits_ns += programs_ns + lump_ns;
         self.told.sampler_ns += match waiting {
-            Waiting::CanGive => spent.sampler_ns.saturating_sub(before.sampler_ns),
-            Waiting::Not | Waiting::AtTheirEnd => all_ns,
+            Waiting::Not => programs_ns + lump_ns,
+            Waiting::AtTheirEnd if smooth_ns as f64 > self.budget * elapsed_ns as f64 => smooth_ns,
+            Waiting::CanGive | Waiting::AtTheirEnd => own_ns,
         };
         self.told
     }
@@ -104,13 +126,14 @@ impl Ledger {
 /// A sum that grows in lumps, handed on smoothly: each moment a part of what is left, so that nothing is lost.
 #[derive(Debug)]
 struct Spread {
+    over_ns: f64,
     given_ns: f64,
 }
 
 impl Spread {
     fn take(&mut self, sum_ns: u64, elapsed_ns: u64) -> u64 {
         let left = (sum_ns as f64 - self.given_ns).max(0.0);
-        let given = (left * -(-(elapsed_ns as f64) / SPREAD_NS).exp_m1()).floor();
+        let given = (left * -(-(elapsed_ns as f64) / self.over_ns).exp_m1()).floor();
         self.given_ns += given;
         given as u64
     }
@@ -124,7 +147,7 @@ mod tests {
 
     /// Ten looks a second; each costs the sampler 1 ms and waits 2 ms, and each window of ten seconds 200 ms at its end.
     fn run(waiting: Waiting, windows: bool) -> Vec<Told> {
-        let (mut ledger, mut spent) = (Ledger::new(0), Spent::default());
+        let (mut ledger, mut spent) = (Ledger::new(0.0, 0), Spent::default());
         let look = |at: u64| {
             spent.programs_ns += 3 * MS;
             spent.sampler_ns += MS;
@@ -143,9 +166,33 @@ mod tests {
         let own = run(Waiting::CanGive, true).last().unwrap().sampler_ns;
         // A hundred looks before the first window ended count with all programs.
         assert!((3190 * MS..3210 * MS).contains(&own), "{own}");
-        let all = run(Waiting::AtTheirEnd, true);
-        assert_eq!(all.last().unwrap().sampler_ns, all.last().unwrap().waits_ns);
+        let all = *run(Waiting::AtTheirEnd, true).last().unwrap();
+        let on_its_way = all.waits_ns - all.sampler_ns;
+        assert!((0..700 * MS).contains(&on_its_way), "{on_its_way}");
         assert_eq!(run(Waiting::Not, false).last().unwrap().sampler_ns, 9000 * MS);
+    }
+
+    /// Waits are watched in two looks out of 34, 30 ms each: 1.8 % of a CPU. Samples take 0.1 %.
+    fn turns(budget: f64) -> (u64, u64) {
+        let (mut ledger, mut spent) = (Ledger::new(budget, 0), Spent::default());
+        ledger.window_ended();
+        let mut told = Told::default();
+        for look in 1..=6_000 {
+            let turn = if look % 34 < 2 { 30 * MS } else { 0 };
+            spent.sampler_ns += MS / 10;
+            spent.programs_ns += MS / 10 + turn;
+            told = ledger.look(look * LOOK_NS, spent, Waiting::AtTheirEnd);
+        }
+        (told.sampler_ns / MS, told.waits_ns / MS)
+    }
+
+    #[test]
+    fn turns_of_waits_inside_the_budget_leave_samples_their_rate() {
+        let (sampler, waits) = turns(0.021);
+        assert_eq!(sampler, 600, "its own");
+        assert!((11_000..11_400).contains(&waits), "{waits}");
+        let (sampler, _) = turns(0.015);
+        assert!(sampler > 10_000, "{sampler}: all of it");
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Session {
                 && !follow_in_kernel,
             undecodable: 0,
             meter,
-            ledger: Ledger::new(clock::monotonic_ns()),
+            ledger: Ledger::new(options.max_overhead() * online.len() as f64, clock::monotonic_ns()),
             max_overhead: options.max_overhead(),
             together: if options.kind.heap().is_some_and(|heap| heap.windows) {
                 // Part of a recording that has its place among others.

@@ -2,7 +2,7 @@
 
 use profiler_common::stats::Stat;
 
-use super::OffCpu;
+use super::{OffCpu, ladder};
 use crate::output::{duration, thousands};
 
 impl OffCpu {
@@ -12,7 +12,9 @@ impl OffCpu {
         let mut notes = Vec::new();
         let (taken, skipped) = (stat(Stat::WaitStacks), stat(Stat::WaitStacksSkipped));
         let passed = stat(Stat::WaitsPassed);
-        let story = self.throttle.take_story();
+        let (story, pauses) = (self.throttle.take_story(), self.pauses.take_story());
+        // Where pauses are the last resort, the ladder before them does not know what they saved.
+        let over = if ladder::may_pause(&self.options) { pauses } else { story };
         let percent = self.options.max_overhead * 100.0;
         if skipped > 0 {
             notes.push(format!(
@@ -53,10 +55,10 @@ impl OffCpu {
                 )
             ));
         }
-        if !self.options.exact && story.over_budget_ns > 0 {
+        if !self.options.exact && over.over_budget_ns > 0 {
             notes.push(format!(
                 "the budget was exceeded in {:.0} % of the time: {} context switches cost more, with the stacks of waits of 10 ms and more",
-                story.over_budget_percent(),
+                over.over_budget_percent(),
                 thousands(stat(Stat::Switches))
             ));
         }
