@@ -10,8 +10,8 @@ use crate::intern::Interner;
 use crate::output::thousands;
 use crate::process::ProcessNames;
 
-/// Processes with calls from which on those that have ended are counted together. Hosts without a storm have some hundreds in a window.
-const APART: usize = 512;
+/// Processes with calls from which on those that have ended are counted together. Each has some 25 calls with their histograms: 15 KiB.
+const APART: usize = 128;
 
 /// Names kept apart: a program may give each of its processes another one.
 const MOST_NAMES: usize = 512;
