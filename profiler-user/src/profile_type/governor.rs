@@ -125,6 +125,17 @@ impl Governor {
         self.go(self.last)
     }
 
+    /// Goes to the last rung at once: it is known that none on the way there is enough.
+    pub(crate) fn leap(&mut self) -> bool {
+        self.comfortable_ns = 0;
+        self.go(self.last)
+    }
+
+    /// Whether so much in a stretch of time is above the budget.
+    pub(crate) fn is_over(&self, spent_ns: u64, elapsed_ns: u64) -> bool {
+        spent_ns as f64 > elapsed_ns as f64 * self.budget * self.part
+    }
+
     /// Leaves the rest of the budget to other recordings.
     pub(crate) fn share_budget(&mut self, part: f64) {
         self.part = part.clamp(1e-3, 1.0);
@@ -255,6 +266,16 @@ impl Throttle {
         self.looked_ns = now_ns;
     }
 
+    /// Whether what was spent since the last look is above the budget.
+    pub(crate) fn is_over(&self, spent_ns: u64, now_ns: u64) -> bool {
+        self.governor.is_over(spent_ns.saturating_sub(self.spent_ns), self.since_look_ns(now_ns))
+    }
+
+    /// As [`Governor::leap`].
+    pub(crate) fn leap(&mut self) -> bool {
+        self.governor.leap()
+    }
+
     /// As [`Governor::share_budget`].
     pub(crate) fn share_budget(&mut self, part: f64) {
         self.governor.share_budget(part);
@@ -300,6 +321,20 @@ mod tests {
     fn worst_window(costs: &[f64]) -> f64 {
         let mean = |window: &[f64]| window.iter().sum::<f64>() / WINDOW_LOOKS as f64;
         costs.windows(WINDOW_LOOKS.min(costs.len().max(1))).map(mean).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn a_leap_needs_no_look_at_what_is_on_the_way() {
+        let mut throttle = Throttle::new(Governor::new(0.02, 12, 0), 0);
+        assert!(!throttle.is_over(6_000_000, 300_000_000) && throttle.is_over(6_100_000, 300_000_000));
+        assert!(throttle.leap() && !throttle.leap());
+        assert_eq!(throttle.rung(), 11);
+        // It opens again as from any rung.
+        let opened = (1..=100).find(|look| {
+            throttle.look(0, look * LOOK_NS);
+            throttle.rung() < 11
+        });
+        assert!(opened.is_some_and(|look| (5..=40).contains(&look)), "{opened:?}");
     }
 
     #[test]

@@ -50,8 +50,9 @@ const MOST_SUMS: usize = 1_000_000;
 const SWITCH_NS: u64 = 600;
 /// The least cost of switches alone at which waits are not watched all the time, a share of the machine: turns cost something too.
 const LEAST_TO_PAUSE: f64 = 0.003;
-/// How long switches have to cost that much on the last rung.
-const PAUSE_AFTER_NS: u64 = 1_000_000_000;
+/// How long switches have to cost that much, as if all were counted on the last rung: a third of a second of a storm is in a window of five
+/// seconds what the rest of it may cost.
+const PAUSE_AFTER_NS: u64 = 300_000_000;
 /// Rungs of pauses: down to a sixteenth of the time is left.
 const PAUSES: usize = 5;
 
@@ -247,10 +248,16 @@ impl OffCpu {
             return;
         }
         self.throttle.look(spent_ns, now_ns);
-        if !self.is_on_last_rung() {
-            self.pauses.skip(self.switches_ns, now_ns);
-        } else if self.pauses.since_look_ns(now_ns) >= PAUSE_AFTER_NS {
+        if self.pauses.since_look_ns(now_ns) < PAUSE_AFTER_NS {
+            return;
+        }
+        if ladder::may_pause(&self.options) && self.pauses.is_over(self.switches_ns, now_ns) {
+            self.throttle.leap();
+        }
+        if self.is_on_last_rung() {
             self.pauses.look(self.switches_ns, now_ns);
+        } else {
+            self.pauses.skip(self.switches_ns, now_ns);
         }
     }
 
