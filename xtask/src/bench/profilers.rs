@@ -11,6 +11,8 @@ pub(super) struct Profiler {
     pub(super) ready: Ready,
     /// The only workloads that it is tried on; all when there are none. For what stops a server for minutes.
     only: &'static [&'static str],
+    /// The part of a turn's work that is done with it: what slows a loop down a hundred times would take minutes for all of it.
+    pub(super) part: f64,
 }
 
 /// How to know that a profiler records.
@@ -31,7 +33,15 @@ const OURS: Ready = Ready::Says("perf-agent ");
 const LOOPS: &[&str] = &["getppid-loop", "malloc-loop", "switch-loop"];
 
 pub(super) static PROFILERS: [Profiler; 15] = [
-    Profiler { name: NONE, what: "nothing", packages: &[], commands: &[], ready: Ready::After(0), only: &[] },
+    Profiler {
+        name: NONE,
+        what: "nothing",
+        packages: &[],
+        commands: &[],
+        ready: Ready::After(0),
+        only: &[],
+        part: 1.0,
+    },
     ours(
         "cpu",
         "perf-agent record -a -F 99: whole host",
@@ -64,6 +74,7 @@ pub(super) static PROFILERS: [Profiler; 15] = [
         ],
         ready: Ready::After(20),
         only: &[],
+        part: 1.0,
     },
     other(
         "perf-fp",
@@ -91,11 +102,10 @@ pub(super) static PROFILERS: [Profiler; 15] = [
         "bpftrace sched_switch: blocked time by user stack, whole host, since it cannot follow children",
         &["bpftrace"],
         3,
-        &[
-            "exec bpftrace -e 'tracepoint:sched:sched_switch { if (tid) { @start[tid] = nsecs; @stack[tid] = ustack; } \
+        &["[ -e /sys/kernel/debug/tracing/events ] || mount -t debugfs debugfs /sys/kernel/debug; \
+           exec bpftrace -e 'tracepoint:sched:sched_switch { if (tid) { @start[tid] = nsecs; @stack[tid] = ustack; } \
            $s = @start[args->next_pid]; if ($s) { @[@stack[args->next_pid]] = sum(nsecs - $s); \
-           delete(@start[args->next_pid]); delete(@stack[args->next_pid]); } }'",
-        ],
+           delete(@start[args->next_pid]); delete(@stack[args->next_pid]); } }'"],
     ),
     Profiler {
         name: "strace",
@@ -104,6 +114,7 @@ pub(super) static PROFILERS: [Profiler; 15] = [
         commands: &["exec strace -f -c -p $TARGET"],
         ready: Ready::After(1),
         only: LOOPS,
+        part: 0.01,
     },
     Profiler {
         name: "perf-trace",
@@ -112,11 +123,12 @@ pub(super) static PROFILERS: [Profiler; 15] = [
         commands: &["exec perf trace -s -p $TARGET -o perf.trace"],
         ready: Ready::After(1),
         only: LOOPS,
+        part: 0.1,
     },
 ];
 
 const fn ours(name: &'static str, what: &'static str, commands: &'static [&'static str]) -> Profiler {
-    Profiler { name, what, packages: &[], commands, ready: OURS, only: &[] }
+    Profiler { name, what, packages: &[], commands, ready: OURS, only: &[], part: 1.0 }
 }
 
 const fn other(
@@ -126,7 +138,7 @@ const fn other(
     seconds: u64,
     commands: &'static [&'static str],
 ) -> Profiler {
-    Profiler { name, what, packages, commands, ready: Ready::After(seconds), only: &[] }
+    Profiler { name, what, packages, commands, ready: Ready::After(seconds), only: &[], part: 1.0 }
 }
 
 /// The turn without a profiler.

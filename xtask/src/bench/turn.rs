@@ -48,7 +48,7 @@ pub(super) fn take(
     let pids: Vec<u32> = groups.iter().map(Group::pid).collect();
     let before = Usage::now(running.target(), &pids);
     let begun = Instant::now();
-    let work = running.work();
+    let work = running.work(profiler.part);
     let window_s = begun.elapsed().as_secs_f64();
     let used = Usage::now(running.target(), &pids).since(&before);
     let (units, wall_s) = work?;

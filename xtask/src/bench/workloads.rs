@@ -225,23 +225,27 @@ impl Running {
             Units::Asked(_) => {
                 // The first look is short and cold; the second is near what is wanted.
                 for _ in 0..2 {
-                    let (_, took) = self.work()?;
+                    let (_, took) = self.work(1.0)?;
                     self.amount = (self.amount * (seconds / took).clamp(0.01, 100.0)).ceil().max(1.0);
                 }
             }
         }
-        self.work().map(drop)
+        self.work(1.0).map(drop)
     }
 
-    /// Works once; returns how much was done, and how long it took in seconds.
-    pub(super) fn work(&mut self) -> Result<(f64, f64)> {
-        let amount = self.amount.to_string();
+    /// Works once, on a part of the usual amount unless that is a time; returns how much was done, and how long it took in seconds.
+    pub(super) fn work(&mut self, part: f64) -> Result<(f64, f64)> {
+        let amount = match self.workload.units {
+            Units::Asked(_) => (self.amount * part).ceil().max(1.0),
+            Units::Before(_) | Units::Behind(_) => self.amount,
+        };
+        let asked = amount.to_string();
         let result = self.folder.path().join("work.out");
         let begun = Instant::now();
         match (&self.workload.work, &mut self.shell) {
             (Work::Server { client, .. }, _) => {
                 let mut variables = self.variables.clone();
-                variables.push(("N", amount));
+                variables.push(("N", asked));
                 let errors = self.folder.path().join("work.err");
                 let mut client =
                     Group::start(client, self.folder.path(), &variables, &Output::Files(&result, &errors))?;
@@ -251,7 +255,7 @@ impl Running {
                 }
             }
             (Work::Inside(_), Some((input, output))) => {
-                writeln!(input, "{amount}").context("the shell that works is gone")?;
+                writeln!(input, "{asked}").context("the shell that works is gone")?;
                 let mut line = String::new();
                 awaiting(self.target.pid(), || output.read_line(&mut line))??;
                 if line.trim() != "0" {
@@ -266,7 +270,7 @@ impl Running {
         }
         let took = begun.elapsed().as_secs_f64();
         let text = std::fs::read_to_string(&result).unwrap_or_default();
-        let done = self.workload.units.done(self.amount, &text);
+        let done = self.workload.units.done(amount, &text);
         let done = done.with_context(|| format!("it does not say how much it did: {}", text.trim()))?;
         Ok((done, took))
     }
