@@ -145,9 +145,10 @@ struct Window {
     /// Waits that passed and were seen, and those that pauses are taken to have had.
     seen: f64,
     unseen: f64,
-    /// The variance of the latter, and whether it is known of all of them.
-    variance: f64,
-    is_unknown: bool,
+    /// The variance of the latter; none where it is known of none of them.
+    variance: Option<f64>,
+    /// Those of which it is not known, because a single turn stands for them: they may be off by as many.
+    unsure: f64,
 }
 
 /// What is to be known of a window.
@@ -273,8 +274,8 @@ impl Watch {
         if pool.unseen > 0.0 {
             self.window.unseen += pool.waits * by;
             match pool.variance() {
-                Some(variance) => self.window.variance += variance,
-                None => self.window.is_unknown = true,
+                Some(variance) => *self.window.variance.get_or_insert_default() += variance,
+                None => self.window.unsure += pool.waits * by,
             }
         }
         by
@@ -300,7 +301,8 @@ impl Watch {
 impl Window {
     fn error(&self) -> Option<f64> {
         let all = self.seen + self.unseen;
-        (!self.is_unknown && all > 0.0).then(|| 2.0 * self.variance.sqrt() / all)
+        let variance = self.variance?;
+        (all > 0.0).then(|| 2.0 * (variance + self.unsure * self.unsure).sqrt() / all)
     }
 }
 
