@@ -121,8 +121,7 @@ impl Governor {
     /// Goes to the last rung at once and stays there for a while: something else than the budget is at its end.
     pub(crate) fn shed(&mut self) -> bool {
         self.shed_ns = SHED_NS;
-        self.comfortable_ns = 0;
-        self.go(self.last)
+        self.leap()
     }
 
     /// Goes to the last rung at once: it is known that none on the way there is enough.

@@ -50,13 +50,13 @@ pub(super) fn take(
     let begun = Instant::now();
     let work = running.work(profiler.part);
     let window_s = begun.elapsed().as_secs_f64();
-    let used = Usage::now(running.target(), &pids).since(&before);
+    let after = Usage::now(running.target(), &pids);
+    let used = after.since(&before);
     let (units, wall_s) = work?;
     let dead = groups.iter_mut().position(|group| group.ended().is_some());
     if let Some(index) = dead {
         return Ok(Err(format!("it ended while it should have recorded: {}", said(&folder, index))));
     }
-    let bpf_total_s = usage::bpf_run_s(pids);
     let reaped_before = usage::reaped_cpu_s();
     let mut failure = None;
     for (index, group) in groups.iter_mut().enumerate() {
@@ -85,7 +85,7 @@ pub(super) fn take(
         profiler_cpu_s: used.profiler,
         profiler_total_cpu_s: usage::reaped_cpu_s() - reaped_before,
         bpf_s: used.bpf,
-        bpf_total_s,
+        bpf_total_s: after.bpf,
         others_cpu_s: (used.machine - used.target - used.profiler - used.client).max(0.0),
         meter_cpu_s: profiler.has_meter().then(|| meters(&folder, groups.len())).flatten(),
     }))
