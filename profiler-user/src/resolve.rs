@@ -6,7 +6,8 @@
 mod named;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -14,14 +15,14 @@ use profiler_common::stop::StopReason;
 
 use crate::aggregate::{Aggregate, Cut, Place};
 use crate::object::vdso_image;
-use crate::process::{CgroupNames, Known, ObjectId, ProcessId, ProcessInfo};
+use crate::process::{CgroupNames, Known, Object, ObjectId, ProcessId, ProcessInfo};
 use crate::profile::{
     Counter, Frame, FrameKind, Labels, Location, LocationId, Mapping, MappingId, Meta, ModuleUnknown,
     Profile, ProfileBuilder, Quality, ValueType,
 };
 use crate::symbolize::kernel;
 use crate::symbolize::native::{self, Content, ObjectSource, ObjectSymbols};
-use crate::symbolize::{jit, unknown_frame};
+use crate::symbolize::{Names, jit, unknown_frame};
 use named::Found;
 pub use named::Named;
 
@@ -82,6 +83,77 @@ pub fn resolve_window(
     resolver.finish(aggregate, known, cgroups, meta)
 }
 
+/// Looks up the names of what several aggregates of one window have in files, so that each file is read once and not once for each of them. Who resolves
+/// them afterwards with the same names finds them there.
+pub fn name_together(stacks: &[(&Aggregate, &Known)], naming: &Naming, named: &mut Named) {
+    if matches!(naming, Naming::Raw) {
+        return;
+    }
+    let mut by_object: BTreeMap<ObjectId, BTreeSet<u64>> = BTreeMap::new();
+    for place in stacks.iter().flat_map(|(aggregate, _)| aggregate.places()) {
+        if let Place::Object { object, file_offset } = place
+            && named.find(place).is_none()
+        {
+            by_object.entry(*object).or_default().insert(*file_offset);
+        }
+    }
+    let own_root = File::open("/").ok();
+    for (id, offsets) in by_object {
+        // One of them may know the file where another came too late to open it.
+        let known = stacks.iter().filter_map(|(_, known)| known.object(id));
+        let Some(object) = known.max_by_key(|object| object.file.is_some()) else { continue };
+        let offsets: Vec<u64> = offsets.into_iter().collect();
+        let found = with_source(object, own_root.as_ref(), |source| look_up(source, &offsets, naming, named));
+        for (file_offset, found) in offsets.into_iter().zip(found) {
+            named.keep(Place::Object { object: id, file_offset }, &found);
+        }
+    }
+}
+
+/// Calls `then` with a file as its process sees it.
+fn with_source<T>(object: &Object, own_root: Option<&File>, then: impl FnOnce(&ObjectSource<'_>) -> T) -> T {
+    let roots: Vec<_> =
+        object.root.iter().map(|root| root.as_fd()).chain(own_root.map(AsFd::as_fd)).collect();
+    let content = object.file.as_ref().map_or(Content::Gone, |file| Content::File(file));
+    then(&ObjectSource { path: &object.path, content, roots: &roots, build_id: None })
+}
+
+/// What is at these offsets of one object.
+fn look_up(
+    source: &ObjectSource<'_>,
+    offsets: &[u64],
+    naming: &Naming,
+    named: &mut Named,
+) -> Vec<Arc<Found>> {
+    let symbols = match naming {
+        Naming::Full(options) => native::symbolize(source, offsets, options, &mut named.names),
+        Naming::Raw => raw(source, offsets, &mut named.names),
+    };
+    let build_id = symbols.build_id.map(|id| id.to_string()).unwrap_or_default();
+    let path = named.names.text(source.path.as_bytes());
+    let mapping = Mapping { start: 0, limit: 0, file_offset: 0, path, build_id };
+    let module = mapping.module().to_owned();
+    let mapping = named.mapping(mapping);
+    let found = symbols.addresses.into_iter().map(|found| {
+        let unknown = found.unknown.map(|reason| {
+            let reason = match naming {
+                Naming::Full(_) => reason.to_string(),
+                Naming::Raw => NOT_LOOKED_UP.to_owned(),
+            };
+            Arc::new((module.clone(), reason))
+        });
+        let (mapping, address) = (Some(Arc::clone(&mapping)), found.virt_addr);
+        Arc::new(Found { mapping, address, kind: FrameKind::Native, frames: found.frames, unknown })
+    });
+    found.collect()
+}
+
+/// What [`native::symbolize`] says of an object that it was not shown.
+fn raw(source: &ObjectSource<'_>, offsets: &[u64], names: &mut Names) -> ObjectSymbols {
+    let nothing = ObjectSource { content: Content::Gone, ..*source };
+    native::symbolize(&nothing, offsets, &native::Options::default(), names)
+}
+
 struct Resolver<'a> {
     builder: ProfileBuilder,
     named: &'a mut Named,
@@ -124,18 +196,10 @@ impl Resolver<'_> {
                 by_object.entry(*object).or_default().push((*file_offset, index));
             }
         }
-        let own_root = std::fs::File::open("/").ok();
+        let own_root = File::open("/").ok();
         for (id, places) in by_object {
             let Some(object) = known.object(id) else { continue };
-            let roots: Vec<_> = object
-                .root
-                .iter()
-                .map(|root| root.as_fd())
-                .chain(own_root.as_ref().map(AsFd::as_fd))
-                .collect();
-            let content = object.file.as_ref().map_or(Content::Gone, |file| Content::File(file));
-            let source = ObjectSource { path: &object.path, content, roots: &roots, build_id: None };
-            self.native(aggregate, &source, &places);
+            with_source(object, own_root.as_ref(), |source| self.native(aggregate, source, &places));
         }
     }
 
@@ -156,33 +220,10 @@ impl Resolver<'_> {
             return;
         }
         let offsets: Vec<u64> = places.iter().map(|(offset, _)| *offset).collect();
-        let symbols = match self.naming {
-            Naming::Full(options) => native::symbolize(source, &offsets, options, &mut self.named.names),
-            Naming::Raw => self.raw(source, &offsets),
-        };
-        let build_id = symbols.build_id.map(|id| id.to_string()).unwrap_or_default();
-        let path = self.named.names.text(source.path.as_bytes());
-        let mapping = Mapping { start: 0, limit: 0, file_offset: 0, path, build_id };
-        let module = mapping.module().to_owned();
-        let mapping = self.named.mapping(mapping);
-        for ((_, index), found) in places.iter().zip(symbols.addresses) {
-            let unknown = found.unknown.map(|reason| {
-                let reason = match self.naming {
-                    Naming::Full(_) => reason.to_string(),
-                    Naming::Raw => NOT_LOOKED_UP.to_owned(),
-                };
-                Arc::new((module.clone(), reason))
-            });
-            let (mapping, address) = (Some(Arc::clone(&mapping)), found.virt_addr);
-            let found = Found { mapping, address, kind: FrameKind::Native, frames: found.frames, unknown };
+        let found = look_up(source, &offsets, self.naming, self.named);
+        for ((_, index), found) in places.iter().zip(found) {
             self.keep(*index, aggregate, found);
         }
-    }
-
-    /// What [`native::symbolize`] says of an object that it was not shown.
-    fn raw(&mut self, source: &ObjectSource<'_>, offsets: &[u64]) -> ObjectSymbols {
-        let nothing = ObjectSource { content: Content::Gone, ..*source };
-        native::symbolize(&nothing, offsets, &native::Options::default(), &mut self.named.names)
     }
 
     fn kernel(&mut self, aggregate: &Aggregate) {
@@ -220,7 +261,8 @@ impl Resolver<'_> {
             let mapping = Some(self.named.pseudo_mapping(&path));
             let unknown = (!known).then(|| Arc::clone(&unknown));
             let kind = FrameKind::Kernel;
-            self.keep(index, aggregate, Found { mapping, address, kind, frames: vec![frame], unknown });
+            let found = Found { mapping, address, kind, frames: vec![frame], unknown };
+            self.keep(index, aggregate, Arc::new(found));
         }
     }
 
@@ -245,7 +287,8 @@ impl Resolver<'_> {
                     }
                 };
                 let (mapping, kind) = (mapping.clone(), FrameKind::Jit);
-                self.keep(index, aggregate, Found { mapping, address, kind, frames: vec![frame], unknown });
+                let found = Found { mapping, address, kind, frames: vec![frame], unknown };
+                self.keep(index, aggregate, Arc::new(found));
             }
         }
     }
@@ -430,8 +473,7 @@ impl Resolver<'_> {
     }
 
     /// Enters what was found, and remembers it for later windows.
-    fn keep(&mut self, index: usize, aggregate: &Aggregate, found: Found) {
-        let found = Arc::new(found);
+    fn keep(&mut self, index: usize, aggregate: &Aggregate, found: Arc<Found>) {
         if matches!(self.naming, Naming::Full(_)) {
             self.named.keep(aggregate.places()[index], &found);
         }

@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{
@@ -403,8 +404,20 @@ pub fn time_programs() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`.
+/// How long what was read of the maps counts: the parts of a window are closed one after the other, and each wants it.
+const MAP_MEMORY_HOLDS: Duration = Duration::from_secs(1);
+
+/// Memory of all BPF maps that this process holds, bytes, as the kernel accounts it in `/proc/self/fdinfo`; at most a second old.
 pub fn map_memory_bytes() -> u64 {
+    static LAST: Mutex<Option<(Instant, u64)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match *last {
+        Some((read, bytes)) if read.elapsed() < MAP_MEMORY_HOLDS => bytes,
+        _ => last.insert((Instant::now(), read_map_memory())).1,
+    }
+}
+
+fn read_map_memory() -> u64 {
     let Ok(descriptors) = std::fs::read_dir("/proc/self/fdinfo") else { return 0 };
     let texts = descriptors.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
     let field = |text: &str, name: &str| -> Option<u64> {

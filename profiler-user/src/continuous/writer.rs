@@ -4,6 +4,7 @@
 //! window that cannot be stored is counted and told; the next one may be.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ use crate::causes::with_causes;
 use crate::output::syscalls::describe_measure;
 use crate::process::{CgroupNames, Known, cgroup_of};
 use crate::profile::{Counter, Meta, Profile, ValueType};
-use crate::resolve::{Named, Naming, resolve_window};
+use crate::resolve::{Named, Naming, name_together, resolve_window};
 use crate::session::{Beside, Recorded, clock};
 use crate::store::{Limits, Store};
 use crate::symbolize::native::Options;
@@ -322,6 +323,9 @@ impl State {
         let Closed { mut recorded, calls, allocations, meta } = closed;
         let meta = Meta { start_unix_ns: recorded.start_unix_ns, duration_ns: recorded.duration_ns, ..meta };
         let beside = std::mem::take(&mut recorded.beside);
+        let of_window = beside.iter().map(|other| (&other.aggregate, &other.known));
+        let of_window: Vec<_> = iter::once((&recorded.aggregate, &recorded.known)).chain(of_window).collect();
+        name_together(&of_window, &self.naming, &mut self.named);
         let profile = self.profile(recorded, &meta);
         self.store(&profile, true);
         // Whoever watches need not wait for what comes beside it: calls come late where they are counted in slices.

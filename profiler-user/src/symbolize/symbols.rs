@@ -56,18 +56,60 @@ struct Slot {
     last_start: Option<u64>,
 }
 
+/// The sorted addresses of a batch, divided so that the one to begin with is found in a step or two: a table may have a quarter of a million symbols,
+/// and each of them asks.
+struct Wanted<'a> {
+    addresses: &'a [u64],
+    /// Where the addresses of each division of their range begin, and the end of the last one.
+    divisions: Vec<u32>,
+    /// Length of a division, as a power of two.
+    bits: u32,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(addresses: &'a [u64]) -> Self {
+        let (Some(first), Some(last)) = (addresses.first(), addresses.last()) else {
+            return Self { addresses, divisions: Vec::new(), bits: 0 };
+        };
+        let most = (2 * addresses.len()).next_power_of_two();
+        let bits = (last - first).checked_ilog2().map_or(0, |bit| (bit + 1).saturating_sub(most.ilog2()));
+        let mut divisions = vec![0];
+        for (position, address) in addresses.iter().enumerate() {
+            let division = ((address - first) >> bits) as usize;
+            divisions.resize(divisions.len().max(division + 1), position as u32);
+        }
+        divisions.push(addresses.len() as u32);
+        Self { addresses, divisions, bits }
+    }
+
+    /// Position of the first address that is not below `start`.
+    fn first_from(&self, start: u64) -> usize {
+        let Some(offset) = self.addresses.first().and_then(|first| start.checked_sub(*first)) else {
+            return 0;
+        };
+        let division = usize::try_from(offset >> self.bits).unwrap_or(usize::MAX);
+        let Some([from, to]) = division.checked_add(2).and_then(|end| self.divisions.get(division..end))
+        else {
+            return self.addresses.len();
+        };
+        let (from, to) = (*from as usize, *to as usize);
+        from + self.addresses[from..to].partition_point(|address| *address < start)
+    }
+}
+
 /// Names for the sorted `addresses`. The second value is what kept part of the tables from being read.
 pub(super) fn look_up(
     tables: &[SymbolTable<'_>],
     addresses: &[u64],
     names: &mut Names,
 ) -> (Vec<Option<SymbolName>>, Option<ObjectError>) {
+    let wanted = Wanted::new(addresses);
     let mut slots = vec![Slot::default(); addresses.len()];
     let (mut problem, mut notes) = (None, 0);
     for (number, table) in tables.iter().enumerate() {
         let scanned = table.for_each(|_, symbol| {
             if is_code(table, &symbol) {
-                notes += note(&mut slots, addresses, Candidate { table: number, symbol });
+                notes += note(&mut slots, &wanted, Candidate { table: number, symbol });
             }
             let work = notes + table.name_misses() * MISS_NOTES;
             if work > NOTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -82,16 +124,20 @@ pub(super) fn look_up(
 }
 
 /// Enters a symbol where it may answer; returns how many addresses that were.
-fn note(slots: &mut [Slot], addresses: &[u64], candidate: Candidate) -> u64 {
+fn note(slots: &mut [Slot], wanted: &Wanted<'_>, candidate: Candidate) -> u64 {
     let Symbol { virt_addr: start, size, .. } = candidate.symbol;
-    let first = addresses.partition_point(|address| *address < start);
+    let first = wanted.first_from(start);
     let Some(gap) = slots.get_mut(first) else { return 1 };
     gap.last_start = gap.last_start.max(Some(start));
     if size == 0 {
         gap.unsized_.offer(candidate);
         return 1;
     }
-    let end = start.saturating_add(size);
+    let (end, addresses) = (start.saturating_add(size), wanted.addresses);
+    // Most symbols cover none of them.
+    if addresses[first] >= end {
+        return 1;
+    }
     let covered = first..first + addresses[first..].partition_point(|address| *address < end);
     for slot in &mut slots[covered.clone()] {
         slot.sized.offer(candidate);
@@ -319,8 +365,9 @@ mod tests {
             let symbols: Vec<Candidate> =
                 symbols.iter().map(|(start, size)| candidate(*start, *size, elf::STT_FUNC, elf::STB_GLOBAL)).collect();
             let mut slots = vec![Slot::default(); addresses.len()];
+            let wanted = Wanted::new(&addresses);
             for symbol in &symbols {
-                note(&mut slots, &addresses, *symbol);
+                note(&mut slots, &wanted, *symbol);
             }
             let (mut last, mut before) = (None, None);
             for (slot, address) in slots.iter().zip(&addresses) {
@@ -332,11 +379,31 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn the_divisions_find_what_a_search_finds(
+            mut addresses in proptest::collection::vec(proptest::prelude::any::<u64>(), 0..60),
+            near in proptest::collection::vec(0..2_000_u64, 0..60),
+            starts in proptest::collection::vec(proptest::prelude::any::<u64>(), 0..20),
+        ) {
+            let middle = addresses.first().copied().unwrap_or(1 << 40);
+            addresses.extend(near.iter().map(|distance| middle.saturating_add(*distance)));
+            addresses.sort_unstable();
+            addresses.dedup();
+            let wanted = Wanted::new(&addresses);
+            let edges = addresses.iter().flat_map(|at| [at.saturating_sub(1), *at, at.saturating_add(1)]);
+            for start in edges.chain(starts).chain([0, u64::MAX]) {
+                let expected = addresses.partition_point(|address| *address < start);
+                proptest::prop_assert_eq!(wanted.first_from(start), expected);
+            }
+        }
+    }
+
     #[test]
     fn ranges_of_addresses_are_half_open() {
         let addresses = [9, 10, 19, 20];
         let mut slots = vec![Slot::default(); 4];
-        note(&mut slots, &addresses, candidate(10, 10, elf::STT_FUNC, elf::STB_GLOBAL));
+        note(&mut slots, &Wanted::new(&addresses), candidate(10, 10, elf::STT_FUNC, elf::STB_GLOBAL));
         let found: Vec<bool> = slots.iter().map(|slot| !slot.sized.candidates.is_empty()).collect();
         assert_eq!(found, [false, true, true, false]);
     }
