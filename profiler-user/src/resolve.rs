@@ -222,7 +222,7 @@ impl Resolver<'_> {
         let offsets: Vec<u64> = places.iter().map(|(offset, _)| *offset).collect();
         let found = look_up(source, &offsets, self.naming, self.named);
         for ((_, index), found) in places.iter().zip(found) {
-            self.keep(*index, aggregate, found);
+            self.keep(*index, aggregate, &found);
         }
     }
 
@@ -262,7 +262,7 @@ impl Resolver<'_> {
             let unknown = (!known).then(|| Arc::clone(&unknown));
             let kind = FrameKind::Kernel;
             let found = Found { mapping, address, kind, frames: vec![frame], unknown };
-            self.keep(index, aggregate, Arc::new(found));
+            self.keep(index, aggregate, &Arc::new(found));
         }
     }
 
@@ -288,7 +288,7 @@ impl Resolver<'_> {
                 };
                 let (mapping, kind) = (mapping.clone(), FrameKind::Jit);
                 let found = Found { mapping, address, kind, frames: vec![frame], unknown };
-                self.keep(index, aggregate, Arc::new(found));
+                self.keep(index, aggregate, &Arc::new(found));
             }
         }
     }
@@ -473,11 +473,11 @@ impl Resolver<'_> {
     }
 
     /// Enters what was found, and remembers it for later windows.
-    fn keep(&mut self, index: usize, aggregate: &Aggregate, found: Arc<Found>) {
+    fn keep(&mut self, index: usize, aggregate: &Aggregate, found: &Arc<Found>) {
         if matches!(self.naming, Naming::Full(_)) {
-            self.named.keep(aggregate.places()[index], &found);
+            self.named.keep(aggregate.places()[index], found);
         }
-        self.enter(index, &found);
+        self.enter(index, found);
     }
 
     fn enter(&mut self, index: usize, found: &Found) {

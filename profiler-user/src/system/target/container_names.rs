@@ -60,6 +60,7 @@ fn gather(root: &Path) -> HashMap<String, Arc<ContainerName>> {
     for storage in ["var/lib/containers/storage", "run/containers/storage"] {
         storage_of_containers(&root.join(storage), &mut add);
     }
+    containerd(&root.join("run/containerd/io.containerd.runtime.v2.task"), &mut add);
     // Last: the kubelet knows the pod, too.
     kubelet(&root.join("var/log/containers"), &mut add);
     all
@@ -125,6 +126,28 @@ fn of_cri_o(name: &str) -> ContainerName {
             ContainerName { name: shown(container), pod: Some(shown(pod)), namespace: Some(shown(namespace)) }
         }
         _ => ContainerName { name: shown(name), ..ContainerName::default() },
+    }
+}
+
+/// containerd: `NAMESPACE/ID/config.json` (OCI runtime specification), with the annotations of its CRI plugin, or of nerdctl.
+fn containerd(folder: &Path, add: &mut impl FnMut(String, ContainerName)) {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        annotations: HashMap<String, String>,
+    }
+    let bundles = entries(folder).flat_map(|namespace| entries(&namespace));
+    for path in bundles.filter(|path| is_container_id(file_name(path))) {
+        let Some(Config { annotations }) = read::<Config>(&path.join("config.json")) else { continue };
+        let said = |key: &str| annotations.get(key).map(|name| shown(name));
+        let name = said("io.kubernetes.cri.container-name").or_else(|| said("nerdctl/name"));
+        let (pod, namespace) =
+            (said("io.kubernetes.cri.sandbox-name"), said("io.kubernetes.cri.sandbox-namespace"));
+        // The container that holds a pod's namespaces has no name of its own.
+        let is_sandbox =
+            annotations.get("io.kubernetes.cri.container-type").is_some_and(|kind| kind == "sandbox");
+        let name = name.or_else(|| is_sandbox.then(|| "POD".to_owned()));
+        add(file_name(&path).to_owned(), ContainerName { name: name.unwrap_or_default(), pod, namespace });
     }
 }
 
@@ -202,8 +225,19 @@ mod tests {
             ),
         );
         write(&at(format!("var/log/containers/cart-7_stage_main-{}.log", id('d'))), "");
+        let bundle = |namespace, digit| {
+            at(format!("run/containerd/io.containerd.runtime.v2.task/{namespace}/{}/config.json", id(digit)))
+        };
+        let of_cri = r#"{"annotations":{"io.kubernetes.cri.container-name":"api","io.kubernetes.cri.sandbox-name":"shop-2","io.kubernetes.cri.sandbox-namespace":"prod"}}"#;
+        write(&bundle("k8s.io", 'e'), of_cri);
+        let of_nerdctl = r#"{"ociVersion":"1.1.0","annotations":{"nerdctl/name":"cache"}}"#;
+        write(&bundle("default", 'f'), of_nerdctl);
+        // Docker has its bundles there, too, without a name; what it says itself counts.
+        write(&bundle("moby", 'a'), r#"{"ociVersion":"1.1.0"}"#);
         let all = gather(root.path());
-        assert_eq!(all.len(), 4);
+        assert_eq!(all.len(), 6);
+        assert!(all[&id('e')].is_called("api") && all[&id('e')].is_called("prod/shop-2"));
+        assert_eq!(all[&id('f')].name, "cache");
         assert_eq!((&*all[&id('a')].name, &*all[&id('b')].name), ("web", "db"));
         assert!(all[&id('c')].is_called("app") && all[&id('c')].is_called("prod/shop-1"));
         assert!(all[&id('d')].is_called("cart-7") && all[&id('d')].is_called("main"));
