@@ -89,6 +89,7 @@ fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> 
         println!("{line}");
         verdicts.read(&line);
     }
+    println!("slowest: {}", verdicts.slowest());
     let status = child.wait()?;
     if !status.success() && verdicts.failed().is_empty() {
         bail!("the end-to-end tests ended without a result ({status})");
