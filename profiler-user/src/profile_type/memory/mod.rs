@@ -36,8 +36,9 @@ pub(super) use resident::anonymous_bytes;
 const AGENT_NS_PER_EVENT: u64 = 10_000;
 /// What the walk of a call that maps memory costs in the kernel, nanoseconds. The run time of its program is mostly spent on other calls.
 const KERNEL_NS_PER_CALL: u64 = 3_000;
-/// Looks in a row in which watching the ends of system calls alone is over the budget before it is given up: one second.
-const PATIENCE_WITH_CALLS: u32 = 10;
+/// What watching the ends of system calls may cost above the budget before it is given up, in seconds of the budget: a quarter of what a window of five
+/// seconds may cost.
+const PATIENCE_WITH_CALLS_S: f64 = 1.25;
 /// Address spaces whose mappings are remembered.
 const MOST_SPACES: usize = 256;
 
@@ -142,8 +143,7 @@ pub struct Memory {
     series: Series,
     /// Of one CPU.
     budget: f64,
-    spent_on_calls_ns: u64,
-    calls_over_budget: u32,
+    cost_of_calls: CostOfCalls,
     calls_given_up_ns: Option<u64>,
     began_ns: u64,
     looked_ns: u64,
@@ -231,8 +231,7 @@ impl Memory {
             heap_ends: HashMap::new(),
             series: Series::new(whom),
             budget,
-            spent_on_calls_ns: 0,
-            calls_over_budget: 0,
+            cost_of_calls: CostOfCalls::default(),
             calls_given_up_ns: None,
             began_ns: clock::monotonic_ns(),
             looked_ns: clock::monotonic_ns(),
@@ -292,11 +291,9 @@ impl Memory {
 
     /// Gives up the recording of calls when the machine makes so many of any kind that looking at each is too much.
     fn watch_calls(&mut self, spent_ns: u64, elapsed_ns: u64) {
-        let spent = spent_ns.saturating_sub(self.spent_on_calls_ns);
-        self.spent_on_calls_ns = spent_ns;
-        let over = spent as f64 > elapsed_ns as f64 * self.budget;
-        self.calls_over_budget = if over { self.calls_over_budget + 1 } else { 0 };
-        if self.calls_over_budget >= PATIENCE_WITH_CALLS && self.calls_given_up_ns.is_none() {
+        if self.cost_of_calls.is_too_much(spent_ns, elapsed_ns, self.budget)
+            && self.calls_given_up_ns.is_none()
+        {
             self.programs.detach_calls();
             self.calls_given_up_ns = Some(self.looked_ns.saturating_sub(self.began_ns));
         }
@@ -437,6 +434,22 @@ impl Memory {
     }
 }
 
+/// What looking at the end of every system call has cost, and how far it is above the budget.
+#[derive(Debug, Default)]
+struct CostOfCalls {
+    spent_ns: u64,
+    over_ns: f64,
+}
+
+impl CostOfCalls {
+    /// Takes in what was spent up to now; the budget is a share of one CPU. A burst is forgiven by what is left of the budget after it.
+    fn is_too_much(&mut self, spent_ns: u64, elapsed_ns: u64, budget: f64) -> bool {
+        let spent = spent_ns.saturating_sub(std::mem::replace(&mut self.spent_ns, spent_ns));
+        self.over_ns = (self.over_ns + spent as f64 - elapsed_ns as f64 * budget).max(0.0);
+        self.over_ns > budget * PATIENCE_WITH_CALLS_S * 1e9
+    }
+}
+
 fn space(spaces: &mut HashMap<ProcessId, Space>, process: ProcessId, pid: u32) -> &mut Space {
     if spaces.len() >= MOST_SPACES && !spaces.contains_key(&process) {
         spaces.clear();
@@ -468,6 +481,25 @@ mod tests {
         }
         assert_eq!((options.period_of(governor.rung()), call_shift(governor.rung())), (PERIODS[0], 0));
         assert!(call_shift(PERIODS.len() - 1) <= profiler_common::memory::MAX_CALL_SHIFT);
+    }
+
+    #[test]
+    fn looking_at_every_call_is_given_up_before_a_window_is_over_its_budget() {
+        // Looks of a tenth of a second on a machine of two CPUs, budget one percent of it; what they cost as a multiple of that.
+        let given_up_after = |multiples: &[f64]| {
+            let (mut cost, mut spent) = (CostOfCalls::default(), 0.0);
+            let is_too_much = |multiple: &f64| {
+                spent += multiple * 0.02 * 1e8;
+                cost.is_too_much(spent as u64, 100_000_000, 0.02)
+            };
+            multiples.iter().map(is_too_much).position(|is| is)
+        };
+        assert_eq!(given_up_after(&[5.0; 100]), Some(3));
+        assert_eq!(given_up_after(&[20.0; 100]), Some(0));
+        assert_eq!(given_up_after(&[1.0; 1_000]), None);
+        // A program starts now and then.
+        let bursts: Vec<f64> = (0..1_000).map(|look| if look % 20 == 0 { 10.0 } else { 0.3 }).collect();
+        assert_eq!(given_up_after(&bursts), None);
     }
 
     #[test]
