@@ -157,6 +157,21 @@ pub struct Passing {
 }
 
 impl Passing {
+    /// Words of one in memory.
+    pub const WORDS: usize = 6;
+
+    /// The word that [`Self::owner`] lies in.
+    pub const OWNER_WORD: usize = 3;
+
+    /// What these words of little-endian memory are.
+    pub fn from_words(words: [u64; Self::WORDS]) -> Self {
+        let [since_ns, woken_ns, passed, owner_pid, tid_place, state_shift] = words;
+        let halves = |word: u64| (word as u32, (word >> 32) as u32);
+        let ((owner, pid), (tid, place), (state, shift)) =
+            (halves(owner_pid), halves(tid_place), halves(state_shift));
+        Self { since_ns, woken_ns, passed, owner, pid, tid, place, state, shift }
+    }
+
     /// The wait as one of a thread that is followed; none when nobody waits here.
     pub fn as_thread(&self) -> Option<Thread> {
         (self.since_ns != 0).then_some(Thread {
@@ -352,7 +367,12 @@ pub fn usual_after(usual_ns: u64, wait_ns: u64) -> u64 {
 
 const _: () = {
     assert!(size_of::<Thread>() == 80);
-    assert!(size_of::<Passing>() == 48);
+    assert!(size_of::<Passing>() == Passing::WORDS * 8);
+    // As `Passing::from_words` has them.
+    assert!(core::mem::offset_of!(Passing, owner) == Passing::OWNER_WORD * 8);
+    assert!(core::mem::offset_of!(Passing, pid) == 28 && core::mem::offset_of!(Passing, tid) == 32);
+    assert!(core::mem::offset_of!(Passing, place) == 36 && core::mem::offset_of!(Passing, state) == 40);
+    assert!(core::mem::offset_of!(Passing, since_ns) == 0 && core::mem::offset_of!(Passing, passed) == 16);
     assert!(MAX_SHIFT <= SHIFT_CHANCE);
     assert!(size_of::<WaitKey>() == 32);
     assert!(size_of::<WaitSum>() == 24);
@@ -367,8 +387,6 @@ const _: () = {
 mod pod {
     // SAFETY: repr(C), only integers, sizes asserted above (no padding).
     unsafe impl aya::Pod for super::Thread {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::Passing {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::WaitKey {}
     // SAFETY: as above.
@@ -451,6 +469,16 @@ mod tests {
         assert!(after(1_000, u64::MAX, 1) > LONG_WAIT_NS / 3);
         assert!(after(LONG_WAIT_NS, 1_000, 4) > LONG_WAIT_NS / 2);
         assert!(after(LONG_WAIT_NS, 1_000, 100) < 10_000);
+    }
+
+    #[test]
+    fn a_wait_that_passes_is_read_from_memory_as_the_programs_write_it() {
+        let word = |low: u64, high: u64| high << 32 | low;
+        let wait =
+            Passing::from_words([u64::MAX, 2, 3, word(4, 5), word(6, 7), word(8, u64::from(u32::MAX))]);
+        assert_eq!((wait.since_ns, wait.woken_ns, wait.passed), (u64::MAX, 2, 3));
+        assert_eq!((wait.owner, wait.pid, wait.tid, wait.place), (4, 5, 6, 7));
+        assert_eq!((wait.state, wait.shift), (8, u32::MAX));
     }
 
     #[test]

@@ -166,10 +166,10 @@ pub(crate) static WALK_WAKE: ProgramArray = ProgramArray::with_max_entries(1, 0)
 #[map]
 pub(crate) static OFF_CPU_THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_WAITING_THREADS, 0);
 
-/// Waits that pass. Written by [`crate::probe::off_cpu`], read by the agent at the end of a window. The loader makes it small where waits
-/// are not recorded.
+/// Waits that pass. Written by [`crate::probe::off_cpu`], read by the agent, which has it mapped, at the end of a turn and of a window. The loader makes
+/// it small where waits are not recorded.
 #[map]
-pub(crate) static PASSING: Array<Passing> = Array::with_max_entries(MAX_PASSING, 0);
+pub(crate) static PASSING: Array<Passing> = Array::with_max_entries(MAX_PASSING, BPF_F_MMAPABLE);
 
 /// Sums of waits. Written by [`crate::probe::off_cpu`], emptied by the agent one epoch after the other. Full: counted as
 /// [`Stat::WaitsFull`].

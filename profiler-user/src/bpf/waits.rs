@@ -1,9 +1,10 @@
 //! The maps of the switch programs: threads that wait, sums of waits, and what the agent tells the programs while they run.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, ProgramArray};
+use aya::maps::{Array, HashMap, MapData, MapError, ProgramArray};
 use aya::programs::raw_trace_point::RawTracePointLinkId;
 use profiler_common::limits::MAX_PASSING;
 use profiler_common::off_cpu::{Passing, SwitchControl, Thread, WaitKey, WaitSum, sent_places};
@@ -11,6 +12,7 @@ use profiler_common::off_cpu::{Passing, SwitchControl, Thread, WaitKey, WaitSum,
 use super::LoadError;
 use super::batch::{self, Read};
 use super::loader::{array, hash, map_error, raw_tracepoint, refused, take_map};
+use super::memory::SharedMemory;
 
 /// `BPF_NOEXIST`, include/uapi/linux/bpf.h.
 const NO_EXIST: u64 = 1;
@@ -18,9 +20,9 @@ const NO_EXIST: u64 = 1;
 /// The switch programs and their maps. Dropping it detaches nothing: the programs belong to the object.
 pub struct Waits {
     threads: HashMap<MapData, u32, Thread>,
-    passing: MapData,
-    /// The same, to change single entries.
-    places: Array<MapData, Passing>,
+    passing: SharedMemory,
+    /// Held, so that it counts as ours.
+    _passing: MapData,
     sums: MapData,
     control: Array<MapData, SwitchControl>,
     sent: Array<MapData, u64>,
@@ -40,13 +42,13 @@ impl Waits {
             raw_tracepoint(ebpf, program)?.load().map_err(|source| refused(program, source))?;
         }
         let passing = array(ebpf, "PASSING")?;
-        let again = passing.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError);
-        let places = again.and_then(MapData::from_fd).map(Map::Array).and_then(Array::try_from);
+        let bytes = MAX_PASSING as usize * size_of::<Passing>();
+        let mapped = SharedMemory::of_map(passing.fd().as_fd(), bytes);
         Ok(Self {
             threads: HashMap::try_from(take_map(ebpf, "OFF_CPU_THREADS")?)
                 .map_err(|source| map_error("OFF_CPU_THREADS", source))?,
-            passing,
-            places: places.map_err(|source| map_error("PASSING", source))?,
+            passing: mapped.map_err(|source| map_error("PASSING", MapError::IoError(source)))?,
+            _passing: passing,
             sums: hash(ebpf, "WAITS")?,
             control: Array::try_from(take_map(ebpf, "SWITCH_CONTROL")?)
                 .map_err(|source| map_error("SWITCH_CONTROL", source))?,
@@ -128,8 +130,11 @@ impl Waits {
         let Some(new) = wait.as_thread().filter(|_| known.since_ns == 0) else { return };
         let followed = Thread { switches, shift: 0, thinned: known.thinned, ..new };
         if self.threads.insert(wait.owner, followed, 0).is_ok() {
-            let place = wait.owner & (MAX_PASSING - 1);
-            let _both_count_once = self.places.set(place, Passing { since_ns: 0, ..*wait }, 0);
+            let place = (wait.owner & (MAX_PASSING - 1)) as usize;
+            // Both count once. The time that it began at is its first word.
+            if let Some(since_ns) = self.passing.word(place * Passing::WORDS) {
+                since_ns.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -151,15 +156,13 @@ impl Waits {
         }
     }
 
-    /// The places of waits that pass, as far as a thread has one.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refused.
-    pub fn passing(&self) -> Result<Vec<Passing>, LoadError> {
-        let places: Vec<(u32, Passing)> = batch::entries(self.passing.fd().as_fd(), Read::Keep)
-            .map_err(|source| LoadError::Batch { map: "PASSING", source })?;
-        Ok(places.into_iter().map(|(_, place)| place).filter(|place| place.owner != 0).collect())
+    /// The places of waits that pass, as far as a thread has one. While the programs are on, one that changes right now may be read half before and
+    /// half after.
+    pub fn passing(&self) -> impl Iterator<Item = Passing> + '_ {
+        let word = |index: usize| self.passing.word(index).map_or(0, |word| word.load(Ordering::Relaxed));
+        let places = (0..MAX_PASSING as usize).map(|place| place * Passing::WORDS);
+        let used = places.filter(move |first| word(first + Passing::OWNER_WORD) as u32 != 0);
+        used.map(move |first| Passing::from_words(std::array::from_fn(|index| word(first + index))))
     }
 
     /// Takes the sums of all epochs for which `is_over` holds.

@@ -96,9 +96,10 @@ impl OffCpu {
         let began_ns = self.control.began_ns;
         let is_long =
             |wait: &Passing| wait.since_ns >= began_ns && wait.since_ns.saturating_add(LONG_WAIT_NS) < now_ns;
-        for wait in self.waits.passing().unwrap_or_default().iter().filter(|wait| is_long(wait)) {
+        let long: Vec<Passing> = self.waits.passing().filter(is_long).collect();
+        for wait in long {
             if let Some(switches) = seed::switches_of(wait.pid, wait.tid) {
-                self.waits.follow(wait, switches as u32);
+                self.waits.follow(&wait, switches as u32);
             }
         }
     }

@@ -87,10 +87,7 @@ impl OffCpu {
     /// The waits that have no end yet, up to `now_ns`. The sums must have been taken: what they say of threads that have ended or lost their
     /// place is more than an earlier window told, and what that was is forgotten here.
     pub(super) fn open_waits(&mut self, now_ns: u64, is_last: bool) -> Vec<OpenWait> {
-        let passing = self.waits.passing().unwrap_or_else(|_| {
-            self.unreadable += 1;
-            Vec::new()
-        });
+        let passing: Vec<Passing> = self.waits.passing().collect();
         if self.options.takes_all_waits() {
             self.carried.settle_passed(&passing, &mut self.exact);
         }
