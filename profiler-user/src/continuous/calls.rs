@@ -11,8 +11,10 @@ use crate::profile::Meta;
 use crate::session::{Scope, SessionError};
 use crate::syscalls::{CallReport, CallSession, CallSessionOptions, Owner};
 
-/// Time between two looks at what measuring costs.
+/// Time between two looks after names and tables.
 const TICK_EVERY: Duration = Duration::from_millis(250);
+/// Time between two looks at what measuring costs, some microseconds each: a load may begin at any time.
+const GLANCE_EVERY: Duration = Duration::from_millis(50);
 
 /// A window that is to be closed, and where its report goes.
 struct Order {
@@ -84,7 +86,9 @@ impl Drop for Calls {
 fn drive(mut session: CallSession, todo: &Receiver<Order>, words: &Words) {
     let mut next_tick = Instant::now() + TICK_EVERY;
     loop {
-        let next = session.next_step().map_or(next_tick, |step| step.min(next_tick));
+        // In slices of time the cost is looked at after each of them.
+        let glance = || next_tick.min(Instant::now() + GLANCE_EVERY);
+        let next = session.next_step().map_or_else(glance, |step| step.min(next_tick));
         let done = match todo.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(order) => session.rotate(order.meta).map(|report| {
                 // Nobody waits any more: the window was too late.
@@ -93,8 +97,11 @@ fn drive(mut session: CallSession, todo: &Receiver<Order>, words: &Words) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 let now = Instant::now();
-                let step = session.next_step().filter(|step| *step <= now);
-                let stepped = step.map_or(Ok(()), |_| session.step());
+                let stepped = match session.next_step() {
+                    Some(step) if step <= now => session.step(),
+                    Some(_) => Ok(()),
+                    None => session.watch_cost(),
+                };
                 if now >= next_tick {
                     next_tick = now + TICK_EVERY;
                     stepped.and_then(|()| session.tick())

@@ -1,37 +1,35 @@
 //! One recording of system calls: programs, tables, names, and the calls that were going on at both ends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use profiler_common::config::{Config, STACK_USER};
 use profiler_common::stats::Stat;
 use profiler_common::syscall::{
-    MAX_CELLS, NO_SAMPLES, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, PENDING_NONE, SyscallConfig,
-    SyscallControl, ThreadCalls,
+    NO_SAMPLES, OWNER_CGROUP, OWNER_PROCESS, OWNER_THREAD, SyscallConfig, SyscallControl, ThreadCalls,
 };
 
 use super::cost::{Cost, plain_call_ns};
 use super::ended::Ended;
 use super::exposure::Exposure;
 use super::in_flight::{Waiting, current_call, waiting};
-use super::model::{CallReport, CallStats, InFlight, Measure, OwnerCalls};
+use super::model::CallReport;
 use super::names::Names;
-use super::slices::{Slice, Slices, owners_of};
+use super::outcome::flame;
+use super::slices::{Slice, Slices};
 use super::slow::SlowCalls;
-use super::stacks::{FinishedStacks, Stacks};
+use super::stacks::Stacks;
 use super::tally::{RowKey, Tally, Weight};
+use super::upkeep::purge_step;
 use super::window::Window;
-use crate::bpf::{CallCounts, CallMaps, CallTables, Programs, ProgramsOptions, Targets, Tells};
+use crate::bpf::{CallMaps, CallTables, Programs, ProgramsOptions, Targets, Tells};
 use crate::ingest::SideBand;
-use crate::output::{percent, thousands};
-use crate::process::{CgroupNames, ProcessNames};
-use crate::profile::{Counter, Meta, Overhead, Profile, Quality, ValueType};
-use crate::resolve::{Naming, resolve};
+use crate::process::ProcessNames;
+use crate::profile::{Meta, Overhead};
 use crate::session::meter::Meter;
 use crate::session::together::Together;
 use crate::session::{BaseConfig, Scope, SessionError, clock, enter_targets};
-use crate::symbolize::native;
 
 /// Memory for unwind tables, bytes.
 const MAX_TABLE_BYTES: u64 = 16 << 20;
@@ -40,20 +38,8 @@ const MAX_TABLE_BYTES: u64 = 16 << 20;
 const RING_BYTES: u32 = 4 << 20;
 const LEAST_RING_BYTES: u32 = 64 << 10;
 
-/// Share of the kernel's table that may fill before the entries of ended processes are taken out.
-const PURGE_SHARE: u64 = 4;
-
-/// Time over which the cost is judged, so that a burst of calls, as when a program starts, does not count as its habit.
-const COST_WINDOW: Duration = Duration::from_millis(500);
-
-/// As a multiple of the budget: what is not tolerated for that long either.
-const FAR_TOO_MUCH: f64 = 5.0;
-
 /// Threads without a call of their own in a slice that are asked for what they are in. Each costs about ten microseconds.
 const QUIET_THREADS: usize = 64;
-
-/// Calls in flight that a report lists; the rest is only counted.
-const LISTED_IN_FLIGHT: usize = 1_000;
 
 /// By whom calls are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,11 +79,11 @@ pub struct CallSessionOptions {
 pub struct CallSession {
     pub(super) programs: Programs,
     pub(super) maps: CallMaps,
-    side_band: SideBand,
+    pub(super) side_band: SideBand,
     pub(super) processes: ProcessNames,
-    names: Names,
+    pub(super) names: Names,
     /// None where no single call is looked at.
-    stacks: Option<Stacks>,
+    pub(super) stacks: Option<Stacks>,
     pub(super) options: CallSessionOptions,
     pub(super) tally: Tally,
     pub(super) cost: Cost,
@@ -107,30 +93,30 @@ pub struct CallSession {
     /// Processes of this window that are counted together.
     pub(super) ended: Ended,
     /// CPU time that the agent needs around a slice, seconds; zero before the first one.
-    around_s: f64,
+    pub(super) around_s: f64,
     /// How long every call was measured before the slices began, in this window.
     pub(super) exact_ns: u64,
     /// Where this window began: the recording, unless it rotates.
     pub(super) window: Window,
-    rate_known: bool,
-    news: Vec<String>,
+    pub(super) rate_known: bool,
+    pub(super) news: Vec<String>,
     /// What was told of the intervals before this one.
     told: Tally,
     interval_began: Instant,
     /// Calls that were going on when the recording began.
-    before: Vec<Waiting>,
+    pub(super) before: Vec<Waiting>,
     /// Entries that were removed from the kernel's tables.
     pub(super) removed: u64,
     /// Entries at which the next look for ended processes is due.
     pub(super) purge_at: u64,
     /// Since when calls are measured, nanoseconds of `CLOCK_MONOTONIC`.
-    since_ns: u64,
-    failures: u64,
-    notes: Vec<String>,
-    meter: Meter,
-    together: Together,
+    pub(super) since_ns: u64,
+    pub(super) failures: u64,
+    pub(super) notes: Vec<String>,
+    pub(super) meter: Meter,
+    pub(super) together: Together,
     /// CPU time that measuring calls took so far, nanoseconds.
-    spent_ns: f64,
+    pub(super) spent_ns: f64,
     /// Part of the budget that other recordings leave.
     pub(super) part: f64,
 }
@@ -291,58 +277,13 @@ impl CallSession {
         open
     }
 
-    /// Compares what measuring costs with what it may cost, and goes over to slices when it is too much.
-    fn watch_cost(&mut self) -> Result<(), SessionError> {
-        let (Some(budget), None) = (self.options.budget, &self.slices) else { return Ok(()) };
-        let budget = budget * self.part;
-        let rate = self.cost.peek(&self.programs);
-        let settled = self.cost.looked_for() >= COST_WINDOW;
-        if settled || rate.busiest_share > budget * FAR_TOO_MUCH {
-            self.spent_ns +=
-                rate.calls_per_second * self.cost.call_ns() * self.cost.looked_for().as_secs_f64();
-            self.cost.restart(&self.programs);
-        } else if self.rate_known {
-            return Ok(());
-        }
-        let what = format!(
-            "{} calls a second on this machine, {:.2} µs each: measuring every call costs {} of the busiest CPU",
-            thousands(rate.calls_per_second as u64),
-            self.cost.call_ns() / 1e3,
-            percent(rate.busiest_share * 100.0),
-        );
-        let slices = Slices::new(budget, rate.busiest_share, self.around_s, Instant::now());
-        // Slices cost something too; less than that cannot be had.
-        let least = budget.max(slices.spent());
-        let too_much = if settled { least } else { least * FAR_TOO_MUCH };
-        if rate.busiest_share <= too_much {
-            if !self.rate_known {
-                self.news.push(what);
-            }
-            self.rate_known = true;
-            return Ok(());
-        }
-        self.rate_known = true;
-        let end_ns = self.close()?;
-        self.maps.detach();
-        self.exact_ns = end_ns.saturating_sub(self.since_ns.max(self.window.since_ns));
-        let counts = self.maps.drain()?;
-        self.add_exact(counts);
-        self.removed = self.stat(Stat::SyscallEntries);
-        self.news.push(format!(
-            "{what}; from now on in slices of time, {} of it (--exact measures every call)",
-            percent(slices.planned_share() * 100.0)
-        ));
-        self.slices = Some(slices);
-        Ok(())
-    }
-
     /// What there is to tell since the last time.
     pub fn take_news(&mut self) -> Vec<String> {
         std::mem::take(&mut self.news)
     }
 
     /// Ends measuring; returns when.
-    fn close(&mut self) -> Result<u64, SessionError> {
+    pub(super) fn close(&mut self) -> Result<u64, SessionError> {
         let end_ns = clock::monotonic_ns();
         self.maps.control(SyscallControl::since(0))?;
         Ok(end_ns)
@@ -405,78 +346,6 @@ impl CallSession {
         self.watch_cost()
     }
 
-    /// Leaves their part of the budget to other recordings.
-    fn share_budget(&mut self) {
-        let Some(budget) = self.options.budget else { return };
-        if let Some(part) =
-            self.together.look(|| self.meter.spent(&self.programs).all_ns() + self.spent_ns as u64, budget)
-        {
-            self.part = part;
-            if let Some(slices) = &mut self.slices {
-                slices.set_budget(budget * part);
-            }
-        }
-    }
-
-    pub(super) fn keep_up(&mut self) {
-        let events = self.side_band.drain();
-        let owners = self.tally.owners();
-        self.processes.apply(&events, |pid| owners.contains(&u64::from(pid)));
-        let made = self.stat(Stat::SyscallEntries);
-        let factor = self.slices.as_ref().map_or(1.0, |slices| 1.0 / slices.planned_share());
-        if let Some(stacks) = &mut self.stacks {
-            stacks.tick(&mut self.programs, &events, &self.names, factor);
-        }
-        let measuring = self.slices.is_none();
-        if measuring
-            && self.options.owner != Owner::Cgroup
-            && made.saturating_sub(self.removed) >= self.purge_at
-        {
-            self.purge();
-        }
-    }
-
-    /// Takes out what was counted for processes that have ended.
-    fn purge(&mut self) {
-        let Ok(counts) = self.maps.read() else {
-            self.failures += 1;
-            return;
-        };
-        let mut alive: HashMap<u64, bool> = HashMap::new();
-        let owner_kind = self.options.owner;
-        let mut is_alive = |owner: u64| *alive.entry(owner).or_insert_with(|| exists(owner_kind, owner));
-        let all = counts.len();
-        let gone: CallCounts = counts.into_iter().filter(|(key, _)| !is_alive(key.call.owner)).collect();
-        let removed = gone.len();
-        if self.maps.remove(&gone).is_err() {
-            self.failures += 1;
-        }
-        self.add_exact(gone);
-        self.removed += removed as u64;
-        // What is left belongs to the living; the next look is worth while when as much has come again.
-        self.purge_at = (all - removed) as u64 + purge_step(&self.options);
-    }
-
-    /// Adds what was counted while every call was measured.
-    pub(super) fn add_exact(&mut self, mut counts: CallCounts) {
-        if self.puts_together() {
-            self.ended.put_together(owners_of(&mut counts), self.tally.owners(), &self.processes);
-        }
-        self.tally.add(&counts, Weight::Exact);
-    }
-
-    /// Makes a slice ready that is about to be added: most short processes of it have ended by now.
-    pub(super) fn put_together(&mut self, slice: Option<&mut Slice>) {
-        if let Some(slice) = slice.filter(|_| self.puts_together()) {
-            self.ended.put_together(slice.owners(), self.tally.owners(), &self.processes);
-        }
-    }
-
-    /// Whether processes that have ended may be counted together: not where somebody waits for the table of this one recording.
-    fn puts_together(&self) -> bool {
-        self.options.windows && self.options.owner == Owner::Process
-    }
-
     pub(super) fn stat(&self, wanted: Stat) -> u64 {
         self.programs.stats().into_iter().find(|(stat, _)| *stat == wanted).map_or(0, |(_, count)| count)
     }
@@ -489,29 +358,6 @@ impl CallSession {
     /// What the recording has cost so far.
     pub fn overhead(&self) -> Overhead {
         self.meter.overhead(&self.programs)
-    }
-
-    /// Losses so far, by cause.
-    pub(super) fn lost(&self) -> Vec<Counter> {
-        let mut lost = Vec::new();
-        let mut push = |id: &str, what: &str, count: u64| {
-            if count > 0 {
-                lost.push(Counter { id: id.to_owned(), what: what.to_owned(), count });
-            }
-        };
-        for (stat, count) in self.programs.stats() {
-            if stat.is_loss() {
-                push(stat.id(), stat.describe(), count);
-            }
-        }
-        push(
-            "undecodable",
-            "records that could not be decoded",
-            self.stacks.as_ref().map_or(0, Stacks::undecodable),
-        );
-        push("owners_full", "counts not kept apart, table full", self.tally.overflowed());
-        push("unreadable", "times that a table could not be read", self.failures);
-        lost
     }
 
     /// What happened since the last call of this, or since the beginning.
@@ -562,213 +408,4 @@ impl CallSession {
         }
         Ok(report)
     }
-
-    pub(super) fn report(
-        &mut self,
-        tally: &Tally,
-        threads: &[ThreadCalls],
-        end_ns: u64,
-        meta: Meta,
-    ) -> CallReport {
-        let in_flight = self.in_flight(threads, end_ns);
-        let seen = self.window.new_calls(&self.programs.calls_seen());
-        let cost_ns = |calls: u64| calls as f64 * self.cost.call_ns();
-        let wall_ns = self.window.began.elapsed().as_nanos() as u64;
-        let overhead = self.overhead().since(&self.window.overhead);
-        let overhead = Overhead { bpf_ns: cost_ns(seen.iter().sum()) as u64, wall_ns, ..overhead };
-        let busiest_ns = cost_ns(seen.iter().max().copied().unwrap_or(0));
-        let (slices, share) =
-            self.slices.as_ref().map_or((0, 1.0), |slices| (slices.taken(), slices.share()));
-        let measure = match self.slices {
-            None => Measure::Exact,
-            Some(_) => {
-                Measure::Slices { slices, share, exact_share: self.exact_ns as f64 / wall_ns.max(1) as f64 }
-            }
-        };
-        let mut notes = self.notes.clone();
-        notes.extend(self.together.take_note());
-        let skipped = self.stat(Stat::CallStacksSkipped);
-        if skipped > 0 {
-            notes.push(format!("{skipped} slow or sampled calls have no stack here: too many came at once"));
-        }
-        if self.slices.is_some() {
-            notes.push(
-                "calls that programs could not make because measuring slowed them down are added; ± holds in 99 of 100 recordings"
-                    .to_owned(),
-            );
-        }
-        if tally.began_before() > 0 {
-            notes.push(format!(
-                "{} calls had begun before the recording and returned in it; they are not counted",
-                tally.began_before()
-            ));
-        }
-        if self.processes.lost() > 0 {
-            notes.push(format!(
-                "{} process events were lost; some names may be those of the parents",
-                self.processes.lost()
-            ));
-        }
-        notes.extend(self.ended.note());
-        let owners = self.owners(tally, &in_flight, slices, share);
-        let quality = Quality {
-            samples: owners.iter().map(OwnerCalls::count).sum(),
-            lost: Counter::since(&self.lost(), &self.window.lost),
-            notes,
-            overhead: Some(overhead),
-            ..Quality::default()
-        };
-        CallReport {
-            meta: Meta { start_unix_ns: self.window.start_unix_ns, ..meta },
-            measure,
-            owners,
-            in_flight: in_flight.into_iter().map(|(_, call)| call).take(LISTED_IN_FLIGHT).collect(),
-            slow: Vec::new(),
-            slow_total: 0,
-            flame: None,
-            slowdown_percent: busiest_ns * 100.0 / wall_ns.max(1) as f64,
-            quality,
-        }
-    }
-
-    /// The calls that have not returned, longest first.
-    fn in_flight(&self, threads: &[ThreadCalls], end_ns: u64) -> Vec<(RowKey, InFlight)> {
-        let mut found = Vec::new();
-        if self.options.windows {
-            return found;
-        }
-        if self.slices.is_some() {
-            // Between slices a thread may have returned and called again; only what it does now is known.
-            for thread in threads {
-                if let Some(number) = current_call(thread.pid, thread.tid) {
-                    let key = RowKey { owner: thread.owner, number, abi: thread.abi as u16 };
-                    found.push((key, self.unfinished(thread.pid, thread.tid, key, None, false)));
-                }
-            }
-            return found;
-        }
-        for thread in threads {
-            let current = thread.entered_ns >= self.since_ns;
-            let interrupted = thread.pending != PENDING_NONE && thread.pending_entered_ns >= self.since_ns;
-            let (number, abi, since) = if current {
-                (thread.number, thread.abi as u16, thread.entered_ns)
-            } else if interrupted {
-                (thread.pending_number, (thread.pending >> 16) as u16, thread.pending_entered_ns)
-            } else {
-                continue;
-            };
-            let key = RowKey { owner: thread.owner, number, abi };
-            found.push((
-                key,
-                self.unfinished(thread.pid, thread.tid, key, Some(end_ns.saturating_sub(since)), false),
-            ));
-        }
-        let active: HashSet<u32> = threads.iter().map(|thread| thread.tid).collect();
-        for call in &self.before {
-            let still = !active.contains(&call.tid) && current_call(call.pid, call.tid) == Some(call.number);
-            if still {
-                let key = RowKey { owner: self.owner_of(call), number: call.number, abi: call.abi };
-                let ns = end_ns.saturating_sub(self.since_ns);
-                found.push((key, self.unfinished(call.pid, call.tid, key, Some(ns), true)));
-            }
-        }
-        found.sort_by_key(|(_, call)| std::cmp::Reverse((call.began_before, call.ns)));
-        found
-    }
-
-    fn unfinished(&self, pid: u32, tid: u32, key: RowKey, ns: Option<u64>, began_before: bool) -> InFlight {
-        let name = self.names.call(key.number, key.abi).into_owned();
-        InFlight { pid, tid, thread: self.processes.thread_name(pid, tid), name, ns, began_before }
-    }
-
-    fn owner_of(&self, call: &Waiting) -> u64 {
-        match self.options.owner {
-            Owner::Process => u64::from(call.pid),
-            Owner::Thread => thread_owner(call.pid, call.tid),
-            // Zero is no group: such calls are listed, but not among those of a group.
-            Owner::Cgroup => 0,
-        }
-    }
-
-    fn owners(
-        &self,
-        tally: &Tally,
-        in_flight: &[(RowKey, InFlight)],
-        slices: u64,
-        share: f64,
-    ) -> Vec<OwnerCalls> {
-        let corrections = self.exposure.corrections(self.cost.call_ns(), |owner| self.ended.owner(owner));
-        let mut by_owner = tally.stats(&self.names, slices, share, &corrections);
-        for (key, call) in in_flight {
-            let calls = by_owner.entry(key.owner).or_default();
-            match calls.iter_mut().find(|(known, _)| known == key) {
-                Some((_, stats)) => stats.in_flight += 1,
-                None => calls.push((
-                    *key,
-                    CallStats { name: call.name.clone(), in_flight: 1, ..CallStats::default() },
-                )),
-            }
-        }
-        let mut cgroups = CgroupNames::of_host();
-        let mut owners: Vec<OwnerCalls> = by_owner
-            .into_iter()
-            .map(|(owner, calls)| {
-                let mut calls: Vec<CallStats> = calls.into_iter().map(|(_, stats)| stats).collect();
-                calls.sort_by(|a, b| (b.total_ns, b.count, &a.name).cmp(&(a.total_ns, a.count, &b.name)));
-                let together = self.ended.name(owner).filter(|_| self.puts_together());
-                let (pid, tid) = match self.options.owner {
-                    Owner::Process if together.is_some() => (Some(0), None),
-                    Owner::Process => (Some(owner as u32), None),
-                    Owner::Thread => (Some((owner >> 32) as u32), Some(owner as u32)),
-                    Owner::Cgroup => (None, None),
-                };
-                let name = together.unwrap_or_else(|| match (pid, tid) {
-                    (Some(pid), Some(tid)) => self.processes.thread_name(pid, tid),
-                    (Some(pid), None) => self.processes.name(pid),
-                    _ => cgroups.name(owner).unwrap_or_else(|| "/".into()),
-                });
-                OwnerCalls { pid, tid, name, calls }
-            })
-            .collect();
-        owners.sort_by_key(|owner| {
-            std::cmp::Reverse((owner.total_ns(), owner.count(), std::cmp::Reverse(owner.pid)))
-        });
-        owners
-    }
-}
-
-/// Sampled calls by stack, as a profile like any other.
-fn flame(stacks: &FinishedStacks, report: &CallReport) -> Profile {
-    let value_types = [ValueType::new("calls", "count"), ValueType::new("syscall_time", "nanoseconds")];
-    let naming = Naming::Full(native::Options::default());
-    let mut profile = resolve(
-        &stacks.aggregate,
-        &stacks.aggregate.known(&stacks.processes),
-        &mut CgroupNames::of_host(),
-        &value_types,
-        report.meta.clone(),
-        &naming,
-    );
-    profile.quality.lost.clone_from(&report.quality.lost);
-    profile.quality.notes.clone_from(&report.quality.notes);
-    profile.quality.overhead.clone_from(&report.quality.overhead);
-    profile
-}
-
-/// New entries after which a look for ended processes is worth while.
-pub(super) fn purge_step(options: &CallSessionOptions) -> u64 {
-    u64::from(options.table_entries.unwrap_or(MAX_CELLS)) / PURGE_SHARE
-}
-
-fn thread_owner(pid: u32, tid: u32) -> u64 {
-    u64::from(pid) << 32 | u64::from(tid)
-}
-
-fn exists(kind: Owner, owner: u64) -> bool {
-    let path = match kind {
-        Owner::Process => format!("/proc/{owner}"),
-        Owner::Thread => format!("/proc/{}/task/{}", owner >> 32, owner as u32),
-        Owner::Cgroup => return true,
-    };
-    std::path::Path::new(&path).exists()
 }

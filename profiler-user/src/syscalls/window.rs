@@ -7,7 +7,8 @@ use profiler_common::stats::Stat;
 use super::CallReport;
 use super::ended::Ended;
 use super::exposure::Exposure;
-use super::session::{CallSession, purge_step};
+use super::session::CallSession;
+use super::upkeep::purge_step;
 use crate::profile::{Counter, Meta, Overhead};
 use crate::session::{SessionError, clock};
 
