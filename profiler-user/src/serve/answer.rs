@@ -1,5 +1,7 @@
 //! Answers, and refusals in words that help.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -9,7 +11,7 @@ use crate::question::{Kind, Refusal};
 /// What a route answers with.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) content_type: &'static str,
+    pub(super) content_type: Cow<'static, str>,
     pub(super) bytes: Vec<u8>,
     /// Name under which a browser saves it instead of showing it.
     pub(super) save_as: Option<String>,
@@ -17,11 +19,11 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn json(value: &serde_json::Value) -> Self {
-        Self { content_type: "application/json", bytes: value.to_string().into_bytes(), save_as: None }
+        Self { content_type: "application/json".into(), bytes: value.to_string().into_bytes(), save_as: None }
     }
 
     pub(super) fn text(content_type: &'static str, text: impl Into<Vec<u8>>) -> Self {
-        Self { content_type, bytes: text.into(), save_as: None }
+        Self { content_type: content_type.into(), bytes: text.into(), save_as: None }
     }
 }
 
@@ -30,7 +32,7 @@ impl Answer {
 pub(super) struct Refused {
     pub(super) status: StatusCode,
     /// A word for machines.
-    pub(super) cause: &'static str,
+    pub(super) cause: Cow<'static, str>,
     /// What is wrong, and what was found.
     pub(super) message: String,
     /// What helps.
@@ -41,7 +43,7 @@ pub(super) struct Refused {
 
 impl Refused {
     pub(super) fn new(status: StatusCode, cause: &'static str, message: impl Into<String>) -> Self {
-        Self { status, cause, message: message.into(), hint: None, retry_after: None }
+        Self { status, cause: cause.into(), message: message.into(), hint: None, retry_after: None }
     }
 
     /// Too many at once.
@@ -94,7 +96,7 @@ impl From<Refusal> for Refused {
             Kind::Forbidden | Kind::Failed => (StatusCode::SERVICE_UNAVAILABLE, "store"),
         };
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(10);
-        Self { status, cause, message: refusal.message, hint: refusal.hint, retry_after }
+        Self { status, cause: cause.into(), message: refusal.message, hint: refusal.hint, retry_after }
     }
 }
 

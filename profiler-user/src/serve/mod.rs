@@ -1,15 +1,16 @@
 //! The daemon's API: what is stored, over HTTP, for reading alone.
 //!
 //! In: a configuration, a store, and what the recorder tells ([`Live`](crate::continuous::Live)). Out: answers on a Unix socket, and over TCP where
-//! configured. All of it runs on a thread of its own with a runtime of its own, and what takes long on two more, which give way to everybody
-//! else on the host: recording never waits for readers. Everything that readers can make it hold is bounded, and who comes on top is
+//! configured. All of it runs on a thread of its own with a runtime of its own, and what takes long in two processes at most, which give way to
+//! everybody else on the host: recording never waits for readers, and its memory does not grow with their questions. Everything that readers can make it hold is bounded, and who comes on top is
 //! told so (429, 503) and when to try again.
 //!
 //! ```text
-//! listen (socket, TCP, TLS) ─► connection ─► gate (who, from where) ─► routes ─► ask (parameters = flags of `query`) ─► work (two at a time) ─► answer
+//! listen (socket, TCP, TLS) ─► connection ─► gate (who, from where) ─► routes ─► work (two at a time) ─► apart (a process) ─► ask (parameters = flags of `query`) ─► answer
 //! ```
 
 mod answer;
+mod apart;
 mod ask;
 mod connection;
 mod gate;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use crate::continuous::{ApiConfig, Live};
+pub use apart::answer;
 pub use listen::{Prepared, ServeError};
 use service::Service;
 
@@ -39,7 +41,7 @@ pub type Watch = watch::Receiver<Option<Arc<Live>>>;
 
 /// How long answers that are on their way may take when the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// How much the threads of the API give way to others (nice(1)).
+/// How much the API gives way, processes included, to others (nice(1)).
 const NICE: i32 = 10;
 
 /// A running API. Ends when dropped.
@@ -59,13 +61,8 @@ impl Server {
     ///
     /// An address cannot be listened on.
     pub fn start(prepared: Prepared, store: PathBuf, live: Watch) -> Result<Self, ServeError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(work::AT_A_TIME)
-            .thread_name("api")
-            .on_thread_start(give_way)
-            .build()
-            .map_err(ServeError::Thread)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
         let bound = {
             let _inside = runtime.enter();
             prepared.bind()?

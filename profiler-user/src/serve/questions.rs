@@ -93,7 +93,7 @@ pub(super) fn flamegraph(store: &Path, query: &str) -> Result<Answer, Refused> {
         }
     }
     Ok(Answer {
-        content_type: content_type(asked.format),
+        content_type: content_type(asked.format).into(),
         bytes: out.bytes,
         save_as: (asked.format.name != "tree").then(|| file_name(&profile, asked.format)),
     })

@@ -16,7 +16,7 @@ use super::answer::{Answer, Refused};
 use super::ask::command;
 use super::gate::{Gate, HEADERS};
 use super::service::Service;
-use super::{health, live, metrics, openapi, page, questions};
+use super::{apart, health, live, metrics, openapi, page, questions};
 
 /// One path.
 pub(super) struct Route {
@@ -35,7 +35,7 @@ pub(super) struct Route {
 pub(super) enum How {
     /// At once, from memory.
     Now(fn(&Service, &str) -> Result<Answer, Refused>),
-    /// From the store, when its turn has come.
+    /// From the store, when its turn has come, by a process of its own.
     Work(fn(&Path, &str) -> Result<Answer, Refused>),
     /// For as long as somebody listens.
     Stream,
@@ -147,10 +147,10 @@ pub(super) const ROUTES: &[Route] = &[
 pub(super) fn router(service: Arc<Service>, gate: Gate) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        let how = route.how;
+        let (path, how) = (route.path, route.how);
         let handle = move |State(service): State<Arc<Service>>, request: Request| async move {
             let query = request.uri().query().unwrap_or_default().to_owned();
-            answer(&service, how, query).await.unwrap_or_else(|refused| refused.response())
+            answer(&service, path, how, query).await.unwrap_or_else(|refused| refused.response())
         };
         router = router.route(route.path, get(handle));
     }
@@ -168,12 +168,13 @@ pub(super) fn router(service: Arc<Service>, gate: Gate) -> Router {
     router.fallback(nowhere).layer(from_fn_with_state(state, pass)).with_state(service)
 }
 
-async fn answer(service: &Service, how: How, query: String) -> Result<Response<Body>, Refused> {
+async fn answer(service: &Service, path: &str, how: How, query: String) -> Result<Response<Body>, Refused> {
     match how {
         How::Now(answer) => service.send(answer(service, &query)?),
-        How::Work(answer) => {
-            let store = service.store.clone();
-            service.send(service.work.run(move || answer(&store, &query)).await?)
+        How::Work(_) => {
+            let (answer, cpu_ns) = service.work.run(apart::ask(&service.store, path, &query)).await?;
+            service.work.cpu_ns.fetch_add(cpu_ns, Ordering::Relaxed);
+            service.send(answer?)
         }
         How::Stream => {
             super::ask::question::<Nothing>(&query)?;

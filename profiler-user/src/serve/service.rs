@@ -63,7 +63,9 @@ impl Service {
         let mut response =
             Response::new(Body::new(Held { bytes: Some(Bytes::from(answer.bytes)), _held: held }));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.extend(
+            HeaderValue::try_from(&*answer.content_type).ok().map(|value| (header::CONTENT_TYPE, value)),
+        );
         if let Some(name) = answer.save_as {
             let value = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
             headers.extend(value.ok().map(|value| (header::CONTENT_DISPOSITION, value)));

@@ -1,6 +1,7 @@
 //! `perf-agent daemon`: continuous recording in the foreground, what runs, and its configuration.
 
 mod alerts;
+mod answer;
 mod config;
 mod control;
 mod install;
@@ -33,6 +34,9 @@ pub(super) enum DaemonVerb {
     Install(install::InstallArgs),
     /// Remove the service; what was recorded stays
     Uninstall(install::UninstallArgs),
+    /// Make one answer of the API; for the daemon itself
+    #[command(hide = true)]
+    Answer(answer::AnswerArgs),
     /// Print or check a configuration
     #[command(subcommand)]
     Config(config::ConfigVerb),
@@ -55,6 +59,7 @@ pub(super) fn main(verb: DaemonVerb) -> anyhow::Result<ExitCode> {
         DaemonVerb::Stop(args) => control::stop(&args),
         DaemonVerb::Install(args) => install::install(&args),
         DaemonVerb::Uninstall(args) => install::uninstall(&args),
+        DaemonVerb::Answer(args) => answer::answer(&args).map(|()| Exit::Ok.into()),
         DaemonVerb::Config(verb) => config::config(&verb).map(|()| Exit::Ok.into()),
         DaemonVerb::Alerts(verb) => alerts::alerts(&verb),
     }
