@@ -15,6 +15,9 @@ use crate::bpf::{PerfEvent, Tells};
 const ALL_RINGS_BYTES: usize = 8 << 20;
 /// Bounds of one ring: below, a burst of execs overflows it between two polls; above, it only costs memory.
 const RING_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=512 << 10;
+/// The most for those who are told of processes alone: three records of a hundred bytes for each that comes and goes, so some 850 of them between two
+/// polls.
+const RING_BYTES_OF_PROCESSES: usize = 256 << 10;
 /// Bytes of a record's header: kind, misc, size.
 const HEADER_BYTES: usize = 8;
 
@@ -32,7 +35,11 @@ impl SideBand {
     /// What `perf_event_open(2)` and `mmap(2)` report. CPUs that went offline are left out.
     pub fn open(cpus: &[u32], tells: Tells) -> io::Result<Self> {
         let share = ALL_RINGS_BYTES / cpus.len().max(1);
-        let bytes = prev_power_of_two(share).clamp(*RING_BYTES.start(), *RING_BYTES.end());
+        let most = match tells {
+            Tells::Mappings => *RING_BYTES.end(),
+            Tells::Processes => RING_BYTES_OF_PROCESSES,
+        };
+        let bytes = prev_power_of_two(share).clamp(*RING_BYTES.start(), most);
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
             match PerfEvent::open_side_band(*cpu, tells) {
