@@ -19,7 +19,7 @@ use super::{Limits, Loss, Losses, StoreError};
 
 /// Distinct names, locations, stacks and label sets of one file, after which the next one begins: what a writer holds in memory is some
 /// forty bytes each.
-const MOST_ENTRIES: usize = 200_000;
+const MOST_ENTRIES: usize = 100_000;
 
 /// A file of windows.
 #[derive(Debug)]
