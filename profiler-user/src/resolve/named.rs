@@ -20,9 +20,9 @@ const LOOK_EVERY: u64 = 60;
 const UNUSED_AFTER: u64 = 30;
 /// The same where there is no room for all of these.
 const UNUSED_SOON: u64 = 6;
-/// Windows before the kernel's symbols are read again because an address is in none of them. Reading takes some 50 ms.
+/// Windows before the kernel's symbols are read again because an address is in none of them. Reading takes some 25 ms.
 const KERNEL_AGAIN_AFTER: u64 = 30;
-/// Windows after which the kernel's symbols, some 5 MB, are forgotten if all kernel addresses were known without them.
+/// Windows after which the kernel's symbols, 2 to 4 MB, are forgotten if all kernel addresses were known without them.
 const KERNEL_UNUSED_AFTER: u64 = 6;
 
 /// What is known of a place.

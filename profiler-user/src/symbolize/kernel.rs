@@ -1,6 +1,6 @@
 //! Names for kernel addresses, from `/proc/kallsyms`.
 //!
-//! In: the symbol list, read in one pass. Out: function and module for an address. Kept compactly (about 4 MB for a
+//! In: the symbol list, read in one pass. Out: function and module for an address. Kept compactly (2 to 4 MB for a
 //! distribution kernel): text symbols only, one name per address, all names in one block. The list has no sizes, so
 //! a function ends where the next symbol of any kind begins, or at a limit. `/proc/modules` is not needed.
 
@@ -102,7 +102,7 @@ impl KernelSymbols {
             if reader.read_until(b'\n', &mut line)? == 0 {
                 break;
             }
-            let Some(parsed) = Line::parse(&line) else { continue };
+            let Some(parsed) = Line::parse(&line).filter(|line| !line.is_padding()) else { continue };
             if parsed.kind != Kind::Other && parsed.address == 0 {
                 hidden = true;
             } else if parsed.address != 0 {
@@ -282,6 +282,12 @@ impl<'a> Line<'a> {
         let module = fields.next().and_then(|field| field.strip_prefix(b"[")?.strip_suffix(b"]"));
         Some(Self { address, kind, name, module })
     }
+
+    /// Whether it names the room before a function that the kernel keeps for patches (`CONFIG_PREFIX_SYMBOLS`, x86 since 6.2): no code runs there, and
+    /// every function has one.
+    fn is_padding(&self) -> bool {
+        self.name.starts_with(b"__pfx_")
+    }
 }
 
 /// A hexadecimal number of at most 64 bits. `from_str_radix` wants text, and would take half of the whole parsing time.
@@ -356,6 +362,15 @@ ffffffffc0000100 d ext4_data\t[ext4]
         assert_eq!(at(&symbols, 0xffff_ffff_c000_0100), None);
         assert_eq!(at(&symbols, 0xffff_ffff_8200_0000 + LONGEST_FUNCTION_BYTES), None);
         assert_eq!(at(&symbols, u64::MAX), None);
+    }
+
+    #[test]
+    fn room_before_functions_is_not_kept() {
+        let padded = "ffffffff81000000 T first\nffffffff81000030 t __pfx_second\nffffffff81000040 t second\n";
+        let symbols = KernelSymbols::from_reader(padded.as_bytes()).unwrap();
+        assert_eq!(symbols.len(), 2);
+        assert_eq!(at(&symbols, 0xffff_ffff_8100_002f), Some(named("first", "[kernel]")));
+        assert_eq!(at(&symbols, 0xffff_ffff_8100_0040), Some(named("second", "[kernel]")));
     }
 
     #[test]
