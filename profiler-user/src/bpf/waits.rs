@@ -1,5 +1,6 @@
 //! The maps of the switch programs: threads that wait, sums of waits, and what the agent tells the programs while they run.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -100,22 +101,24 @@ impl Waits {
         }
     }
 
-    /// Stacks that nobody remembers any more: they are sent again when they are met again.
+    /// Has these stacks sent again when they are met again; returns those that would not have been.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn forget_sent(&mut self, numbers: impl Iterator<Item = u64>) -> Result<(), LoadError> {
+    pub fn forget_sent(&mut self, numbers: impl Iterator<Item = u64>) -> Result<HashSet<u64>, LoadError> {
+        let mut were_sent = HashSet::new();
         for number in numbers {
             let (first, second) = sent_places(number);
             for place in [first, second] {
                 // Another number that comes in between is sent once more than it has to be.
                 if self.sent.get(&(place as u32), 0).is_ok_and(|sent| sent == number) {
                     self.sent.set(place as u32, 0, 0).map_err(|source| map_error("STACKS_SENT", source))?;
+                    were_sent.insert(number);
                 }
             }
         }
-        Ok(())
+        Ok(were_sent)
     }
 
     /// All threads that were seen to wait and are followed.

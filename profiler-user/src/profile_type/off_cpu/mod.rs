@@ -171,6 +171,8 @@ pub struct OffCpu {
     /// Windows that have ended, and the stacks of the last one.
     windows: u64,
     used: HashSet<u64>,
+    /// Stacks that are to be sent again, and are still known for waits that began before.
+    leaving: HashSet<u64>,
     forgotten: u64,
     unknown_stacks: u64,
     /// Times that the kernel's table of sums could not be read.
@@ -232,6 +234,7 @@ impl OffCpu {
             epoch_ns: now_ns,
             windows: 0,
             used: HashSet::new(),
+            leaving: HashSet::new(),
             forgotten: 0,
             unknown_stacks: 0,
             unreadable: 0,

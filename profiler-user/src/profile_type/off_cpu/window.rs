@@ -158,7 +158,7 @@ impl OffCpu {
     }
 
     /// Forgets now and then stacks that no wait of the last window had: the host's programs come and go for months. Who waits there again has it
-    /// sent again. The sums of the window have been taken out of the aggregate.
+    /// sent again; for waits that began before that was said, it stays until the next time. The sums of the window have been taken out of the aggregate.
     ///
     /// # Errors
     ///
@@ -173,9 +173,11 @@ impl OffCpu {
         let turn = self.turn.keys().map(|key| key.stack);
         let used = self.used.iter().copied().chain(turn);
         let wanted: HashSet<u64> = waiting.chain(self.carried.stacks()).chain(early).chain(used).collect();
-        let unwanted = self.stacks.keys().copied().filter(|number| !wanted.contains(number));
-        self.waits.forget_sent(unwanted)?;
-        self.stacks.retain(|number, _| wanted.contains(number));
+        let unwanted: HashSet<u64> =
+            self.stacks.keys().copied().filter(|number| !wanted.contains(number)).collect();
+        let were_sent = self.waits.forget_sent(unwanted.iter().copied())?;
+        let gone = leave(unwanted, &mut self.leaving, &were_sent);
+        self.stacks.retain(|number, _| !gone.contains(number));
         self.seeds.retain(|number, _| wanted.contains(number));
         let old = std::mem::replace(aggregate, aggregate.empty());
         for known in self.stacks.values_mut() {
@@ -183,5 +185,33 @@ impl OffCpu {
         }
         self.stacks.shrink_to_fit();
         Ok(())
+    }
+}
+
+/// Of the stacks that are not wanted those that can be forgotten: nobody has waited there since they were to be sent again. The others are `leaving`.
+fn leave(unwanted: HashSet<u64>, leaving: &mut HashSet<u64>, were_sent: &HashSet<u64>) -> HashSet<u64> {
+    let (gone, stay) =
+        unwanted.into_iter().partition(|number| leaving.contains(number) && !were_sent.contains(number));
+    *leaving = stay;
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_known_until_no_wait_can_have_it_any_more() {
+        let set = |numbers: &[u64]| numbers.iter().copied().collect::<HashSet<u64>>();
+        let mut leaving = HashSet::new();
+        assert_eq!(leave(set(&[5, 6]), &mut leaving, &set(&[5, 6])), set(&[]));
+        // Somebody has waited at the second one meanwhile, and then no more.
+        assert_eq!(leave(set(&[5, 6]), &mut leaving, &set(&[6])), set(&[5]));
+        assert_eq!(leave(set(&[6]), &mut leaving, &set(&[])), set(&[6]));
+        // One that was wanted in between begins anew.
+        assert_eq!(leave(set(&[7]), &mut leaving, &set(&[7])), set(&[]));
+        assert_eq!(leave(set(&[]), &mut leaving, &set(&[])), set(&[]));
+        assert_eq!(leave(set(&[7]), &mut leaving, &set(&[])), set(&[]));
+        assert_eq!(leave(set(&[7]), &mut leaving, &set(&[])), set(&[7]));
     }
 }
