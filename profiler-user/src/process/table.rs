@@ -14,8 +14,10 @@ use crate::output::thousands;
 use crate::profile::clean;
 
 /// How long a process is kept after its main thread ended: samples of its other threads may still come, and a reader of its files is
-/// worth having as long as they are cheap.
-const LINGER_NS: u64 = 2_000_000_000;
+/// worth having as long as they are cheap. Of a storm of processes a second has some thousands.
+const LINGER_NS: u64 = 1_000_000_000;
+/// Time between two looks for those that have been gone for so long.
+const PURGE_EVERY_NS: u64 = 500_000_000;
 
 /// New objects before a look for those that nobody maps any more is worth while.
 const LEAST_NEW_OBJECTS: usize = 256;
@@ -175,7 +177,7 @@ impl Processes {
                 }
             }
         }
-        if event.time_ns > self.last_purge_ns + LINGER_NS {
+        if event.time_ns > self.last_purge_ns + PURGE_EVERY_NS {
             self.purge(event.time_ns);
         }
     }
