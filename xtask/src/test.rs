@@ -16,7 +16,7 @@ use crate::{apt, build, must, setup, vm};
 
 /// Failed end-to-end tests that are tried once more. They measure time on machines that stall for seconds now and then; a fault of ours
 /// fails twice.
-const MOST_TRIED_AGAIN: usize = 3;
+const MOST_TRIED_AGAIN: usize = 6;
 
 /// Where the end-to-end tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
