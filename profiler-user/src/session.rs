@@ -147,6 +147,12 @@ pub enum SessionError {
     },
 }
 
+/// What the programs of a recording lost, by cause.
+pub(crate) fn lost_by(programs: &Programs) -> impl Iterator<Item = Counter> + use<> {
+    let losses = programs.stats().into_iter().filter(|(stat, _)| stat.is_loss());
+    losses.filter_map(|(stat, count)| Counter::of(stat.id(), stat.describe(), count))
+}
+
 /// A running recording.
 pub struct Session {
     programs: Box<Programs>,
@@ -452,29 +458,15 @@ impl Session {
 
     /// Losses so far, by cause.
     pub fn lost(&self) -> Vec<Counter> {
-        let mut lost = Vec::new();
-        let mut push = |id: &str, what: &str, count: u64| {
-            if count > 0 {
-                lost.push(Counter { id: id.to_owned(), what: what.to_owned(), count });
-            }
-        };
-        for (stat, count) in self.programs.stats() {
-            if stat.is_loss() {
-                push(stat.id(), stat.describe(), count);
-            }
-        }
-        push("undecodable", "records that could not be decoded", self.undecodable);
-        push("side_band_full", "process events lost, ring full", self.processes.lost_events());
-        push("stack_table_full", "stacks not kept apart, table full", self.sums.overflowed());
-        for counter in self
-            .waits
-            .iter()
-            .flat_map(|waits| waits.lost())
-            .chain(self.heap.iter().flat_map(|heap| heap.lost()))
-        {
-            push(&counter.id, &counter.what, counter.count);
-        }
-        lost
+        let of_ours = [
+            Counter::of("undecodable", "records that could not be decoded", self.undecodable),
+            Counter::of("side_band_full", "process events lost, ring full", self.processes.lost_events()),
+            Counter::of("stack_table_full", "stacks not kept apart, table full", self.sums.overflowed()),
+        ];
+        let of_waits = self.waits.iter().flat_map(|waits| waits.lost());
+        let of_heap = self.heap.iter().flat_map(|heap| heap.lost());
+        let of_collectors = of_waits.chain(of_heap).filter(|counter| counter.count > 0);
+        lost_by(&self.programs).chain(of_ours.into_iter().flatten()).chain(of_collectors).collect()
     }
 
     /// Whether a target that was named when the recording started still runs. Always true for scopes without an end.

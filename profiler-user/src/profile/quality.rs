@@ -56,6 +56,11 @@ pub const STAGE_TABLES: &str = "unwind tables";
 pub const STAGE_SYMBOLS: &str = "symbols";
 
 impl Counter {
+    /// What happened so often; none where it did not.
+    pub(crate) fn of(id: &str, what: &str, count: u64) -> Option<Self> {
+        (count > 0).then(|| Self { id: id.to_owned(), what: what.to_owned(), count })
+    }
+
     /// What was counted since, cause by cause; causes without anything new are left out.
     pub fn since(now: &[Self], before: &[Self]) -> Vec<Self> {
         let fresh = now.iter().filter_map(|counter| {

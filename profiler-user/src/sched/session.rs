@@ -175,15 +175,8 @@ impl SchedSession {
     fn lost(&self) -> Vec<Counter> {
         let of_ours: HashSet<Stat> =
             [Stat::TurnsFull, Stat::TurnSumsFull, Stat::TurnBucketsFull, Stat::TargetsFull].into();
-        let stats = self.programs.stats().into_iter();
-        stats
-            .filter(|(stat, count)| of_ours.contains(stat) && *count > 0)
-            .map(|(stat, count)| Counter {
-                id: stat.id().to_owned(),
-                what: stat.describe().to_owned(),
-                count,
-            })
-            .collect()
+        let stats = self.programs.stats().into_iter().filter(|(stat, _)| of_ours.contains(stat));
+        stats.filter_map(|(stat, count)| Counter::of(stat.id(), stat.describe(), count)).collect()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -1,8 +1,8 @@
 //! System calls: who makes which, how often, with what errors, and how long they take.
 //!
 //! In: sums that the kernel side keeps by owner, call and CPU ([`crate::bpf::CallMaps`]). Out: a [`CallReport`]. The kernel sends no
-//! event per call. [`session`] runs a recording, [`upkeep`] keeps
-//! it going and inside its budget, [`outcome`] makes the report of it, [`tally`] adds up what it reads, [`model`] is what outputs read.
+//! event per call. [`session`] runs a recording, [`upkeep`] keeps it going and inside its budget,
+//! [`outcome`] makes the report of it, [`tally`] adds up what it reads, [`model`] is what outputs read.
 
 mod arguments;
 pub mod choice;

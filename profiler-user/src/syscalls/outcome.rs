@@ -13,6 +13,7 @@ use super::tally::{RowKey, Tally};
 use crate::process::CgroupNames;
 use crate::profile::{Counter, Meta, Overhead, Profile, Quality, ValueType};
 use crate::resolve::{Naming, resolve};
+use crate::session::lost_by;
 use crate::symbolize::native;
 
 /// Calls in flight that a report lists; the rest is only counted.
@@ -194,25 +195,13 @@ impl CallSession {
 
     /// Losses so far, by cause.
     pub(super) fn lost(&self) -> Vec<Counter> {
-        let mut lost = Vec::new();
-        let mut push = |id: &str, what: &str, count: u64| {
-            if count > 0 {
-                lost.push(Counter { id: id.to_owned(), what: what.to_owned(), count });
-            }
-        };
-        for (stat, count) in self.programs.stats() {
-            if stat.is_loss() {
-                push(stat.id(), stat.describe(), count);
-            }
-        }
-        push(
-            "undecodable",
-            "records that could not be decoded",
-            self.stacks.as_ref().map_or(0, Stacks::undecodable),
-        );
-        push("owners_full", "counts not kept apart, table full", self.tally.overflowed());
-        push("unreadable", "times that a table could not be read", self.failures);
-        lost
+        let undecodable = self.stacks.as_ref().map_or(0, Stacks::undecodable);
+        let of_ours = [
+            Counter::of("undecodable", "records that could not be decoded", undecodable),
+            Counter::of("owners_full", "counts not kept apart, table full", self.tally.overflowed()),
+            Counter::of("unreadable", "times that a table could not be read", self.failures),
+        ];
+        lost_by(&self.programs).chain(of_ours.into_iter().flatten()).collect()
     }
 }
 
