@@ -205,11 +205,10 @@ impl Session {
             self.follow(&events);
         }
         self.unwinder.tick();
-        let mut changed = HashSet::new();
         let mut events = events.into_iter().peekable();
         for sample in samples {
             while let Some(event) = events.next_if(|event| event.time_ns <= sample.time_ns) {
-                self.apply(&event, &mut changed);
+                self.apply(&event);
             }
             let moment = self.processes.moment(&sample);
             let sample = match &mut self.dump {
@@ -221,15 +220,9 @@ impl Session {
             }
         }
         for event in events {
-            self.apply(&event, &mut changed);
+            self.apply(&event);
         }
-        for pid in changed {
-            if let Some(mappings) = self.processes.mappings(pid)
-                && self.unwinder.is_outdated(pid, mappings)
-            {
-                self.unwinder.load(pid, mappings);
-            }
-        }
+        self.unwinder.catch_up(&self.processes);
         for (sample, moment) in self.unwinder.poll(&mut self.processes) {
             self.add(&sample, &moment);
         }
@@ -374,15 +367,12 @@ impl Session {
         }
     }
 
-    fn apply(&mut self, event: &ProcessEvent, changed: &mut HashSet<u32>) {
+    fn apply(&mut self, event: &ProcessEvent) {
         self.unwinder.follow(event);
         if let Some(heap) = &mut self.heap {
             heap.follow(event);
         }
         self.processes.apply(event);
-        if matches!(event.kind, EventKind::Map(_)) {
-            changed.insert(event.pid);
-        }
     }
 
     /// Whether a look in a few milliseconds is worth while: samples wait for their tables.

@@ -26,6 +26,8 @@ pub enum EventKind {
         /// Process ID of the parent.
         parent: u32,
     },
+    /// The process got another thread.
+    Thread,
     /// The process started another program; its mappings are gone.
     Exec {
         /// Its new name.
@@ -82,10 +84,7 @@ pub fn decode_event(kind: u32, misc: u16, body: &[u8]) -> Option<ProcessEvent> {
     }
     let kind = if kind == record::PERF_RECORD_FORK as u32 {
         let (parent, _tid) = (fields.u32(), fields.u32());
-        if parent == pid {
-            return None;
-        }
-        EventKind::Fork { parent }
+        if parent == pid { EventKind::Thread } else { EventKind::Fork { parent } }
     } else if kind == record::PERF_RECORD_EXIT as u32 {
         let (_parent, tid) = (fields.u32(), fields.u32());
         if tid != pid {
@@ -144,7 +143,8 @@ mod tests {
         let fork = record::PERF_RECORD_FORK as u32;
         let process = decode_event(fork, 0, &body(&[&ints(&[7, 3, 7, 3, 0, 0])]));
         assert_eq!(process, Some(ProcessEvent { time_ns: 555, pid: 7, kind: EventKind::Fork { parent: 3 } }));
-        assert_eq!(decode_event(fork, 0, &body(&[&ints(&[7, 7, 8, 7, 0, 0])])), None);
+        let thread = decode_event(fork, 0, &body(&[&ints(&[7, 7, 8, 7, 0, 0])]));
+        assert_eq!(thread, Some(ProcessEvent { time_ns: 555, pid: 7, kind: EventKind::Thread }));
     }
 
     #[test]

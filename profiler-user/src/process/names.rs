@@ -51,7 +51,7 @@ impl ProcessNames {
                     self.ended.insert(event.pid);
                 }
                 EventKind::Lost { records } => self.lost += records,
-                EventKind::Map(_) => {}
+                EventKind::Map(_) | EventKind::Thread => {}
             }
         }
         if self.names.len() > MAX_PROCESSES {

@@ -74,6 +74,8 @@ struct Process {
     info: Option<ProcessId>,
     /// Since when the mappings are known by event; zero for a snapshot.
     started_ns: u64,
+    /// It had other threads than its first, as far as is known: they may outlive it.
+    has_threads: bool,
     exited_ns: Option<u64>,
 }
 
@@ -158,6 +160,7 @@ impl Processes {
             root: None,
             info: None,
             started_ns: 0,
+            has_threads: true,
             exited_ns: None,
         };
         self.live.insert(snapshot.pid, process);
@@ -171,6 +174,11 @@ impl Processes {
             EventKind::Exec { comm } => self.exec(event, comm),
             EventKind::Rename { comm } => self.rename(event.pid, comm),
             EventKind::Map(map) => self.map(event, map),
+            EventKind::Thread => {
+                if let Some(process) = self.live.get_mut(&event.pid) {
+                    process.has_threads = true;
+                }
+            }
             EventKind::Exit => {
                 if let Some(process) = self.live.get_mut(&event.pid) {
                     process.exited_ns = Some(event.time_ns);
@@ -191,8 +199,15 @@ impl Processes {
             }
             None => (Vec::new(), Arc::default(), None),
         };
-        let process =
-            Process { comm, mappings, root, info: None, started_ns: event.time_ns, exited_ns: None };
+        let process = Process {
+            comm,
+            mappings,
+            root,
+            info: None,
+            started_ns: event.time_ns,
+            has_threads: false,
+            exited_ns: None,
+        };
         self.live.insert(event.pid, process);
     }
 
@@ -204,6 +219,7 @@ impl Processes {
             root,
             info: None,
             started_ns: event.time_ns,
+            has_threads: false,
             exited_ns: None,
         };
         self.live.insert(event.pid, process);
@@ -333,6 +349,12 @@ impl Processes {
         Some(&self.live.get(&pid)?.mappings)
     }
 
+    /// The mappings of a process as they are now, unless it is known to have ended.
+    pub(crate) fn mappings_of_living(&self, pid: u32) -> Option<&Arc<Mappings>> {
+        let process = self.live.get(&pid)?;
+        (process.exited_ns.is_none() || process.has_threads).then_some(&process.mappings)
+    }
+
     /// All living processes with their mappings.
     pub fn all(&self) -> impl Iterator<Item = (u32, &Arc<Mappings>)> {
         self.live.iter().map(|(pid, process)| (*pid, &process.mappings))
@@ -442,9 +464,10 @@ impl Processes {
     fn purge(&mut self, now_ns: u64) {
         self.last_purge_ns = now_ns;
         self.live.retain(|pid, process| match process.exited_ns {
-            // The main thread may be gone while others run on; then the process is still in /proc.
+            // The main thread may be gone while others run on; then the process is still in /proc. A look costs as much as all else that is
+            // done for a process of a storm.
             Some(exited_ns) if exited_ns + LINGER_NS < now_ns => {
-                std::fs::exists(format!("/proc/{pid}")).unwrap_or(false)
+                process.has_threads && std::fs::exists(format!("/proc/{pid}")).unwrap_or(false)
             }
             _ => true,
         });
@@ -551,6 +574,30 @@ mod tests {
         processes.apply(&event(2, CHILD, EventKind::Exit));
         processes.apply(&event(3 + 2 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
         assert!(!processes.live.contains_key(&CHILD));
+    }
+
+    #[test]
+    fn a_process_whose_main_thread_ended_stays_while_others_may_run() {
+        let mut processes = Processes::new(0, OutsidePid::Idle);
+        // Both are there for `/proc`, whatever the events say: only the one with threads is looked for.
+        let (with, without) = (std::process::id(), 1);
+        for pid in [with, without] {
+            processes.apply(&event(1, pid, EventKind::Fork { parent: PARENT }));
+        }
+        processes.apply(&event(2, with, EventKind::Thread));
+        for pid in [with, without] {
+            processes.apply(&event(3, pid, EventKind::Exit));
+        }
+        assert!(processes.mappings_of_living(with).is_some());
+        assert!(processes.mappings_of_living(without).is_none());
+        processes.apply(&event(4 + 2 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
+        assert!(processes.live.contains_key(&with));
+        assert!(!processes.live.contains_key(&without));
+
+        processes.apply(&event(5 + 2 * LINGER_NS, with, EventKind::Exec { comm: b"alone".to_vec() }));
+        processes.apply(&event(6 + 2 * LINGER_NS, with, EventKind::Exit));
+        processes.apply(&event(7 + 4 * LINGER_NS, PARENT, EventKind::Fork { parent: 1 }));
+        assert!(!processes.live.contains_key(&with), "another program begins with one thread");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The user stacks of slow and sampled calls: from the ring over the unwinder to two aggregates.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem::offset_of;
 
 use profiler_common::syscall::{
@@ -11,7 +11,7 @@ use super::names::Names;
 use super::slow::SlowCalls;
 use crate::aggregate::{Aggregate, MAX_VALUES, StackScope};
 use crate::bpf::Programs;
-use crate::ingest::{EventKind, ProcessEvent, RawSample, Record, decode_record};
+use crate::ingest::{ProcessEvent, RawSample, Record, decode_record};
 use crate::process::{Moment, OutsidePid, Processes, Snapshot};
 use crate::session::{clock, join_stack};
 use crate::unwinder::{Closing, Unwinder};
@@ -115,11 +115,10 @@ impl Stacks {
 
     /// Brings samples and events into one order of time, so that each sample meets the mappings of its moment.
     fn place(&mut self, samples: Vec<RawSample>, events: &[ProcessEvent], names: &Names, factor: f64) {
-        let mut changed = HashSet::new();
         let mut events = events.iter().peekable();
         for sample in samples {
             while let Some(event) = events.next_if(|event| event.time_ns <= sample.time_ns) {
-                self.apply(event, &mut changed);
+                self.apply(event);
             }
             let moment = self.processes.moment(&sample);
             if let Some(placed) = self.unwinder.take((sample, moment), &mut self.processes) {
@@ -127,23 +126,14 @@ impl Stacks {
             }
         }
         for event in events {
-            self.apply(event, &mut changed);
+            self.apply(event);
         }
-        for pid in changed {
-            if let Some(mappings) = self.processes.mappings(pid)
-                && self.unwinder.is_outdated(pid, mappings)
-            {
-                self.unwinder.load(pid, mappings);
-            }
-        }
+        self.unwinder.catch_up(&self.processes);
     }
 
-    fn apply(&mut self, event: &ProcessEvent, changed: &mut HashSet<u32>) {
+    fn apply(&mut self, event: &ProcessEvent) {
         self.unwinder.follow(event);
         self.processes.apply(event);
-        if matches!(event.kind, EventKind::Map(_)) {
-            changed.insert(event.pid);
-        }
     }
 
     fn add(&mut self, (mut sample, moment): (RawSample, Moment), names: &Names, factor: f64) {

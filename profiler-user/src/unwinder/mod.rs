@@ -58,6 +58,8 @@ pub struct Unwinder {
     spaces: Spaces<SpaceMaps>,
     worker: Worker,
     requested: HashSet<PageKey>,
+    /// Processes that the kernel side could not walk, or whose mappings have changed, since the drain began.
+    unloaded: HashSet<u32>,
     waiting: Vec<(PageKey, Placed)>,
     waiting_bytes: usize,
     finished: u64,
@@ -78,6 +80,7 @@ impl Unwinder {
             spaces: Spaces::new(maps.spaces),
             worker: Worker::start()?,
             requested: HashSet::new(),
+            unloaded: HashSet::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
             finished: 0,
@@ -85,7 +88,7 @@ impl Unwinder {
         })
     }
 
-    /// Makes the kernel side know a process, before its first sample or after one that it could not walk.
+    /// Makes the kernel side know a process before its first sample.
     pub fn load(&mut self, pid: u32, mappings: &Arc<Mappings>) {
         if pid != 0 && !mappings.regions().is_empty() {
             let pool = &mut self.pool;
@@ -98,13 +101,21 @@ impl Unwinder {
         match &event.kind {
             EventKind::Fork { parent } => self.spaces.fork(*parent, event.pid),
             EventKind::Exec { .. } | EventKind::Exit => self.spaces.end(event.pid),
+            EventKind::Map(_) if self.spaces.is_known(event.pid) => {
+                self.unloaded.insert(event.pid);
+            }
             _ => {}
         }
     }
 
-    /// Whether the process is known to the kernel side, with mappings that have changed since.
-    pub fn is_outdated(&self, pid: u32, mappings: &Mappings) -> bool {
-        self.spaces.is_known(pid) && !self.spaces.is_loaded(pid, mappings)
+    /// All events of a drain have come: makes the kernel side know the processes that it could not walk, as they are now. Most of those of a
+    /// storm have ended by now, and cost nothing.
+    pub fn catch_up(&mut self, processes: &Processes) {
+        for pid in std::mem::take(&mut self.unloaded) {
+            if let Some(mappings) = processes.mappings_of_living(pid) {
+                self.load(pid, mappings);
+            }
+        }
     }
 
     /// A new drain begins.
@@ -121,7 +132,7 @@ impl Unwinder {
             }
             return Some(placed);
         }
-        self.load(placed.1.pid, &placed.1.mappings);
+        self.unloaded.insert(placed.1.pid);
         processes.hold_all(&placed.1);
         self.go_on(placed, processes)
     }

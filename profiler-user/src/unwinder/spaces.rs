@@ -54,6 +54,14 @@ struct Space {
     pids: HashSet<u32>,
 }
 
+/// A process in a space.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    space: u32,
+    /// The kernel side has it from us, not from a fork that it saw itself.
+    is_told: bool,
+}
+
 /// Figures of the spaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct SpaceFigures {
@@ -72,7 +80,7 @@ pub(super) struct SpaceFigures {
 pub(super) struct Spaces<S> {
     sink: S,
     by_number: HashMap<u32, Space>,
-    by_pid: HashMap<u32, u32>,
+    by_pid: HashMap<u32, Member>,
     by_version: HashMap<u64, u32>,
     /// Spaces without processes, whose entries are still to be removed.
     empty: Vec<Abandoned>,
@@ -114,12 +122,6 @@ impl<S: Sink> Spaces<S> {
         }
     }
 
-    /// Whether the kernel side knows the process's mappings as they are now.
-    pub(super) fn is_loaded(&self, pid: u32, mappings: &Mappings) -> bool {
-        let space = self.by_pid.get(&pid).and_then(|number| self.by_number.get(number));
-        space.is_some_and(|space| space.mappings.version() == mappings.version())
-    }
-
     /// Whether the process was ever loaded, so that changes of its mappings are worth following.
     pub(super) fn is_known(&self, pid: u32) -> bool {
         self.by_pid.contains_key(&pid)
@@ -140,7 +142,7 @@ impl<S: Sink> Spaces<S> {
             self.delayed += 1;
             return;
         }
-        let own = self.by_pid.get(&pid).copied();
+        let own = self.by_pid.get(&pid).map(|member| member.space);
         let alone =
             own.filter(|number| self.by_number.get(number).is_some_and(|space| space.pids.len() == 1));
         let number = alone.unwrap_or_else(|| {
@@ -246,9 +248,12 @@ impl<S: Sink> Spaces<S> {
     }
 
     fn join(&mut self, pid: u32, number: u32) {
-        if self.by_pid.get(&pid) != Some(&number) {
+        let told = Member { space: number, is_told: true };
+        if self.by_pid.get(&pid).is_some_and(|member| member.space == number) {
+            self.by_pid.insert(pid, told);
+        } else {
             self.leave(pid);
-            self.by_pid.insert(pid, number);
+            self.by_pid.insert(pid, told);
             if let Some(space) = self.by_number.get_mut(&number) {
                 space.pids.insert(pid);
             }
@@ -262,24 +267,26 @@ impl<S: Sink> Spaces<S> {
     /// A process forked: the kernel side has handed the space on already.
     pub(super) fn fork(&mut self, parent: u32, child: u32) {
         self.leave(child);
-        let Some(number) = self.by_pid.get(&parent).copied() else { return };
+        let Some(Member { space: number, .. }) = self.by_pid.get(&parent).copied() else { return };
         if let Some(space) = self.by_number.get_mut(&number) {
             space.pids.insert(child);
-            self.by_pid.insert(child, number);
+            self.by_pid.insert(child, Member { space: number, is_told: false });
         }
     }
 
-    /// A process ended, or became another program. The kernel side knows by itself, but our last word on the process may have come
-    /// after that.
+    /// A process ended, or became another program. The kernel side knows by itself, but our last word on the process, if we ever said one, may
+    /// have come after that.
     pub(super) fn end(&mut self, pid: u32) {
-        if self.by_pid.contains_key(&pid) {
-            self.sink.clear_space(pid);
+        if let Some(member) = self.by_pid.get(&pid) {
+            if member.is_told {
+                self.sink.clear_space(pid);
+            }
             self.leave(pid);
         }
     }
 
     fn leave(&mut self, pid: u32) {
-        let Some(number) = self.by_pid.remove(&pid) else { return };
+        let Some(Member { space: number, .. }) = self.by_pid.remove(&pid) else { return };
         let Some(space) = self.by_number.get_mut(&number) else { return };
         space.pids.remove(&pid);
         if space.pids.is_empty()
@@ -321,6 +328,7 @@ mod tests {
         }
 
         fn clear_space(&mut self, pid: u32) {
+            self.calls += 1;
             self.by_number.remove(&pid);
         }
 
@@ -369,7 +377,8 @@ mod tests {
         spaces.fork(1, 2);
         load(&mut spaces, 2, &shared);
         assert_eq!(spaces.sink.calls, calls, "nothing is loaded twice");
-        assert!(spaces.is_loaded(2, &shared));
+        let number = spaces.by_pid[&2].space;
+        assert_eq!(spaces.by_number[&number].mappings.version(), shared.version());
 
         let changed = mappings(&[0x10_0000, 0x30_0000]);
         load(&mut spaces, 2, &changed);
@@ -402,6 +411,27 @@ mod tests {
         spaces.tick();
         assert!(spaces.sink.entries.is_empty() && spaces.sink.by_number.is_empty());
         assert_eq!(spaces.figures(), SpaceFigures::default());
+    }
+
+    #[test]
+    fn processes_of_a_storm_cost_no_calls() {
+        let mut spaces = Spaces::new(Kernel::default());
+        let shared = mappings(&[0x10_0000]);
+        load(&mut spaces, 1, &shared);
+        let calls = spaces.sink.calls;
+        for child in 2..100 {
+            spaces.fork(1, child);
+            // It becomes another program, and ends.
+            spaces.end(child);
+            spaces.end(child);
+        }
+        assert_eq!(spaces.sink.calls, calls, "the kernel side saw all of it itself");
+
+        spaces.fork(1, 2);
+        load(&mut spaces, 2, &shared);
+        spaces.end(2);
+        assert_eq!(spaces.sink.calls, calls + 1, "what was said of it may have come after its end");
+        assert!(!spaces.sink.by_number.contains_key(&2));
     }
 
     #[test]

@@ -309,7 +309,7 @@ impl Heap {
             EventKind::Fork { .. } | EventKind::Exec { .. } | EventKind::Map(_) => {
                 self.probes.look_at(event.pid);
             }
-            EventKind::Rename { .. } | EventKind::Lost { .. } => {}
+            EventKind::Rename { .. } | EventKind::Thread | EventKind::Lost { .. } => {}
         }
     }
 
