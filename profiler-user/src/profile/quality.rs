@@ -73,6 +73,9 @@ impl Counter {
     }
 }
 
+/// The part of the machine's time that has to be busy for a slowdown to be told: one in so many.
+const LEAST_BUSY_SHARE: u64 = 50;
+
 /// What the recording cost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Overhead {
@@ -125,11 +128,13 @@ impl Overhead {
         self.agent_running_ns().saturating_add(self.bpf_ns).saturating_add(self.probes_ns)
     }
 
-    /// By how much longer running programs ran because of what was done on their time, in percent; none where that is not known.
+    /// By how much longer running programs ran because of what was done on their time, in percent; none where that is not known, as on a host that
+    /// hardly ran anything: the kernel counts its busy time in ticks, most of which miss what is brief.
     pub fn slowdown_percent(&self) -> Option<f64> {
         let on_their_time = self.bpf_ns.saturating_add(self.probes_ns);
         let rest = self.busy_ns.checked_sub(on_their_time.saturating_add(self.agent_cpu_ns))?;
-        (rest > 0).then(|| percent(on_their_time, rest))
+        let machine_ns = self.wall_ns.saturating_mul(u64::from(self.cpus));
+        (rest > machine_ns / LEAST_BUSY_SHARE).then(|| percent(on_their_time, rest))
     }
 
     /// What was spent since, of sums that only grow: a window's part. Levels, such as memory, are those at its end.
@@ -296,6 +301,22 @@ mod tests {
             parts,
             [vec![counter("ring_full", 3)], vec![counter("undecodable", 1)], vec![counter("ring_full", 7)]]
         );
+    }
+
+    #[test]
+    fn a_slowdown_is_told_of_hosts_that_ran_something() {
+        let busy = |busy_ns| Overhead {
+            agent_cpu_ns: 1_000,
+            bpf_ns: 100,
+            probes_ns: 100,
+            busy_ns,
+            wall_ns: 100_000,
+            cpus: 2,
+            ..Overhead::default()
+        };
+        assert_eq!(busy(0).slowdown_percent(), None);
+        assert_eq!(busy(5_000).slowdown_percent(), None, "3,800 of 200,000 is within what ticks miss");
+        assert_eq!(busy(21_200).slowdown_percent(), Some(1.0));
     }
 
     #[test]
