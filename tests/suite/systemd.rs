@@ -1,4 +1,4 @@
-//! The unit under a real systemd: one that is the first process of namespaces of its own, on a file system in memory.
+//! The unit and the Debian package under a real systemd: one that is the first process of namespaces of its own, on a file system in memory.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,13 @@ mount --make-rprivate /
 mount -t tmpfs -o mode=755 none "$1"
 cd "$1"
 mkdir -p usr etc/systemd/system proc sys dev run tmp var opt root .old
-mount --rbind /usr usr
+if [ "$3" = own ]; then
+    mkdir .new .work
+    mount -t overlay -o "lowerdir=/usr,upperdir=$1/.new,workdir=$1/.work" none usr
+    rm -f usr/sbin/policy-rc.d
+else
+    mount --rbind /usr usr
+fi
 for link in bin sbin lib lib64; do ln -s usr/$link $link; done
 cp /etc/ld.so.cache etc/
 echo 'root:x:0:0:root:/root:/bin/sh' > etc/passwd
@@ -48,6 +54,15 @@ echo $$ > "$1/cgroup.procs" && shift
 exec unshare --fork --kill-child --pid --mount --cgroup --uts --ipc --net sh -c "$@"
 "#;
 
+/// Programs of the system.
+#[derive(Debug, Clone, Copy)]
+enum Usr {
+    /// Those of the host.
+    Shared,
+    /// Those of the host, and what is changed is the system's own.
+    Own,
+}
+
 struct System {
     _first: Started,
     /// Its first process, as this host sees it.
@@ -57,13 +72,17 @@ struct System {
 }
 
 impl System {
-    fn boot() -> Self {
+    fn boot(usr: Usr) -> Self {
         need_root();
         let root = tempfile::tempdir().unwrap();
         let group = Cgroup::new("perf-agent-systemd");
         let mut unshare = Command::new("sh");
         unshare.args(["-c", ENTER, "enter"]).arg(&group.path).args([BOOT, "boot"]);
         unshare.arg(root.path()).arg(agent().get_program());
+        unshare.arg(match usr {
+            Usr::Shared => "shared",
+            Usr::Own => "own",
+        });
         unshare.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut first = Started::of(&mut unshare).unwrap();
         let children = format!("/proc/{pid}/task/{pid}/children", pid = first.id());
@@ -105,10 +124,14 @@ impl System {
         all[0]["status"].clone()
     }
 
-    fn write(&self, path: &str, text: &str) {
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = Path::new("/proc").join(self.pid.to_string()).join("root").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.run(&["test", "-e", path]).code == 0
     }
 
     fn wait_for(&self, what: &str, is_there: impl Fn(&Self) -> bool) {
@@ -134,7 +157,7 @@ fn assert_none_of_ours_left(before: &[(u32, u32)]) {
 fn the_unit_starts_reloads_is_watched_and_ends_under_systemd() {
     // Nobody else has the kernel count what programs cost.
     let _uncounted = Sysctl::set("bpf_stats_enabled", "0");
-    let system = System::boot();
+    let system = System::boot(Usr::Shared);
     let before = kernel_objects();
     system.write("etc/perf-agent/config.toml", CONFIG);
     // Quicker than the unit, and otherwise the same.
@@ -159,7 +182,7 @@ fn the_unit_starts_reloads_is_watched_and_ends_under_systemd() {
     let counted = top["quality"]["overhead"]["programs"].to_string();
     assert!(counted.contains("sample_cpu"), "{}", top["quality"]);
 
-    system.write("etc/perf-agent/config.toml", &CONFIG.replace("19", "29"));
+    system.write("etc/perf-agent/config.toml", CONFIG.replace("19", "29"));
     system.out(&["systemctl", "reload", "perf-agent"]);
     system.wait_for("new rate", |system| system.status()["rate_hz"] == 29);
 
@@ -185,4 +208,49 @@ fn the_unit_starts_reloads_is_watched_and_ends_under_systemd() {
     assert_ne!(system.run(&["systemctl", "cat", "perf-agent"]).code, 0, "the unit is gone");
     assert_none_of_ours_left(&before);
     system.out(&["perf-agent", "query", "windows"]);
+}
+
+#[test]
+fn the_debian_package_is_started_upgraded_removed_and_purged() {
+    let package = std::env::var_os("PERF_AGENT_DEB")
+        .expect("there is no package to test; run the tests with: cargo xtask test");
+    let system = System::boot(Usr::Own);
+    let before = kernel_objects();
+    system.write("tmp/perf-agent.deb", std::fs::read(package).unwrap());
+    system.write("var/lib/dpkg/status", "");
+    system.out(&["mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates"]);
+    let install = || system.out(&["dpkg", "-i", "/tmp/perf-agent.deb"]);
+    install();
+    assert_eq!(system.property("ActiveState"), "inactive", "nothing is recorded until someone starts it");
+    system.out(&["/usr/bin/perf-agent", "daemon", "config", "check"]);
+
+    system.write("etc/perf-agent/config.toml", CONFIG);
+    system.out(&["systemctl", "enable", "--now", "perf-agent"]);
+    system.wait_for("windows", |system| system.status()["windows"].as_u64() >= Some(2));
+    let program = |system: &System| {
+        let pid = system.property("MainPID");
+        (system.out(&["readlink", &format!("/proc/{pid}/exe")]).trim().to_owned(), pid)
+    };
+    let first = program(&system);
+    assert_eq!(first.0, "/usr/bin/perf-agent");
+
+    install();
+    let second = program(&system);
+    assert_eq!(second.0, first.0, "it runs the new program, not the one that was deleted");
+    assert_ne!(second.1, first.1, "one that runs goes on as the new program");
+    assert_eq!(system.out(&["cat", "/etc/perf-agent/config.toml"]), CONFIG, "what was changed is kept");
+    system.wait_for("windows of it", |system| system.status()["windows"].as_u64() >= Some(1));
+
+    system.out(&["dpkg", "-r", "perf-agent"]);
+    assert_none_of_ours_left(&before);
+    for gone in ["/usr/bin/perf-agent", "/usr/lib/systemd/system/perf-agent.service", "/run/perf-agent"] {
+        assert!(!system.has(gone), "{gone} is left");
+    }
+    for kept in ["/etc/perf-agent/config.toml", "/var/lib/perf-agent"] {
+        assert!(system.has(kept), "{kept} is not to go before a purge");
+    }
+    system.out(&["dpkg", "-P", "perf-agent"]);
+    for gone in ["/etc/perf-agent", "/var/lib/perf-agent", "/var/cache/perf-agent"] {
+        assert!(!system.has(gone), "{gone} is left");
+    }
 }

@@ -14,6 +14,7 @@ mod vm;
 mod workloads;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -80,8 +81,8 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         ["vm", name, tests] => return vm::run(Some(name), tests),
         ["completeness", names @ ..] => return completeness::run(names),
         ["bench", options @ ..] => return bench::run(options),
-        ["dist", arch] => dist::run(arch, None)?,
-        ["dist", arch, binary] => dist::run(arch, Some(binary))?,
+        ["dist", arch] => drop(dist::run(arch, None)?),
+        ["dist", arch, binary] => drop(dist::run(arch, Some(Path::new(binary)))?),
         ["lint"] => return Ok(test::lint()),
         [unknown, ..] => {
             eprintln!("error: there is no `cargo xtask {unknown}` like that\n\n{HELP}");

@@ -12,7 +12,7 @@ use crate::build::{cargo, target_folder};
 use crate::steps::Steps;
 use crate::verdicts::Verdicts;
 use crate::workloads::{Linking, compile};
-use crate::{apt, build, must, setup, vm};
+use crate::{apt, build, dist, must, setup, vm};
 
 /// Failed end-to-end tests that are tried once more. They measure time on machines that stall for seconds now and then; a fault of ours
 /// fails twice.
@@ -46,9 +46,11 @@ pub(crate) fn all(machines: Machines) -> ExitCode {
 
 fn end_to_end() -> Result<()> {
     let agent = build::release()?;
+    let package = dist::run(std::env::consts::ARCH, Some(&agent))?;
     let workloads = compile("", "host", Linking::Dynamic)?;
     let suite = suite_binary(&[])?;
-    let first = run_suite(&suite, &agent, &workloads, &[])?;
+    let run_suite = |tests: &[String]| run_suite(&suite, [&agent, &package, &workloads], tests);
+    let first = run_suite(&[])?;
     if first.failed().is_empty() {
         return Ok(());
     }
@@ -56,7 +58,7 @@ fn end_to_end() -> Result<()> {
         bail!("{} tests failed\n{}", first.failed().len(), first.said());
     }
     println!("tried once more, on a machine that others may have kept busy: {}", first.failed().join(", "));
-    let again = run_suite(&suite, &agent, &workloads, first.failed())?;
+    let again = run_suite(first.failed())?;
     if !again.failed().is_empty() {
         bail!("failed twice: {}\n{}\n{}", again.failed().join(", "), first.said(), again.said());
     }
@@ -64,7 +66,7 @@ fn end_to_end() -> Result<()> {
 }
 
 /// Runs the end-to-end tests, or those named.
-fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> Result<Verdicts> {
+fn run_suite(suite: &Path, [agent, package, workloads]: [&PathBuf; 3], tests: &[String]) -> Result<Verdicts> {
     let mut run = if apt::is_root() {
         Command::new(suite)
     } else {
@@ -77,7 +79,7 @@ fn run_suite(suite: &Path, agent: &Path, workloads: &Path, tests: &[String]) -> 
     }
     // One at a time: the tests measure shares of CPU time, and two cores are all there may be.
     run.arg("--test-threads=1").env("PERF_AGENT_BIN", agent).env("PERF_AGENT_WORKLOADS", workloads);
-    run.env("PERF_AGENT_TEST_PYTHON", setup::decoder_python()?);
+    run.env("PERF_AGENT_DEB", package).env("PERF_AGENT_TEST_PYTHON", setup::decoder_python()?);
     let mut child = run
         .current_dir(workspace().join("tests"))
         .stdout(Stdio::piped())

@@ -291,7 +291,7 @@ impl Arch {
         }
     }
 
-    fn compiler_prefix(self) -> &'static str {
+    pub(crate) fn compiler_prefix(self) -> &'static str {
         match self {
             Self::X86_64 => "",
             Self::Aarch64 => "aarch64-linux-gnu-",
