@@ -32,7 +32,7 @@ const OURS: Ready = Ready::Says("perf-agent ");
 /// Workloads for tools that take each system call apart.
 const LOOPS: &[&str] = &["getppid-loop", "malloc-loop", "switch-loop"];
 
-pub(super) static PROFILERS: [Profiler; 15] = [
+pub(super) static PROFILERS: [Profiler; 16] = [
     Profiler {
         name: NONE,
         what: "nothing",
@@ -46,6 +46,11 @@ pub(super) static PROFILERS: [Profiler; 15] = [
         "cpu",
         "perf-agent record -a -F 99: whole host",
         &["exec $AGENT record -a -F 99 -d 1h -f json -o -"],
+    ),
+    ours(
+        "cpu-19",
+        "perf-agent record -a -F 19: whole host",
+        &["exec $AGENT record -a -F 19 -d 1h -f json -o -"],
     ),
     ours("off-cpu", "perf-agent off-cpu TARGET", &["exec $AGENT off-cpu $TARGET -d 1h -f json -o -"]),
     ours("wall", "perf-agent wall TARGET", &["exec $AGENT wall $TARGET -d 1h -f json -o -"]),
