@@ -260,9 +260,11 @@ impl Session {
             return Ok(());
         }
         let waiting = self.waits.as_ref().map_or(Waiting::Not, |waits| waits.waiting());
-        let told = self.ledger.look(now_ns, self.meter.spent(&self.programs), waiting);
+        let spent = self.meter.spent(&self.programs);
+        let told = self.ledger.look(now_ns, spent, waiting);
         if let Some(waits) = &mut self.waits {
-            waits.look(told.waits_ns, self.programs.stat(Stat::Switches), now_ns);
+            let switches = self.programs.stat(Stat::Switches);
+            waits.look(told.waits_ns, spent.scheduler_ns, switches, now_ns);
         }
         self.sampler
             .as_mut()

@@ -17,7 +17,9 @@ const SHORTEST_INTERRUPT_NS: u64 = 300;
 pub enum Trigger {
     /// The sampling timer of a CPU.
     Timer,
-    /// A tracepoint, or an event that the kernel counts.
+    /// The scheduler's tracepoints of switches and wake-ups.
+    Scheduler,
+    /// Another tracepoint, or an event that the kernel counts.
     Tracepoint,
     /// A probe in a program's text.
     Probe,
@@ -66,7 +68,7 @@ impl EntryCosts {
     pub fn ns(&self, trigger: Trigger, runs: u64) -> u64 {
         let each = match trigger {
             Trigger::Timer => self.interrupt_ns,
-            Trigger::Tracepoint => self.tracepoint_ns,
+            Trigger::Scheduler | Trigger::Tracepoint => self.tracepoint_ns,
             // Counted where probes are placed, each with its own cost.
             Trigger::Probe => 0.0,
         };

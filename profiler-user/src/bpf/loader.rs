@@ -373,6 +373,7 @@ impl Programs {
             let trigger = match program {
                 Program::UProbe(_) => Trigger::Probe,
                 _ if name == "sample_cpu" => Trigger::Timer,
+                _ if ["thread_switched", "thread_woken"].contains(&name) => Trigger::Scheduler,
                 _ => Trigger::Tracepoint,
             };
             let (runs, ns) = (info.run_count(), info.run_time().as_nanos() as u64);

@@ -20,6 +20,8 @@ pub(crate) struct Spent {
     pub(crate) programs_ns: u64,
     /// The part of that which samples CPUs.
     pub(crate) sampler_ns: u64,
+    /// The part of it that watches switches and wake-ups.
+    pub(crate) scheduler_ns: u64,
     /// Taking in what programs send.
     pub(crate) drain_ns: u64,
     /// Naming and storing closed windows.

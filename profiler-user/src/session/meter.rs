@@ -83,10 +83,11 @@ impl Meter {
         let drain_ns = |recording: Recording| clock::thread_cpu_ns().saturating_sub(recording.thread_ns);
         let of_program = |cost: &ProgramRuns| cost.ns + self.entry.ns(cost.trigger, cost.runs);
         let costs = programs.costs();
-        let is_timer = |cost: &&ProgramRuns| matches!(cost.trigger, Trigger::Timer);
+        let of = |trigger| costs.iter().filter(|cost| cost.trigger == trigger).map(of_program).sum();
         Spent {
             programs_ns: costs.iter().map(of_program).sum(),
-            sampler_ns: costs.iter().filter(is_timer).map(of_program).sum(),
+            sampler_ns: of(Trigger::Timer),
+            scheduler_ns: of(Trigger::Scheduler),
             drain_ns: self.recording.map_or(0, drain_ns),
             windows_ns: self.windows_ns.load(Ordering::Relaxed),
         }

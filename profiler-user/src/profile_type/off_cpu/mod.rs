@@ -48,9 +48,9 @@ const MOST_SUMS: usize = 1_000_000;
 /// What a switch and the wake-up before it cost on the last rung, nanoseconds: 424 in a storm that does nothing else, 680 with pgbench, 850 with
 /// redis-benchmark, whose programs leave little of ours in the caches.
 const SWITCH_NS: u64 = 600;
-/// The least cost of switches alone at which waits are not watched all the time, a share of the machine: turns cost something too.
+/// The least cost at which waits are not watched all the time, a share of the machine: turns cost something too.
 const LEAST_TO_PAUSE: f64 = 0.003;
-/// How long switches have to cost that much, as if all were counted on the last rung: a third of a second of a storm is in a window of five
+/// How long it has to cost that much, or switches alone as if all were counted on the last rung: a third of a second of a storm is in a window of five
 /// seconds what the rest of it may cost.
 const PAUSE_AFTER_NS: u64 = 300_000_000;
 /// Rungs of pauses: down to a sixteenth of the time is left.
@@ -146,8 +146,11 @@ pub struct OffCpu {
     ladder: &'static [Rung],
     /// How much of the time to pause, on the last rung.
     pauses: Throttle,
-    /// What switches have cost, stacks aside.
+    /// What the programs took by the last look, and what switches took of that, stacks aside.
+    programs_ns: u64,
     switches_ns: u64,
+    /// What pauses would have left out part of: what switches took, and on the last rung stacks too.
+    pausable_ns: u64,
     watch: Watch,
     /// How far waits were watched in the last window.
     watched: Watched,
@@ -215,7 +218,9 @@ impl OffCpu {
                 ),
                 now_ns,
             ),
+            programs_ns: 0,
             switches_ns: 0,
+            pausable_ns: 0,
             watch,
             watched: Watched::default(),
             options: options.clone(),
@@ -241,10 +246,10 @@ impl OffCpu {
         })
     }
 
-    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far, `switches` how many there
-    /// were while it was watching.
-    pub(crate) fn look(&mut self, spent_ns: u64, switches: u64, now_ns: u64) {
-        self.switches_ns = switches.saturating_mul(SWITCH_NS);
+    /// Looks after the budget, a few times a second. `spent_ns` says what the recording has cost so far, `programs_ns` what the programs that watch
+    /// switches took of it, `switches` how many there were while they did.
+    pub(crate) fn look(&mut self, spent_ns: u64, programs_ns: u64, switches: u64, now_ns: u64) {
+        self.add_pausable(programs_ns, switches.saturating_mul(SWITCH_NS));
         if self.pauses.rung() > 0 {
             // As long as it has to pause there is no way down; and of pauses and what is between them a whole turn is looked at.
             self.throttle.skip(spent_ns, now_ns);
@@ -254,14 +259,21 @@ impl OffCpu {
         if self.pauses.since_look_ns(now_ns) < PAUSE_AFTER_NS {
             return;
         }
-        if ladder::may_pause(&self.options) && self.pauses.is_over(self.switches_ns, now_ns) {
+        if ladder::may_pause(&self.options) && self.pauses.is_over(self.pausable_ns, now_ns) {
             self.throttle.leap();
         }
         if self.is_on_last_rung() {
-            self.pauses.look(self.switches_ns, now_ns);
+            self.pauses.look(self.pausable_ns, now_ns);
         } else {
-            self.pauses.skip(self.switches_ns, now_ns);
+            self.pauses.skip(self.pausable_ns, now_ns);
         }
+    }
+
+    /// On the last rung long waits still have their stacks, which with few switches may cost more than these.
+    fn add_pausable(&mut self, programs_ns: u64, switches_ns: u64) {
+        let of_switches = switches_ns.saturating_sub(std::mem::replace(&mut self.switches_ns, switches_ns));
+        let of_all = programs_ns.saturating_sub(std::mem::replace(&mut self.programs_ns, programs_ns));
+        self.pausable_ns += if self.is_on_last_rung() { of_switches.max(of_all) } else { of_switches };
     }
 
     fn is_on_last_rung(&self) -> bool {
@@ -286,7 +298,7 @@ impl OffCpu {
             Turn::End => self.end_turns(),
             Turn::Pause => {
                 self.pause(programs)?;
-                self.pauses.look(self.switches_ns, now_ns);
+                self.pauses.look(self.pausable_ns, now_ns);
             }
             Turn::Resume => self.resume(programs)?,
         }

@@ -46,7 +46,7 @@ impl OffCpu {
         }
         if self.watched.share < 1.0 {
             notes.push(format!(
-                "waits were watched in {:.0} % of the time, to stay within --max-overhead {percent}%: context switches were too many; \
+                "waits were watched in {:.0} % of the time, to stay within --max-overhead {percent}%: switches, or the stacks of longer waits, cost too much; \
                  the rest is estimated: short ones from its switches ({}, if it was like what was watched), longer ones from the time",
                 self.watched.share * 100.0,
                 self.watched.error.map_or_else(
