@@ -17,8 +17,9 @@ use crate::recording::{Recorded, background, path_of, record_with, spawn, sum};
 const TOLERANCE: f64 = 0.03;
 /// What the program's own clock reads and the way into the kernel add to each wait, nanoseconds.
 const PER_WAIT_NS: f64 = 5_000.0;
-/// The same of an fsync, in which the file system works before and after it waits.
-const PER_FSYNC_WAIT_NS: f64 = 15_000.0;
+/// The same where a disk is waited for: its interrupts run on this CPU, and the file system's work on both sides of the wait is slow to begin; neither
+/// is CPU time of the thread. 12 to 26 us a wait were seen.
+const PER_DISK_WAIT_NS: f64 = 30_000.0;
 
 /// `perf-agent VERB … -- nofp_waits`, in a folder on a disk where there is one.
 fn waits(verb: &str, options: &[&str]) -> (Recorded, BTreeMap<String, f64>) {
@@ -43,7 +44,7 @@ fn waited(sample: &serde_json::Value) -> f64 {
 fn assert_true(recorded: &Recorded, truth: &BTreeMap<String, f64>, functions: &[&str], tolerance: f64) {
     for function in functions {
         let found = sum(&recorded.json, function, &["off_cpu", "run_queue"]);
-        let each = if *function == "wait_disk" { PER_FSYNC_WAIT_NS } else { PER_WAIT_NS };
+        let each = if ["wait_disk", "wait_page"].contains(function) { PER_DISK_WAIT_NS } else { PER_WAIT_NS };
         let allowed = truth[*function] * tolerance + sum(&recorded.json, function, &["waits"]) * each;
         assert!(
             (found - truth[*function]).abs() <= allowed,
@@ -79,15 +80,17 @@ fn vm_waits_are_as_long_as_the_program_says() {
 #[test]
 fn vm_a_budget_leaves_totals_right() {
     let (recorded, truth) = waits("off-cpu", &["--max-overhead", "0.1%"]);
+    // All waits of all threads: those that nobody watched are stood for by others, none twice.
+    let all: f64 = recorded.json["samples"].as_array().unwrap().iter().map(waited).sum();
+    let ratio = all / truth["waited"];
+    let tolerance = if is_emulated() { 0.25 } else { 0.1 };
+    assert!(
+        (ratio - 1.0).abs() <= tolerance,
+        "all waits: {ratio:.3} of the truth\n{}",
+        recorded.json["quality_line"]
+    );
     if is_emulated() {
-        // Every wait costs more than the budget, and the agent is so far behind that most stacks end before the function: their sum is what is left.
-        let all: f64 = recorded.json["samples"].as_array().unwrap().iter().map(waited).sum();
-        let least = 0.4 * LONG.iter().map(|function| truth[*function]).sum::<f64>();
-        assert!(
-            all >= least,
-            "{all:.0} ns found in all, {least:.0} at least\n{}",
-            recorded.json["quality_line"]
-        );
+        // The agent is so far behind that most stacks end before the function.
         return;
     }
     // Of waits that began in a pause nobody knows the stack.

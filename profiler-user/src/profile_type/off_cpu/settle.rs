@@ -30,6 +30,8 @@ pub(super) struct Exact {
     thinned: HashMap<u32, (WaitKey, WaitSum)>,
     /// Waits that passed, and those that stand for them.
     passed: Passed,
+    /// Those that are taken to have passed while nobody watched.
+    missed: Passed,
     /// Those of them that passed in the current turn, in the last one, and in all that stand together for the pauses between them.
     turn: Passed,
     last: Passed,
@@ -96,7 +98,7 @@ impl Exact {
     pub(super) fn settle_turns(&mut self, by: f64, with_turn: bool) {
         let pool = std::mem::replace(&mut self.pool, self.last.clone());
         for (key, passed) in pool.values().chain(self.turn.values().filter(|_| with_turn)) {
-            count(&mut self.passed, key, (*passed as f64 * by).round() as u64);
+            count(&mut self.missed, key, (*passed as f64 * by).round() as u64);
         }
     }
 
@@ -157,7 +159,7 @@ impl Exact {
         }
     }
 
-    /// Of waits that passed the number is known, not the time: estimates are brought to it.
+    /// Of waits that passed the number is known, not the time: estimates are brought to it, and then stand for what passed unwatched, all alike.
     ///
     /// Those give way that are least sure: the variance of a sum of draws is its count times what each draw stands for. So a single brief wait that
     /// was drawn, and stands for two thousand, does not change what is known of the thread's long ones. Where all draws of a thread stand for as
@@ -174,6 +176,7 @@ impl Exact {
             (*count, *all) = (*count + sum.count as f64, *all + variance(sum));
         }
         let passed = |tid: u32| self.passed.get(&tid).map(|(_, passed)| *passed as f64);
+        let missed = |tid: u32| self.missed.get(&tid).map_or(0.0, |(_, missed)| *missed as f64);
         let brought = |key: &WaitKey, sum: &WaitSum, [count, all, _]: [f64; 3]| {
             let more = passed(key.tid).map_or(0.0, |passed| passed - count);
             (sum.count as f64 + more * variance(sum) / all.max(1.0)).max(0.0)
@@ -184,13 +187,17 @@ impl Exact {
             }
         }
         for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, UNSETTLED)) {
-            if let Some((passed, thread)) = passed(key.tid).zip(threads.get(&key.tid)) {
-                // Some may have come to nothing; the others then share what is left.
-                let by = brought(key, sum, *thread) / sum.count.max(1) as f64 * passed / thread[2].max(1.0);
-                *sum = stretched(sum, by);
+            if let Some(thread) = threads.get(&key.tid) {
+                let passed = passed(key.tid);
+                let by = passed.map_or(1.0, |passed| {
+                    // Some may have come to nothing; the others then share what is left.
+                    brought(key, sum, *thread) / sum.count.max(1) as f64 * passed / thread[2].max(1.0)
+                });
+                let watched = passed.unwrap_or(thread[0]).max(1.0);
+                *sum = stretched(sum, by * (1.0 + missed(key.tid) / watched));
             }
         }
-        for (tid, (key, count)) in self.passed.drain() {
+        for (tid, (key, count)) in self.passed.drain().chain(self.missed.drain()) {
             if !threads.contains_key(&tid) {
                 let rest = WaitSum { count, blocked_ns: 0, queued_ns: 0 };
                 add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
@@ -326,10 +333,39 @@ mod tests {
     }
 
     #[test]
+    fn what_passed_unwatched_was_like_all_that_was_watched() {
+        let drawn = |stack| WaitKey { stack, ..key(1, STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED) };
+        // Waits of 1 ms and as many of 50 us, in one turn of ten.
+        let mut sums = HashMap::from([
+            (drawn(20), sum(160, 160_000_000, 0)),
+            (drawn(21), sum(256, 12_800_000, 0)),
+            (WaitKey { tid: 2, ..drawn(22) }, sum(8, 8_000, 0)),
+        ]);
+        let mut exact = Exact::default();
+        exact.keep_passed(1, 1, 416);
+        exact.keep_passed(1, 3, 10);
+        exact.end_turn();
+        exact.settle_turns(9.0, false);
+        exact.settle_waits(&mut sums, |ns| if ns > 500_000 { 32.0 } else { 2_048.0 });
+        assert_eq!(sums[&drawn(20)], sum(1_600, 1_600_000_000, 0));
+        assert_eq!(sums[&drawn(21)], sum(2_560, 128_000_000, 0));
+        assert_eq!(sums[&WaitKey { tid: 2, ..drawn(22) }], sum(8, 8_000, 0));
+        assert_eq!(sums[&key(3, STATE_SLEEPING)], sum(100, 0, 0), "none of them was drawn");
+
+        // The next window is in the same pause.
+        let mut sums = HashMap::from([(drawn(20), sum(32, 32_000_000, 0))]);
+        exact.settle_turns(1.0, false);
+        exact.settle_waits(&mut sums, |_| 32.0);
+        assert_eq!(sums[&drawn(20)], sum(448, 448_000_000, 0));
+    }
+
+    #[test]
     fn turns_stand_together_for_the_pauses_between_them() {
         let mut exact = Exact::default();
-        let passed =
-            |exact: &mut Exact| std::mem::take(&mut exact.passed).get(&1).map_or(0, |passed| passed.1);
+        let passed = |exact: &mut Exact| {
+            let all = [std::mem::take(&mut exact.passed), std::mem::take(&mut exact.missed)];
+            all.iter().filter_map(|counts| counts.get(&1)).map(|(_, count)| count).sum::<u64>()
+        };
         exact.keep_passed(1, 1, 1_000);
         exact.forget_turns();
         exact.settle_turns(3.0, true);
