@@ -81,13 +81,18 @@ fn vm_waits_are_as_long_as_the_program_says() {
 fn vm_a_budget_leaves_totals_right() {
     let (recorded, truth) = waits("off-cpu", &["--max-overhead", "0.1%"]);
     // All waits of all threads: those that nobody watched are stood for by others, none twice.
-    let all: f64 = recorded.json["samples"].as_array().unwrap().iter().map(waited).sum();
-    let ratio = all / truth["waited"];
-    let tolerance = if is_emulated() { 0.25 } else { 0.1 };
+    let mut by_thread: BTreeMap<&str, f64> = BTreeMap::new();
+    for sample in recorded.json["samples"].as_array().unwrap() {
+        *by_thread.entry(sample["thread"].as_str().unwrap_or_default()).or_default() += waited(sample);
+    }
+    let ratio = by_thread.values().sum::<f64>() / truth["waited"];
+    // In emulation the agent itself waits for seconds while it puts its programs on and off, and says so.
+    let possible = if is_emulated() { 0.5..=1.25 } else { 0.9..=1.1 };
     assert!(
-        (ratio - 1.0).abs() <= tolerance,
-        "all waits: {ratio:.3} of the truth\n{}",
-        recorded.json["quality_line"]
+        possible.contains(&ratio),
+        "all waits: {ratio:.3} of the truth: {by_thread:.0?} of {truth:.0?}\n{}\n{}",
+        recorded.json["quality_line"],
+        recorded.json["quality"]["notes"]
     );
     if is_emulated() {
         // The agent is so far behind that most stacks end before the function.

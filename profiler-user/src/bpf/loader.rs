@@ -422,7 +422,8 @@ pub fn map_memory_bytes() -> u64 {
 fn read_map_memory() -> u64 {
     let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return 0 };
     // Hundreds are files that are held for their names; to be told what a descriptor is costs less than to be told all about it.
-    let is_map = |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:bpf-map");
+    let is_map =
+        |path: &Path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:bpf-map");
     let of_maps = descriptors.flatten().filter(|entry| is_map(&entry.path()));
     let texts = of_maps.filter_map(|entry| {
         std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(entry.file_name())).ok()
