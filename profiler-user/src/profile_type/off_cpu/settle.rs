@@ -169,39 +169,52 @@ impl Exact {
             let mean_ns = sum.blocked_ns.saturating_add(sum.queued_ns) / sum.count.max(1);
             sum.count as f64 * stands_for(mean_ns)
         };
-        // Count, variance, and the count that comes of it, by thread.
-        let mut threads: HashMap<u32, [f64; 3]> = HashMap::new();
+        // Count and variance, by thread.
+        let mut threads: HashMap<u32, [f64; 2]> = HashMap::new();
         for (key, sum) in sums.iter().filter(|(key, _)| is(key, UNSETTLED)) {
-            let [count, all, _] = threads.entry(key.tid).or_default();
+            let [count, all] = threads.entry(key.tid).or_default();
             (*count, *all) = (*count + sum.count as f64, *all + variance(sum));
         }
-        let passed = |tid: u32| self.passed.get(&tid).map(|(_, passed)| *passed as f64);
+        // What is beyond the error of the draws was too brief to be drawn: it has no part in their time.
+        let passed = |tid: u32| {
+            let [count, all] = threads.get(&tid).copied().unwrap_or_default();
+            self.passed.get(&tid).map(|(_, passed)| (*passed as f64).min(count + 2.0 * all.sqrt()))
+        };
+        let all_passed = |tid: u32| self.passed.get(&tid).map(|(_, passed)| *passed as f64);
         let missed = |tid: u32| self.missed.get(&tid).map_or(0.0, |(_, missed)| *missed as f64);
-        let brought = |key: &WaitKey, sum: &WaitSum, [count, all, _]: [f64; 3]| {
+        let brought = |key: &WaitKey, sum: &WaitSum, [count, all]: [f64; 2]| {
             let more = passed(key.tid).map_or(0.0, |passed| passed - count);
             (sum.count as f64 + more * variance(sum) / all.max(1.0)).max(0.0)
         };
+        let mut come: HashMap<u32, f64> = HashMap::new();
         for (key, sum) in sums.iter().filter(|(key, _)| is(key, UNSETTLED)) {
-            if let Some(thread) = threads.get_mut(&key.tid) {
-                thread[2] += brought(key, sum, *thread);
+            if let Some(thread) = threads.get(&key.tid) {
+                *come.entry(key.tid).or_default() += brought(key, sum, *thread);
             }
+        }
+        let mut brief: Vec<(WaitKey, u64)> = Vec::new();
+        for (tid, (key, all)) in self.passed.iter().filter(|(tid, _)| threads.contains_key(tid)) {
+            let all = *all as f64;
+            let rest = all - passed(*tid).unwrap_or(all);
+            brief.push((*key, (rest * (1.0 + missed(*tid) / all.max(1.0))).round() as u64));
         }
         for (key, sum) in sums.iter_mut().filter(|(key, _)| is(key, UNSETTLED)) {
             if let Some(thread) = threads.get(&key.tid) {
                 let passed = passed(key.tid);
                 let by = passed.map_or(1.0, |passed| {
                     // Some may have come to nothing; the others then share what is left.
-                    brought(key, sum, *thread) / sum.count.max(1) as f64 * passed / thread[2].max(1.0)
+                    let come = come.get(&key.tid).copied().unwrap_or_default().max(1.0);
+                    brought(key, sum, *thread) / sum.count.max(1) as f64 * passed / come
                 });
-                let watched = passed.unwrap_or(thread[0]).max(1.0);
+                let watched = all_passed(key.tid).unwrap_or(thread[0]).max(1.0);
                 *sum = stretched(sum, by * (1.0 + missed(key.tid) / watched));
             }
         }
-        for (tid, (key, count)) in self.passed.drain().chain(self.missed.drain()) {
-            if !threads.contains_key(&tid) {
-                let rest = WaitSum { count, blocked_ns: 0, queued_ns: 0 };
-                add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
-            }
+        let undrawn = self.passed.drain().chain(self.missed.drain());
+        let undrawn = undrawn.filter(|(tid, _)| !threads.contains_key(tid)).map(|(_, passed)| passed);
+        for (key, count) in undrawn.chain(brief).filter(|(_, count)| *count > 0) {
+            let rest = WaitSum { count, blocked_ns: 0, queued_ns: 0 };
+            add(sums.entry(WaitKey { state: STATE_SLEEPING, ..key }).or_default(), &rest);
         }
     }
 }
@@ -330,6 +343,22 @@ mod tests {
         let (long, brief) = settled(2_048, 2_500);
         assert!((2_495..=2_505).contains(&(long.count + brief)), "{long:?} {brief}");
         assert_eq!(settled(0, 0).0.count, 5_000, "nobody counted");
+    }
+
+    #[test]
+    fn brief_waits_that_none_was_drawn_of_take_no_time() {
+        let drawn = WaitKey { stack: 20, ..key(1, STATE_SLEEPING | STATE_ESTIMATED | STATE_UNSETTLED) };
+        // 80 sleeps of 2 ms, of which each eighth is drawn, and 120 waits for a disk, of each 2,048th: in one turn of ten.
+        let mut sums = HashMap::from([(drawn, sum(80, 160_000_000, 0))]);
+        let mut exact = Exact::default();
+        exact.keep_passed(1, 1, 200);
+        exact.end_turn();
+        exact.settle_turns(9.0, false);
+        exact.settle_waits(&mut sums, |_| 8.0);
+        let slept = sums[&drawn];
+        assert!((1_600_000_000..2_700_000_000).contains(&slept.blocked_ns), "{slept:?}");
+        let rest = sums[&key(1, STATE_SLEEPING)];
+        assert_eq!((slept.count + rest.count, rest.blocked_ns), (2_000, 0), "all of them are counted");
     }
 
     #[test]
